@@ -1,0 +1,1 @@
+//! The sealed code between a guest and the host kernel in the process backend

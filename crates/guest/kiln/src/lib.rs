@@ -1,0 +1,1 @@
+//! The library that Kiln programs are written against

@@ -1,0 +1,1 @@
+//! Start code, memory, executor, time and console of Kiln guests

@@ -1,0 +1,1 @@
+//! Kiln image files: build, check, read, symbolise

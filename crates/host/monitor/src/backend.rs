@@ -1,0 +1,127 @@
+//! What a backend is to the rest of the monitor.
+//!
+//! A backend takes a checked image and a [`Launch`] and makes a [`Guest`] of them: something that runs, writes to its
+//! console, can be asked to stop, and ends. Nothing above this module knows which backend it has.
+//!
+//! Who does what: the backend moves bytes between the guest and the descriptors it was given. The supervisor
+//! ([`supervise`](crate::supervise)) holds the other ends: it reads the console, serves the rootless network, and
+//! answers the control socket.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use kiln_abi::DeviceInfo;
+use kiln_abi::trap::TrapFrame;
+use kiln_image::Image;
+
+/// Everything a backend needs to start a guest.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The checked image.
+    pub image: &'a Image,
+    /// Memory of the guest in bytes: its writable data, stacks, boot record and heap. A multiple of the page size.
+    pub memory: u64,
+    /// The instance's name, at most 23 bytes.
+    pub name: &'a str,
+    /// Arguments, the program's name first.
+    pub args: &'a [String],
+    /// Environment, as `NAME=value`.
+    pub env: &'a [String],
+    /// Devices in the order in which the guest will number them.
+    pub devices: Vec<Device>,
+    /// Write end of the console.
+    pub console: OwnedFd,
+    /// Refuse to start when a protection is not available.
+    pub strict: bool,
+}
+
+/// One device: what the guest is told of it, and the host's end.
+#[derive(Debug)]
+pub struct Device {
+    /// What the guest is told.
+    pub info: DeviceInfo,
+    /// Where its data go. For a network link: a tap device or one end of a socket pair (`SOCK_SEQPACKET`), non-blocking,
+    /// that carries one frame behind a 12-byte [`NetHeader`](kiln_abi::NetHeader) per read and write. For a disk: the
+    /// open file or block device.
+    pub host: OwnedFd,
+}
+
+/// A running guest.
+pub trait Guest {
+    /// A descriptor that becomes readable when the guest has ended (a pidfd).
+    fn ended(&self) -> BorrowedFd<'_>;
+
+    /// Process id of what runs the guest.
+    fn pid(&self) -> u32;
+
+    /// Asks the guest to end by itself: it finds `signal` (15 terminate, 2 interrupt) in its next call. Does not block.
+    fn request_stop(&self, signal: u32);
+
+    /// Ends the guest at once. Does not block.
+    fn kill(&self);
+
+    /// Waits for the guest's end and tells how it was. Blocks.
+    ///
+    /// # Errors
+    /// If the host does not say.
+    fn wait(&mut self) -> std::io::Result<Ended>;
+
+    /// The protections around the guest, for `kiln inspect`.
+    fn protections(&self) -> &[Protection];
+
+    /// What the guest has used so far.
+    fn usage(&self) -> Usage;
+}
+
+/// One protection and whether this host has it.
+#[derive(Clone, Debug)]
+pub struct Protection {
+    /// Its name, for example `seccomp` or `user namespace`.
+    pub name: &'static str,
+    /// `None` if it is in force, else why not.
+    pub missing: Option<String>,
+}
+
+/// What a guest has used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Processor time in nanoseconds.
+    pub cpu_ns: u64,
+    /// Resident memory of the guest's process in bytes, shared pages counted in proportion where the host tells.
+    pub resident: u64,
+    /// Calls to the monitor (`enter`).
+    pub calls: u64,
+    /// Host system calls made on the guest's behalf.
+    pub host_calls: u64,
+    /// Operations performed.
+    pub operations: u64,
+}
+
+/// How a guest ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What happened.
+    pub how: How,
+    /// The exit code, as a shell sees it (0 to 255).
+    pub code: u8,
+    /// What the guest said at its end (a panic message), possibly empty.
+    pub message: String,
+    /// Return addresses, innermost first.
+    pub frames: Vec<u64>,
+    /// The registers, if the guest faulted.
+    pub registers: Option<Box<TrapFrame>>,
+    /// Where the image was loaded, to find addresses in it.
+    pub image_start: u64,
+    /// What it used in all.
+    pub usage: Usage,
+}
+
+/// What happened to a guest that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It ended by itself with this reason.
+    Exited(kiln_abi::ExitReason),
+    /// It tried a host system call that the sandbox does not have; the call's number.
+    ForbiddenCall(u32),
+    /// A signal from outside ended it: its number. 9 after [`Guest::kill`].
+    Killed(u32),
+}

@@ -1,0 +1,1 @@
+//! Instances, devices and backends of the Kiln monitor

@@ -1,0 +1,1 @@
+//! Rootless network address translation for Kiln guests

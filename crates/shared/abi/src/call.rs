@@ -1,0 +1,68 @@
+//! The call from a guest to its monitor.
+//!
+//! A guest fills in a [`Call`], points it at an array of [`RawOp`](crate::op::RawOp) and hands its address over:
+//! on the `process` backend by calling the function whose address is [`BootInfo::enter`](crate::BootInfo::enter)
+//! (System V calling convention, the address in `rdi`, nothing returned, at least [`STACK_NEEDED`] bytes of stack
+//! left, all but the callee-saved registers clobbered).
+//!
+//! The monitor then
+//! 1. reads the first [`Call`] fields once;
+//! 2. performs the operations in order and writes each one's result; an operation that fails does not stop the ones
+//!    behind it;
+//! 3. waits, if [`deadline`](Call::deadline) is later than now and no device of [`wait_receive`](Call::wait_receive)
+//!    or [`wait_send`](Call::wait_send) is ready, until one is, the deadline passes, or something arrives on the
+//!    control channel;
+//! 4. with [`Call::RETRY`], and if it waited, performs once more the receive operations that found nothing;
+//! 5. writes the fields from [`done`](Call::done) on, and returns.
+//!
+//! The call blocks only in step 3, apart from the time the host's disks take for block operations.
+
+/// The most operations of one batch.
+pub const MAX_OPS: u32 = 1024;
+
+/// Bytes of stack the callee may use on the `process` backend.
+pub const STACK_NEEDED: usize = 8 * 1024;
+
+/// The bit of a ready set that stands for the control channel. It is always waited for.
+pub const CONTROL: u64 = 1 << 63;
+
+/// One call: a batch, how long to wait afterwards, and what came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Call {
+    /// Guest address of the first operation, 8-byte aligned.
+    pub ops: u64,
+    /// Number of operations, at most [`MAX_OPS`]. More are refused: none is performed and `done` is 0.
+    pub count: u32,
+    /// A set of [`WALL`](Self::WALL) and [`RETRY`](Self::RETRY). Other bits are ignored.
+    pub flags: u32,
+    /// Devices (by bit) whose having something to receive ends the wait.
+    pub wait_receive: u64,
+    /// Devices (by bit) whose being able to take a frame ends the wait.
+    pub wait_send: u64,
+    /// Monotonic nanoseconds until which to wait at the most; 0 means not at all, `u64::MAX` without limit.
+    pub deadline: u64,
+    /// Result: how many operations were performed, whether they succeeded or not.
+    pub done: u32,
+    /// Result: 0, or the number of the signal (as on Linux: 2 interrupt, 15 terminate) by which the instance's owner
+    /// asks the guest to end. Reported once for each request.
+    pub event: u32,
+    /// Result: devices of `wait_receive` that have something to receive, and [`CONTROL`] if `event` is not 0. Only
+    /// filled in by a call that had a deadline.
+    pub ready: u64,
+    /// Result: devices of `wait_send` that can take a frame. Only filled in by a call that had a deadline.
+    pub ready_send: u64,
+    /// Result: monotonic nanoseconds when the monitor was done.
+    pub now: u64,
+    /// Result with [`WALL`](Self::WALL): nanoseconds since 1970-01-01 UTC, leap seconds not counted; else 0.
+    pub wall: u64,
+    /// Reserved: the guest writes 0, the monitor leaves it alone.
+    pub reserved: u64,
+}
+
+impl Call {
+    /// Report the wall clock too.
+    pub const WALL: u32 = 1;
+    /// After a wait, perform receive operations again that had found nothing.
+    pub const RETRY: u32 = 2;
+}

@@ -1,0 +1,104 @@
+//! Records as bytes: the only `unsafe` code of the contract.
+//!
+//! [`Record`] is implemented for structures whose every bit pattern is a valid value and which have no padding, so
+//! viewing one as bytes, and reading one out of bytes that a hostile peer wrote, is sound. Sizes, alignments and the
+//! offsets that both sides rely on are asserted when this crate is compiled.
+#![allow(unsafe_code)]
+
+use core::mem::{align_of, offset_of, size_of};
+
+use crate::boot::{BootInfo, DeviceInfo, MemoryRange};
+use crate::call::Call;
+use crate::net::NetHeader;
+use crate::note::{AbiNote, DeviceNote};
+use crate::op::{RawOp, Segment};
+use crate::trap::TrapFrame;
+
+/// A structure of the contract, as bytes.
+///
+/// # Safety
+/// Implementors are `repr(C)`, have no padding bytes, and every bit pattern of their size is a valid value.
+pub unsafe trait Record: Copy {
+    /// The record's length in bytes.
+    const SIZE: usize = size_of::<Self>();
+
+    /// The record's bytes.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: a `Record` has no padding, so all its bytes are initialised; the borrow keeps it alive and unchanged.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// The record's bytes, to be overwritten.
+    fn as_bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: a `Record` has no padding and takes every bit pattern; the borrow is exclusive.
+        unsafe {
+            core::slice::from_raw_parts_mut(core::ptr::from_mut(self).cast(), size_of::<Self>())
+        }
+    }
+
+    /// The record at the start of `bytes`, whatever their alignment; `None` if they are too few.
+    fn from_prefix(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length was checked, the read is unaligned, and every bit pattern is a valid `Self`.
+        Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast()) })
+    }
+}
+
+macro_rules! records {
+    ($($record:ty: $size:literal, align $align:literal;)*) => {$(
+        // SAFETY: `repr(C)`, built of integers and arrays of integers or of records, and the assertion below together
+        // with `no_padding` in the tests shows that there are no padding bytes.
+        unsafe impl Record for $record {}
+        const _: () = assert!(size_of::<$record>() == $size && align_of::<$record>() == $align);
+    )*};
+}
+
+records! {
+    NetHeader: 12, align 2;
+    RawOp: 64, align 8;
+    Segment: 16, align 8;
+    Call: 88, align 8;
+    MemoryRange: 24, align 8;
+    DeviceInfo: 160, align 8;
+    BootInfo: 272, align 8;
+    AbiNote: 24, align 8;
+    DeviceNote: 32, align 4;
+    TrapFrame: 176, align 8;
+}
+
+// What hand-written assembly on either side relies on.
+const _: () = assert!(offset_of!(BootInfo, enter) == 24);
+const _: () = assert!(offset_of!(Call, done) == 40);
+const _: () = assert!(offset_of!(RawOp, args) == 16);
+const _: () = assert!(offset_of!(TrapFrame, rip) == 128);
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[test]
+    fn records_survive_bytes_at_odd_addresses() {
+        let op = RawOp {
+            code: 7,
+            flags: 1,
+            device: 3,
+            result: -2,
+            args: [1, 2, 3, 4, 5, 6],
+        };
+        let mut bytes = std::vec![0u8; 65];
+        bytes[1..].copy_from_slice(op.as_bytes());
+        assert_eq!(RawOp::from_prefix(&bytes[1..]), Some(op));
+        assert_eq!(RawOp::from_prefix(&bytes[2..]), None);
+    }
+
+    #[test]
+    fn writing_bytes_changes_the_record() {
+        let mut call = Call::default();
+        call.as_bytes_mut().fill(0xff);
+        assert_eq!(call.ready, u64::MAX);
+        assert_eq!(call.count, u32::MAX);
+    }
+}

@@ -1,0 +1,558 @@
+//! The operations of a batch.
+//!
+//! In memory an operation is a [`RawOp`], 64 bytes. [`Op`] is the same as a typed value: [`Op::encode`] writes it,
+//! [`RawOp::decode`] reads it back and refuses what does not fit. Results are written to [`RawOp::result`]: a
+//! count of bytes (or 0) on success, a negative [`OpError`] otherwise.
+//!
+//! Buffers are lists of [`Segment`]s, at most [`MAX_SEGMENTS`]. They must lie in the guest's memory; what is written
+//! to must lie in memory the guest may write.
+//!
+//! No operation but [`Op::BlockRead`], [`Op::BlockWrite`], [`Op::BlockFlush`], [`Op::BlockDiscard`] (for as long as
+//! the host's disk takes) and [`Op::ConsoleWrite`] (while the reader of the console is behind) blocks.
+
+use crate::net::NetHeader;
+
+/// The most segments of one operation.
+pub const MAX_SEGMENTS: u64 = 32;
+
+/// The most bytes of one block operation.
+pub const MAX_BLOCK_TRANSFER: u64 = 1 << 20;
+
+/// The most bytes of one [`Op::Random`].
+pub const MAX_RANDOM: u64 = 256;
+
+/// The shortest time between two ticks in nanoseconds; shorter periods are lengthened.
+pub const MIN_TICK: u64 = 100_000;
+
+/// A buffer in guest memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Segment {
+    /// Address of its first byte.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// An array of [`Segment`]s in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentList {
+    /// Address of the first, 8-byte aligned.
+    pub addr: u64,
+    /// Their number, 1 to [`MAX_SEGMENTS`].
+    pub count: u32,
+}
+
+/// An operation as it lies in guest memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RawOp {
+    /// Which operation: a `code` constant.
+    pub code: u16,
+    /// Reserved: the guest writes 0, the monitor ignores it.
+    pub flags: u16,
+    /// Device number for operations on devices.
+    pub device: u32,
+    /// Result, written by the monitor.
+    pub result: i64,
+    /// Arguments by operation.
+    pub args: [u64; 6],
+}
+
+/// Numbers of the operations.
+#[allow(missing_docs, reason = "each is documented at the variant of `Op`")]
+pub mod code {
+    pub const CONSOLE_WRITE: u16 = 1;
+    pub const NET_SEND: u16 = 2;
+    pub const NET_RECEIVE: u16 = 3;
+    pub const BLOCK_READ: u16 = 4;
+    pub const BLOCK_WRITE: u16 = 5;
+    pub const BLOCK_FLUSH: u16 = 6;
+    pub const BLOCK_DISCARD: u16 = 7;
+    pub const RANDOM: u16 = 8;
+    pub const MEMORY_RELEASE: u16 = 9;
+    pub const MEMORY_PROTECT: u16 = 10;
+    pub const TICK: u16 = 11;
+    pub const SET_TRAP: u16 = 12;
+    pub const EXIT: u16 = 13;
+    /// Reserved for 9P requests.
+    pub const NINEP: u16 = 14;
+    /// Reserved for trace records.
+    pub const TRACE: u16 = 15;
+}
+
+/// What a page of guest memory may be used for. Executable memory cannot be made at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Protection {
+    /// Every access faults.
+    None = 0,
+    /// Writing faults.
+    Read = 1,
+    /// Reading and writing.
+    ReadWrite = 3,
+}
+
+/// An operation as a typed value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes text to the console. Result: bytes written, at least 1 unless the buffer is empty.
+    ConsoleWrite {
+        /// The text.
+        buffer: Segment,
+    },
+    /// Sends one frame, at most [`MAX_FRAME`](crate::net::MAX_FRAME) bytes. Result: 0.
+    ///
+    /// Errors: [`OpError::Again`] while the link cannot take more; [`OpError::Invalid`] for a frame shorter than an
+    /// Ethernet header or longer than allowed, or a header whose offsets lie outside the frame.
+    NetSend {
+        /// Which link.
+        device: u32,
+        /// The frame, Ethernet header first.
+        frame: SegmentList,
+        /// Offload metadata.
+        header: NetHeader,
+    },
+    /// Receives one frame. Result: its length in bytes. The header comes back in the operation
+    /// ([`RawOp::received_header`]). A frame longer than the buffers is dropped, with [`OpError::Invalid`] as result.
+    ///
+    /// Errors: [`OpError::Again`] when there is none.
+    NetReceive {
+        /// Which link.
+        device: u32,
+        /// Where to put the frame.
+        buffers: SegmentList,
+    },
+    /// Reads from a disk. Result: bytes read, always the whole length.
+    ///
+    /// Errors: [`OpError::Invalid`] if offset or length are not multiples of the sector size or exceed
+    /// [`MAX_BLOCK_TRANSFER`] or the capacity; [`OpError::Io`].
+    BlockRead {
+        /// Which disk.
+        device: u32,
+        /// Where to put the data.
+        buffers: SegmentList,
+        /// Offset on the disk in bytes.
+        offset: u64,
+    },
+    /// Writes to a disk; the data are durable only after [`Op::BlockFlush`]. Result: bytes written, always the
+    /// whole length. Errors as for reading, [`OpError::ReadOnly`] and [`OpError::NoSpace`].
+    BlockWrite {
+        /// Which disk.
+        device: u32,
+        /// The data.
+        buffers: SegmentList,
+        /// Offset on the disk in bytes.
+        offset: u64,
+    },
+    /// Returns once everything written before is on stable storage. Result: 0. Errors: [`OpError::Io`], after which
+    /// nothing is known about earlier writes.
+    BlockFlush {
+        /// Which disk.
+        device: u32,
+    },
+    /// Tells the host that the content of a range is no longer needed; it reads as zero or as before. Result: 0.
+    /// Errors: as for writing; [`OpError::Unsupported`] if the host's file cannot.
+    BlockDiscard {
+        /// Which disk.
+        device: u32,
+        /// Offset on the disk in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Fills a buffer of at most [`MAX_RANDOM`] bytes with the host's random numbers. Result: the length.
+    Random {
+        /// What to fill.
+        buffer: Segment,
+    },
+    /// Gives pages back to the host; they read as zero afterwards and cost nothing until they are touched.
+    /// Range: whole pages of [`MemoryKind::Free`](crate::boot::MemoryKind::Free) memory. Result: 0.
+    MemoryRelease {
+        /// Which pages.
+        range: Segment,
+    },
+    /// Changes what pages may be used for. Range: whole pages of writable image, stack or free memory. Result: 0.
+    /// Errors: [`OpError::Invalid`] for other ranges and for anything executable.
+    MemoryProtect {
+        /// Which pages.
+        range: Segment,
+        /// Their new protection.
+        protection: Protection,
+    },
+    /// Starts a trap of kind [`TICK`](crate::trap::TrapFrame::TICK) every `period` nanoseconds, or stops it with 0.
+    /// Result: 0. Errors: [`OpError::Unsupported`] without [`BootInfo::FEATURE_TICK`](crate::BootInfo::FEATURE_TICK).
+    /// Ticks do not interrupt a call, and one that becomes due meanwhile is dropped.
+    Tick {
+        /// Time between two ticks in nanoseconds, at least [`MIN_TICK`].
+        period: u64,
+    },
+    /// Says where traps go, see [`trap`](crate::trap). Result: 0. Errors: [`OpError::Invalid`] if the entry does not
+    /// lie in the image or the stack is not inside writable memory of at least 2 KiB.
+    SetTrap {
+        /// Address of the first instruction.
+        entry: u64,
+        /// The stack, from its lowest address.
+        stack: Segment,
+    },
+    /// Ends the guest. Does not return, whatever the arguments: what cannot be read of them is left out of the report.
+    Exit {
+        /// An [`ExitReason`](crate::ExitReason).
+        reason: u32,
+        /// The exit code; the low 8 bits are what a shell sees.
+        code: u32,
+        /// Array of return addresses, innermost first, at most [`MAX_FRAMES`](crate::exit::MAX_FRAMES).
+        frames: Segment,
+        /// Text, at most [`MAX_MESSAGE`](crate::exit::MAX_MESSAGE) bytes.
+        message: Segment,
+    },
+}
+
+/// Why an operation failed. In [`RawOp::result`] as a negative number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i64)]
+pub enum OpError {
+    /// Nothing there now, or no room now: wait and try again.
+    Again = -1,
+    /// The operation's number or arguments make no sense.
+    Invalid = -2,
+    /// A buffer lies outside the memory the guest may use this way.
+    BadAddress = -3,
+    /// There is no such device, or it is of another kind.
+    NoDevice = -4,
+    /// The host could not do it.
+    Io = -5,
+    /// The device is read-only.
+    ReadOnly = -6,
+    /// The host has no room left.
+    NoSpace = -7,
+    /// This backend or device does not have the operation.
+    Unsupported = -8,
+}
+
+impl OpError {
+    /// The error with this number. Numbers not known count as [`OpError::Io`].
+    pub const fn from_raw(raw: i64) -> Self {
+        match raw {
+            -1 => Self::Again,
+            -2 => Self::Invalid,
+            -3 => Self::BadAddress,
+            -4 => Self::NoDevice,
+            -6 => Self::ReadOnly,
+            -7 => Self::NoSpace,
+            -8 => Self::Unsupported,
+            _ => Self::Io,
+        }
+    }
+}
+
+impl core::fmt::Display for OpError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Again => "not ready",
+            Self::Invalid => "invalid arguments",
+            Self::BadAddress => "buffer outside of memory",
+            Self::NoDevice => "no such device",
+            Self::Io => "input/output error",
+            Self::ReadOnly => "read-only device",
+            Self::NoSpace => "no space left",
+            Self::Unsupported => "not supported here",
+        })
+    }
+}
+
+impl core::error::Error for OpError {}
+
+impl Op {
+    /// The operation as it lies in memory, its result not yet written.
+    pub const fn encode(self) -> RawOp {
+        match self {
+            Self::ConsoleWrite { buffer } => on(
+                code::CONSOLE_WRITE,
+                0,
+                [buffer.addr, buffer.len, 0, 0, 0, 0],
+            ),
+            // The header's words are filled in by the caller that has them: see `RawOp::set_header`.
+            Self::NetSend { device, frame, .. } => list(code::NET_SEND, device, frame, 0),
+            Self::NetReceive { device, buffers } => list(code::NET_RECEIVE, device, buffers, 0),
+            Self::BlockRead {
+                device,
+                buffers,
+                offset,
+            } => list(code::BLOCK_READ, device, buffers, offset),
+            Self::BlockWrite {
+                device,
+                buffers,
+                offset,
+            } => list(code::BLOCK_WRITE, device, buffers, offset),
+            Self::BlockFlush { device } => on(code::BLOCK_FLUSH, device, [0; 6]),
+            Self::BlockDiscard {
+                device,
+                offset,
+                len,
+            } => on(code::BLOCK_DISCARD, device, [0, 0, offset, len, 0, 0]),
+            Self::Random { buffer } => on(code::RANDOM, 0, [buffer.addr, buffer.len, 0, 0, 0, 0]),
+            Self::MemoryRelease { range } => {
+                on(code::MEMORY_RELEASE, 0, [range.addr, range.len, 0, 0, 0, 0])
+            }
+            Self::MemoryProtect { range, protection } => on(
+                code::MEMORY_PROTECT,
+                0,
+                [range.addr, range.len, protection as u64, 0, 0, 0],
+            ),
+            Self::Tick { period } => on(code::TICK, 0, [period, 0, 0, 0, 0, 0]),
+            Self::SetTrap { entry, stack } => {
+                on(code::SET_TRAP, 0, [stack.addr, stack.len, entry, 0, 0, 0])
+            }
+            Self::Exit {
+                reason,
+                code: exit_code,
+                frames,
+                message,
+            } => on(
+                code::EXIT,
+                0,
+                [
+                    frames.addr,
+                    frames.len,
+                    message.addr,
+                    message.len,
+                    reason as u64,
+                    exit_code as u64,
+                ],
+            ),
+        }
+    }
+}
+
+const fn on(code: u16, device: u32, args: [u64; 6]) -> RawOp {
+    RawOp {
+        code,
+        flags: 0,
+        device,
+        result: 0,
+        args,
+    }
+}
+
+const fn list(code: u16, device: u32, list: SegmentList, third: u64) -> RawOp {
+    on(code, device, [list.addr, list.count as u64, third, 0, 0, 0])
+}
+
+impl RawOp {
+    /// [`Op::NetSend`], header included.
+    pub fn net_send(device: u32, frame: SegmentList, header: NetHeader) -> Self {
+        let mut op = list(code::NET_SEND, device, frame, 0);
+        op.set_header(header);
+        op
+    }
+
+    /// Writes a network header into the operation: the guest's before sending, the monitor's after receiving.
+    pub fn set_header(&mut self, header: NetHeader) {
+        [self.args[2], self.args[3]] = header.to_words();
+    }
+
+    /// After a receive operation: the header of the frame.
+    pub fn received_header(&self) -> NetHeader {
+        NetHeader::from_words([self.args[2], self.args[3]])
+    }
+
+    /// After the call: how the operation went.
+    ///
+    /// # Errors
+    /// What the monitor reported.
+    pub fn outcome(&self) -> Result<u64, OpError> {
+        u64::try_from(self.result).map_err(|_| OpError::from_raw(self.result))
+    }
+
+    /// The typed operation.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] for an unknown number or arguments out of their documented ranges;
+    /// [`OpError::Unsupported`] for the reserved numbers. Whether addresses and devices exist is not looked at here.
+    pub fn decode(&self) -> Result<Op, OpError> {
+        let [a, b, c, d, e, f] = self.args;
+        let device = self.device;
+        let segment = Segment { addr: a, len: b };
+        let segments = || {
+            if b == 0 || b > MAX_SEGMENTS || !a.is_multiple_of(8) {
+                return Err(OpError::Invalid);
+            }
+            Ok(SegmentList {
+                addr: a,
+                count: b as u32,
+            })
+        };
+        Ok(match self.code {
+            code::CONSOLE_WRITE => Op::ConsoleWrite { buffer: segment },
+            code::NET_SEND => Op::NetSend {
+                device,
+                frame: segments()?,
+                header: NetHeader::from_words([c, d]),
+            },
+            code::NET_RECEIVE => Op::NetReceive {
+                device,
+                buffers: segments()?,
+            },
+            code::BLOCK_READ => Op::BlockRead {
+                device,
+                buffers: segments()?,
+                offset: c,
+            },
+            code::BLOCK_WRITE => Op::BlockWrite {
+                device,
+                buffers: segments()?,
+                offset: c,
+            },
+            code::BLOCK_FLUSH => Op::BlockFlush { device },
+            code::BLOCK_DISCARD => Op::BlockDiscard {
+                device,
+                offset: c,
+                len: d,
+            },
+            code::RANDOM if b <= MAX_RANDOM => Op::Random { buffer: segment },
+            code::MEMORY_RELEASE => Op::MemoryRelease {
+                range: page_range(segment)?,
+            },
+            code::MEMORY_PROTECT => Op::MemoryProtect {
+                range: page_range(segment)?,
+                protection: match c {
+                    0 => Protection::None,
+                    1 => Protection::Read,
+                    3 => Protection::ReadWrite,
+                    _ => return Err(OpError::Invalid),
+                },
+            },
+            code::TICK => Op::Tick {
+                period: if a == 0 { 0 } else { a.max(MIN_TICK) },
+            },
+            code::SET_TRAP => Op::SetTrap {
+                entry: c,
+                stack: segment,
+            },
+            code::EXIT => Op::Exit {
+                frames: segment,
+                message: Segment { addr: c, len: d },
+                reason: e as u32,
+                code: f as u32,
+            },
+            code::NINEP | code::TRACE => return Err(OpError::Unsupported),
+            _ => return Err(OpError::Invalid),
+        })
+    }
+}
+
+fn page_range(range: Segment) -> Result<Segment, OpError> {
+    let aligned =
+        range.addr.is_multiple_of(crate::PAGE_SIZE) && range.len.is_multiple_of(crate::PAGE_SIZE);
+    if !aligned || range.len == 0 || range.addr.checked_add(range.len).is_none() {
+        return Err(OpError::Invalid);
+    }
+    Ok(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUFFER: Segment = Segment {
+        addr: 0x1000,
+        len: 0x2000,
+    };
+    const LIST: SegmentList = SegmentList {
+        addr: 0x1008,
+        count: 3,
+    };
+
+    #[test]
+    fn every_operation_survives_encoding() {
+        let header = NetHeader {
+            gso_size: 1448,
+            ..NetHeader::PLAIN
+        };
+        let ops = [
+            Op::ConsoleWrite { buffer: BUFFER },
+            Op::NetReceive {
+                device: 2,
+                buffers: LIST,
+            },
+            Op::BlockRead {
+                device: 1,
+                buffers: LIST,
+                offset: 4096,
+            },
+            Op::BlockWrite {
+                device: 1,
+                buffers: LIST,
+                offset: 8192,
+            },
+            Op::BlockFlush { device: 1 },
+            Op::BlockDiscard {
+                device: 1,
+                offset: 4096,
+                len: 512,
+            },
+            Op::Random {
+                buffer: Segment { addr: 9, len: 32 },
+            },
+            Op::MemoryRelease { range: BUFFER },
+            Op::MemoryProtect {
+                range: BUFFER,
+                protection: Protection::None,
+            },
+            Op::Tick { period: 1_000_000 },
+            Op::SetTrap {
+                entry: 77,
+                stack: BUFFER,
+            },
+            Op::Exit {
+                reason: 1,
+                code: 101,
+                frames: BUFFER,
+                message: Segment { addr: 5, len: 6 },
+            },
+        ];
+        for op in ops {
+            assert_eq!(op.encode().decode(), Ok(op));
+        }
+        assert_eq!(
+            RawOp::net_send(4, LIST, header).decode(),
+            Ok(Op::NetSend {
+                device: 4,
+                frame: LIST,
+                header
+            })
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let bad = |code, args| RawOp {
+            code,
+            args,
+            ..RawOp::default()
+        };
+        for op in [
+            bad(0, [0; 6]),
+            bad(99, [0; 6]),
+            bad(code::NET_SEND, [8, 0, 0, 0, 0, 0]),
+            bad(code::NET_SEND, [8, MAX_SEGMENTS + 1, 0, 0, 0, 0]),
+            bad(code::NET_RECEIVE, [4, 1, 0, 0, 0, 0]),
+            bad(code::RANDOM, [0, MAX_RANDOM + 1, 0, 0, 0, 0]),
+            bad(code::MEMORY_PROTECT, [0x1000, 0x1000, 5, 0, 0, 0]),
+            bad(code::MEMORY_PROTECT, [0x1000, 0x1000, 7, 0, 0, 0]),
+            bad(code::MEMORY_RELEASE, [0x1001, 0x1000, 0, 0, 0, 0]),
+            bad(code::MEMORY_RELEASE, [u64::MAX - 4095, 0x1000, 0, 0, 0, 0]),
+        ] {
+            assert_eq!(op.decode(), Err(OpError::Invalid), "{op:?}");
+        }
+        assert_eq!(bad(code::TRACE, [0; 6]).decode(), Err(OpError::Unsupported));
+    }
+
+    #[test]
+    fn ticks_have_a_shortest_period() {
+        let tick = |period| Op::Tick { period }.encode().decode();
+        assert_eq!(tick(1), Ok(Op::Tick { period: MIN_TICK }));
+        assert_eq!(tick(0), Ok(Op::Tick { period: 0 }));
+    }
+}
