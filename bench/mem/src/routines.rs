@@ -10,8 +10,34 @@ use std::hint::black_box;
 use crate::timing::{duel, head, row};
 
 const SIZES: [usize; 28] = [
-    1, 2, 4, 7, 8, 15, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048, 4096,
-    8192, 16384, 65536, 131_072, 262_144, 1 << 20,
+    1,
+    2,
+    4,
+    7,
+    8,
+    15,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    160,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    2048,
+    4096,
+    8192,
+    16384,
+    65536,
+    131_072,
+    262_144,
+    1 << 20,
 ];
 const BUFFER: usize = (1 << 20) + 8192;
 
@@ -27,15 +53,15 @@ unsafe extern "C" {
     fn strlen(text: *const i8) -> usize;
 }
 
-/// A buffer aligned to a page, so that offsets below say all about alignment.
+/// Buffers are made of pages, so that offsets below say all about alignment.
+#[derive(Clone)]
 #[repr(C, align(4096))]
-struct Buffer([u8; BUFFER]);
+struct Page([u8; 4096]);
 
 pub fn run() {
-    let mut a = Box::new(Buffer([1; BUFFER]));
-    let mut b = Box::new(Buffer([1; BUFFER]));
-    let (a, b) = (&raw mut a.0, &raw mut b.0);
-    let (a, b) = (a.cast::<u8>(), b.cast::<u8>());
+    let mut a = vec![Page([1; 4096]); BUFFER / 4096];
+    let mut b = a.clone();
+    let (a, b) = (a.as_mut_ptr().cast::<u8>(), b.as_mut_ptr().cast::<u8>());
     // SAFETY: the C library's routines have these types up to the kind of pointer.
     let (c_copy, c_move, c_fill, c_compare) = unsafe {
         use std::mem::transmute as cast;
@@ -49,8 +75,16 @@ pub fn run() {
             ),
         )
     };
+    // The routines learn what the processor has from the first long range.
+    // SAFETY: both buffers are this long.
+    unsafe { kiln_mem::copy(a, b, BUFFER) };
     copies("memcpy aligned", a, b, c_copy);
-    copies("memcpy unaligned", a.wrapping_add(3), b.wrapping_add(9), c_copy);
+    copies(
+        "memcpy unaligned",
+        a.wrapping_add(3),
+        b.wrapping_add(9),
+        c_copy,
+    );
     copies("memmove up by 24", a.wrapping_add(24), a, c_move);
     copies("memmove down by 24", a, a.wrapping_add(24), c_move);
     mixed_copies(a, b, c_copy);
@@ -59,7 +93,12 @@ pub fn run() {
     // SAFETY: the buffer is ours.
     unsafe { a.write_bytes(1, BUFFER) };
     compares("memcmp equal", a, b, c_compare);
-    compares("memcmp unaligned", a.wrapping_add(3), b.wrapping_add(9), c_compare);
+    compares(
+        "memcmp unaligned",
+        a.wrapping_add(3),
+        b.wrapping_add(9),
+        c_compare,
+    );
     lengths(a);
 }
 
@@ -69,7 +108,10 @@ fn copies(title: &str, dst: *mut u8, src: *const u8, c: Copy) {
     for n in SIZES {
         // SAFETY: both buffers hold `n` bytes behind the small offsets in use.
         let times = unsafe {
-            duel(|| _ = kiln(dst, src, black_box(n)), || _ = c(dst, src, black_box(n)))
+            duel(
+                || _ = kiln(dst, src, black_box(n)),
+                || _ = c(dst, src, black_box(n)),
+            )
         };
         row(&n.to_string(), times);
     }
@@ -80,7 +122,12 @@ fn fills(title: &str, dst: *mut u8, c: Fill) {
     let (kiln, c) = (black_box(kiln_mem::fill as Fill), black_box(c));
     for n in SIZES {
         // SAFETY: the buffer holds `n` bytes behind the small offset in use.
-        let times = unsafe { duel(|| _ = kiln(dst, 1, black_box(n)), || _ = c(dst, 1, black_box(n))) };
+        let times = unsafe {
+            duel(
+                || _ = kiln(dst, 1, black_box(n)),
+                || _ = c(dst, 1, black_box(n)),
+            )
+        };
         row(&n.to_string(), times);
     }
 }
@@ -107,10 +154,14 @@ fn mixed_copies(dst: *mut u8, src: *const u8, c: Copy) {
     for limit in [16, 64, 256, 1024, 4096] {
         let mut state = 1_u64;
         let mut random = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 33) as usize
         };
-        let sizes: Vec<usize> = (0..1024).map(|_| 1 + random() % (1 + random() % limit)).collect();
+        let sizes: Vec<usize> = (0..1024)
+            .map(|_| 1 + random() % (1 + random() % limit))
+            .collect();
         let all = |copy: Copy| {
             for &n in &sizes {
                 // SAFETY: both buffers are longer than the largest limit.

@@ -25,7 +25,10 @@ pub fn row(label: &str, (kiln, c): (f64, f64)) {
 
 /// The head of a table.
 pub fn head(title: &str) {
-    println!("\n{title:>24} {:>12} {:>12} {:>8}", "kiln ns", "glibc ns", "ratio");
+    println!(
+        "\n{title:>24} {:>12} {:>12} {:>8}",
+        "kiln ns", "glibc ns", "ratio"
+    );
 }
 
 fn calibrate(operation: &mut impl FnMut()) -> u32 {

@@ -1,1 +1,29 @@
-//! The sealed code between a guest and the host kernel in the process backend
+//! The sealed code between a guest and the host kernel, on the `process` backend.
+//!
+//! A guest of this backend is a Linux process that can make about a dozen system calls, and can make them from this
+//! code only: the seccomp filter looks at the instruction pointer and the arguments. The monitor builds this crate as
+//! a position-independent blob of a few KiB (`gate.ld`), copies it into the guest's process at a random address,
+//! fills in its [`State`], and jumps to its start. From there on nothing of the monitor is left in that process: the
+//! start code unmaps everything that the state does not list.
+//!
+//! What it does, all on the guest's own stack or the signal stack, without heap, thread-local storage or relocations:
+//! - [`seal`]: the last steps before the guest runs;
+//! - [`enter`]: the guest's call ([`kiln_abi::call`]), with [`devices`] and [`memory`] behind it;
+//! - [`trap`]: host signals become trap frames of the guest ([`kiln_abi::trap`]);
+//! - [`report`]: what the supervisor is left to read when the guest has ended.
+//!
+//! It is one trust domain with the guest: a guest that breaks its own memory safety can jump in here. The host's
+//! safety rests on the filter alone, never on a check made in this crate.
+#![no_std]
+
+pub mod devices;
+pub mod enter;
+pub mod memory;
+pub mod report;
+pub mod seal;
+pub mod state;
+pub mod sys;
+pub mod trap;
+
+pub use report::Report;
+pub use state::State;

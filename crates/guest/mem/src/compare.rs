@@ -4,17 +4,15 @@
 //! ones look at whole blocks for equality and return to a block byte by byte only if it differs.
 
 use core::arch::x86_64::{
-    __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm256_and_si256,
-    _mm256_cmpeq_epi8, _mm256_movemask_epi8,
+    __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm256_and_si256, _mm256_cmpeq_epi8,
+    _mm256_movemask_epi8,
 };
 
 use crate::cpu::{self, Features};
 use crate::vector::{load16, load32, opaque, read};
 
-/// From here on 32-byte vectors are used if the processor is known to have them.
-const VECTOR32_MIN: usize = 256;
-/// From here on the processor is asked.
-const DETECT_MIN: usize = 1024;
+/// From here on the 32-byte loop is worth asking the processor for.
+const DETECT_MIN: usize = 512;
 
 /// Compares `n` bytes: negative, zero or positive as the first differing byte of `a` is below that
 /// of `b`, there is none, or it is above.
@@ -29,21 +27,30 @@ pub unsafe extern "C" fn compare(a: *const u8, b: *const u8, n: usize) -> i32 {
             return compare_short(a, b, n);
         }
         if n > 64 {
-            return compare_long(a, b, n);
+            return if cpu::known().has(Features::AVX2) {
+                compare_long32(a, b, n)
+            } else {
+                compare_long16(a, b, n)
+            };
         }
-        if n > 32 {
-            let equal = _mm_and_si128(equal16(a, b, 0), equal16(a, b, 16));
-            if differs(equal) {
-                return order32(a, b, 0);
+        if n <= 32 {
+            let mask = differences(equal16(a, b, 0)) | differences(equal16(a, b, n - 16)) << 16;
+            if mask == 0 {
+                return 0;
             }
-            return order32(a, b, n - 32);
+            let bit = mask.trailing_zeros() as usize;
+            let at = if bit < 16 { bit } else { n + bit - 32 };
+            return i32::from(*a.add(at)) - i32::from(*b.add(at));
         }
-        let first = differences(equal16(a, b, 0));
-        if first != 0 {
-            return order_at(a, b, first);
+        let equal = _mm_and_si128(
+            _mm_and_si128(equal16(a, b, 0), equal16(a, b, 16)),
+            _mm_and_si128(equal16(a, b, n - 32), equal16(a, b, n - 16)),
+        );
+        if differs(equal) {
+            order_ends(a, b, n, 32)
+        } else {
+            0
         }
-        let last = differences(equal16(a, b, n - 16));
-        if last != 0 { order_at(a.add(n - 16), b.add(n - 16), last) } else { 0 }
     }
 }
 
@@ -55,7 +62,10 @@ unsafe fn compare_short(a: *const u8, b: *const u8, n: usize) -> i32 {
         let (x, y) = if n >= 8 {
             let (x, y) = (read::<u64>(a).swap_bytes(), read::<u64>(b).swap_bytes());
             if x == y {
-                (read::<u64>(a.add(n - 8)).swap_bytes(), read::<u64>(b.add(n - 8)).swap_bytes())
+                (
+                    read::<u64>(a.add(n - 8)).swap_bytes(),
+                    read::<u64>(b.add(n - 8)).swap_bytes(),
+                )
             } else {
                 (x, y)
             }
@@ -88,16 +98,13 @@ unsafe fn ends16(at: *const u8, n: usize) -> u64 {
     u64::from(first.swap_bytes()) << 16 | u64::from(last.swap_bytes())
 }
 
-/// Ranges of more than 64 bytes: picks the loop.
+/// Ranges of more than 64 bytes while no more than the baseline is known of the processor.
 #[inline(never)]
-unsafe extern "C" fn compare_long(a: *const u8, b: *const u8, n: usize) -> i32 {
-    // SAFETY: `n` is past each loop's minimum.
+unsafe extern "C" fn compare_long16(a: *const u8, b: *const u8, n: usize) -> i32 {
+    // SAFETY: `at + 64` stays at most `n`.
     unsafe {
-        if n >= VECTOR32_MIN {
-            let features = if n >= DETECT_MIN { cpu::detected() } else { cpu::known() };
-            if features.has(Features::AVX2) {
-                return compare32(a, b, n);
-            }
+        if n >= DETECT_MIN && cpu::detected().has(Features::AVX2) {
+            return compare_long32(a, b, n);
         }
         let mut at = 0;
         loop {
@@ -106,7 +113,7 @@ unsafe extern "C" fn compare_long(a: *const u8, b: *const u8, n: usize) -> i32 {
                 _mm_and_si128(equal16(a, b, at + 32), equal16(a, b, at + 48)),
             );
             if differs(equal) {
-                return order64(a, b, at);
+                return order_ends(a.add(at), b.add(at), 64, 32);
             }
             if at == n - 64 {
                 return 0;
@@ -117,28 +124,38 @@ unsafe extern "C" fn compare_long(a: *const u8, b: *const u8, n: usize) -> i32 {
     }
 }
 
-/// Steps of 128 bytes; at least 128 bytes.
+/// Ranges of more than 64 bytes with 32-byte vectors.
+#[inline(never)]
 #[target_feature(enable = "avx2")]
-unsafe fn compare32(a: *const u8, b: *const u8, n: usize) -> i32 {
-    // SAFETY: `at + 128` stays at most `n`.
+unsafe extern "C" fn compare_long32(a: *const u8, b: *const u8, n: usize) -> i32 {
+    // SAFETY: every pair of offsets below `n - 32` is followed by 32 bytes in both ranges.
     unsafe {
-        let equal32 =
-            |at: usize| _mm256_cmpeq_epi8(load32(a.wrapping_add(at)), load32(b.wrapping_add(at)));
-        let mut at = 0;
-        loop {
-            let equal = _mm256_and_si256(
-                _mm256_and_si256(equal32(at), equal32(at + 32)),
-                _mm256_and_si256(equal32(at + 64), equal32(at + 96)),
-            );
-            if _mm256_movemask_epi8(equal) != -1 {
-                let low = order64(a, b, at);
-                return if low != 0 { low } else { order64(a, b, at + 64) };
+        let equal32 = |at: usize| {
+            let (a, b) = (a.wrapping_add(at), b.wrapping_add(at));
+            _mm256_cmpeq_epi8(load32(a), load32(b))
+        };
+        let all = |at: [usize; 4]| {
+            let [p, q, r, s] = at.map(equal32);
+            let both = _mm256_and_si256(_mm256_and_si256(p, q), _mm256_and_si256(r, s));
+            _mm256_movemask_epi8(both) == -1
+        };
+        if n <= 128 {
+            if all([0, 32, n - 64, n - 32]) {
+                return 0;
             }
+            return order_ends(a, b, n, 64);
+        }
+        let mut at = 0;
+        // Aligning one side halves the loads that cross cache lines.
+        let mut next = 128 - a.addr() % 32;
+        while all([at, at + 32, at + 64, at + 96]) {
             if at == n - 128 {
                 return 0;
             }
-            at = opaque(at + 128).min(n - 128);
+            at = opaque(next).min(n - 128);
+            next = at + 128;
         }
+        order_ends(a.add(at), b.add(at), 128, 64)
     }
 }
 
@@ -153,7 +170,7 @@ unsafe fn equal16(a: *const u8, b: *const u8, at: usize) -> __m128i {
 #[inline(always)]
 fn differences(equal: __m128i) -> u32 {
     // SAFETY: SSE2 is part of the baseline.
-    unsafe { _mm_movemask_epi8(equal) as u32 ^ 0xffff }
+    unsafe { _mm_movemask_epi8(equal).cast_unsigned() ^ 0xffff }
 }
 
 #[inline(always)]
@@ -161,31 +178,24 @@ fn differs(equal: __m128i) -> bool {
     differences(equal) != 0
 }
 
-/// The order of 32 bytes at offset `at`.
-#[inline(always)]
-unsafe fn order32(a: *const u8, b: *const u8, at: usize) -> i32 {
-    // SAFETY: the caller has `at + 32` bytes in both ranges.
-    unsafe {
-        let mask =
-            differences(equal16(a, b, at)) | differences(equal16(a, b, at + 16)) << 16;
-        if mask == 0 { 0 } else { order_at(a.add(at), b.add(at), mask) }
-    }
-}
-
-/// The order of 64 bytes at offset `at`.
+/// The order of `n` bytes that the first and the last `part` of them cover, once a difference is
+/// known to be among them. `part` is a multiple of 16.
+#[cold]
 #[inline(never)]
-unsafe extern "C" fn order64(a: *const u8, b: *const u8, at: usize) -> i32 {
-    // SAFETY: the caller has `at + 64` bytes in both ranges.
-    unsafe {
-        let low = order32(a, b, at);
-        if low != 0 { low } else { order32(a, b, at + 32) }
+unsafe extern "C" fn order_ends(a: *const u8, b: *const u8, n: usize, part: usize) -> i32 {
+    for start in [0, n - part] {
+        let mut at = start;
+        while at < start + part {
+            // SAFETY: the caller has `n` bytes in both ranges, and `at + 16` stays at most `n`.
+            unsafe {
+                let mask = differences(equal16(a, b, at));
+                if mask != 0 {
+                    at += mask.trailing_zeros() as usize;
+                    return i32::from(*a.add(at)) - i32::from(*b.add(at));
+                }
+            }
+            at = opaque(at + 16);
+        }
     }
-}
-
-/// The order of the first pair of bytes whose bit is set in `mask`, which is not zero.
-#[inline(always)]
-unsafe fn order_at(a: *const u8, b: *const u8, mask: u32) -> i32 {
-    let at = mask.trailing_zeros() as usize;
-    // SAFETY: the mask has bits only for bytes that the caller has read.
-    unsafe { i32::from(*a.add(at)) - i32::from(*b.add(at)) }
+    0
 }

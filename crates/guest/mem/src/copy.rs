@@ -1,6 +1,6 @@
 //! `memcpy` and `memmove`, which are one routine here.
 //!
-//! Up to 128 bytes everything is loaded before anything is stored, so overlap needs no thought.
+//! Up to 128 bytes (256 with wide vectors) everything is loaded before anything is stored, so overlap needs no thought.
 //! Beyond that a loop runs away from the overlap. What the loop cannot cover without reading its
 //! own output, the unaligned first vector and the last block (or, running backward, the reverse),
 //! is loaded before it starts and stored after it ends.
@@ -10,9 +10,9 @@ use core::arch::asm;
 use crate::cpu::{self, Features};
 use crate::vector::{load16, load32, opaque, read, store16, store32, write};
 
-/// From here on the 32-byte loop is worth a look at the processor's features.
-const VECTOR32_MIN: usize = 512;
-/// Between these `rep movsb` is the fastest way to copy ranges that do not overlap.
+/// From here on the 32-byte loops are worth asking the processor for.
+const DETECT_MIN: usize = 512;
+/// From here on `rep movsb` is the fastest way to copy ranges that do not overlap.
 const STRING_MIN: usize = 4096;
 
 /// Copies `n` bytes from `src` to `dst`; the ranges may overlap. Returns `dst`.
@@ -50,20 +50,16 @@ pub unsafe extern "C" fn copy(dst: *mut u8, src: *const u8, n: usize) -> *mut u8
             store16(dst.add(n - 16), d);
             return dst;
         }
-        if n <= 128 {
-            let front = [0, 16, 32, 48].map(|at| load16(src.add(at)));
-            let back = [64, 48, 32, 16].map(|at| load16(src.add(n - at)));
-            for (i, vector) in front.into_iter().enumerate() {
-                store16(dst.add(16 * i), vector);
-            }
-            for (i, vector) in back.into_iter().enumerate() {
-                store16(dst.add(n - 64 + 16 * i), vector);
-            }
-            return dst;
+        let features = cpu::known();
+        if n <= 256 && features.has(Features::AVX512VL) {
+            copy_middle(dst, src, n);
+            dst
+        } else if features.has(Features::AVX2) {
+            copy_long32(dst, src, n)
+        } else {
+            copy_long16(dst, src, n)
         }
-        copy_long(dst, src, n);
     }
-    dst
 }
 
 /// Copies the first and the last `T` of the range, which together cover it.
@@ -78,34 +74,111 @@ unsafe fn copy_ends<T: Copy>(dst: *mut u8, src: *const u8, n: usize) {
     }
 }
 
-/// Ranges of more than 128 bytes: picks the loop.
-#[inline(never)]
-unsafe extern "C" fn copy_long(dst: *mut u8, src: *const u8, n: usize) {
-    let ahead = dst.addr().wrapping_sub(src.addr());
-    // SAFETY: `n` is past each loop's minimum, and forward loops never run with `dst` inside the
-    // source range behind `src`.
+/// 64 to 256 bytes with AVX-512VL.
+///
+/// Assembly, because it has to be the upper registers: writing to them never slows down code that
+/// uses the lower ones in their SSE form, so nothing has to be cleaned up.
+#[inline(always)]
+unsafe fn copy_middle(dst: *mut u8, src: *const u8, n: usize) {
+    // SAFETY: the caller has the feature; each half of the loads and stores lies within `n` bytes.
     unsafe {
-        if n < VECTOR32_MIN {
-            return if ahead >= n { forward16(dst, src, n) } else { backward16(dst, src, n) };
+        if n <= 128 {
+            asm!("vmovdqu64 ymm16, [{src}]", "vmovdqu64 ymm17, [{src} + 32]",
+                "vmovdqu64 ymm18, [{src} + {n} - 64]", "vmovdqu64 ymm19, [{src} + {n} - 32]",
+                "vmovdqu64 [{dst}], ymm16", "vmovdqu64 [{dst} + 32], ymm17",
+                "vmovdqu64 [{dst} + {n} - 64], ymm18", "vmovdqu64 [{dst} + {n} - 32], ymm19",
+                src = in(reg) src, dst = in(reg) dst, n = in(reg) n,
+                out("xmm16") _, out("xmm17") _, out("xmm18") _, out("xmm19") _,
+                options(nostack, preserves_flags));
+        } else {
+            asm!("vmovdqu64 ymm16, [{src}]", "vmovdqu64 ymm17, [{src} + 32]",
+                "vmovdqu64 ymm18, [{src} + 64]", "vmovdqu64 ymm19, [{src} + 96]",
+                "vmovdqu64 ymm20, [{src} + {n} - 128]", "vmovdqu64 ymm21, [{src} + {n} - 96]",
+                "vmovdqu64 ymm22, [{src} + {n} - 64]", "vmovdqu64 ymm23, [{src} + {n} - 32]",
+                "vmovdqu64 [{dst}], ymm16", "vmovdqu64 [{dst} + 32], ymm17",
+                "vmovdqu64 [{dst} + 64], ymm18", "vmovdqu64 [{dst} + 96], ymm19",
+                "vmovdqu64 [{dst} + {n} - 128], ymm20", "vmovdqu64 [{dst} + {n} - 96], ymm21",
+                "vmovdqu64 [{dst} + {n} - 64], ymm22", "vmovdqu64 [{dst} + {n} - 32], ymm23",
+                src = in(reg) src, dst = in(reg) dst, n = in(reg) n,
+                out("xmm16") _, out("xmm17") _, out("xmm18") _, out("xmm19") _,
+                out("xmm20") _, out("xmm21") _, out("xmm22") _, out("xmm23") _,
+                options(nostack, preserves_flags));
         }
-        let features = cpu::detected();
-        if ahead < n {
-            if features.has(Features::AVX2) {
-                backward32(dst, src, n);
-            } else {
-                backward16(dst, src, n);
+    }
+}
+
+/// Ranges of more than 64 bytes while no more than the baseline is known of the processor.
+#[inline(never)]
+unsafe extern "C" fn copy_long16(dst: *mut u8, src: *const u8, n: usize) -> *mut u8 {
+    // SAFETY: `n` is past each loop's minimum, and the forward loop never runs with `dst` inside
+    // the source range behind `src`.
+    unsafe {
+        if n <= 128 {
+            let front = [0, 16, 32, 48].map(|at| load16(src.add(at)));
+            let back = [64, 48, 32, 16].map(|at| load16(src.add(n - at)));
+            for (i, vector) in front.into_iter().enumerate() {
+                store16(dst.add(16 * i), vector);
             }
-        } else if n >= STRING_MIN
-            && features.has(Features::FAST_STRINGS)
-            && ahead.wrapping_neg() >= n
-        {
+            for (i, vector) in back.into_iter().enumerate() {
+                store16(dst.add(n - 64 + 16 * i), vector);
+            }
+            return dst;
+        }
+        if n >= DETECT_MIN && cpu::detected().has(Features::AVX2) {
+            return copy_long32(dst, src, n);
+        }
+        if dst.addr().wrapping_sub(src.addr()) < n {
+            backward16(dst, src, n);
+        } else if n >= STRING_MIN && strings_suit(dst, src, n) {
             strings(dst, src, n);
-        } else if features.has(Features::AVX2) {
-            forward32(dst, src, n);
         } else {
             forward16(dst, src, n);
         }
     }
+    dst
+}
+
+/// Ranges of more than 64 bytes with 32-byte vectors.
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe extern "C" fn copy_long32(dst: *mut u8, src: *const u8, n: usize) -> *mut u8 {
+    // SAFETY: as in `copy_long16`.
+    unsafe {
+        if n <= 128 {
+            let front = [0, 32].map(|at| load32(src.add(at)));
+            let back = [64, 32].map(|at| load32(src.add(n - at)));
+            store32(dst, front[0]);
+            store32(dst.add(32), front[1]);
+            store32(dst.add(n - 64), back[0]);
+            store32(dst.add(n - 32), back[1]);
+            return dst;
+        }
+        if n <= 256 {
+            let front = [0, 32, 64, 96].map(|at| load32(src.add(at)));
+            let back = [128, 96, 64, 32].map(|at| load32(src.add(n - at)));
+            for (i, vector) in front.into_iter().enumerate() {
+                store32(dst.add(32 * i), vector);
+            }
+            for (i, vector) in back.into_iter().enumerate() {
+                store32(dst.add(n - 128 + 32 * i), vector);
+            }
+            return dst;
+        }
+        if dst.addr().wrapping_sub(src.addr()) < n {
+            backward32(dst, src, n);
+        } else if n >= STRING_MIN && strings_suit(dst, src, n) {
+            strings(dst, src, n);
+        } else {
+            forward32(dst, src, n);
+        }
+    }
+    dst
+}
+
+/// Whether `rep movsb` is fast here: never when the ranges overlap.
+#[inline(always)]
+fn strings_suit(dst: *mut u8, src: *const u8, n: usize) -> bool {
+    cpu::known().has(Features::FAST_STRINGS) && src.addr().wrapping_sub(dst.addr()) >= n
 }
 
 /// `rep movsb`: microcode moves whole cache lines once the destination is aligned.

@@ -20,6 +20,9 @@ impl Features {
     pub const BASELINE: Self = Self(1);
     /// AVX2, with its registers enabled by the operating system.
     pub const AVX2: Self = Self(1 << 1);
+    /// AVX-512VL, likewise. It brings registers that need no `vzeroupper` after use, which makes
+    /// wide vectors pay for shorter ranges too.
+    pub const AVX512VL: Self = Self(1 << 3);
     /// Fast `rep movsb` and `rep stosb` (ERMS).
     pub const FAST_STRINGS: Self = Self(1 << 2);
 
@@ -67,6 +70,8 @@ pub fn detected() -> Features {
 fn detect() -> Features {
     const AVX_AND_OSXSAVE: u32 = 1 << 28 | 1 << 27;
     const XMM_AND_YMM: u32 = 0b110;
+    const AND_ZMM: u32 = 0b1110_0110;
+    const AVX512F_AND_VL: u32 = 1 << 31 | 1 << 16;
     let mut features = Features::BASELINE;
     // Leaf 7 may only be read below the highest leaf. Every processor with AVX has leaf 13, so
     // asking for AVX first saves the third trap.
@@ -79,6 +84,9 @@ fn detect() -> Features {
         let extended = __cpuid_count(7, 0).ebx;
         if enabled & XMM_AND_YMM == XMM_AND_YMM && extended & (1 << 5) != 0 {
             features = features.with(Features::AVX2);
+        }
+        if enabled & AND_ZMM == AND_ZMM && extended & AVX512F_AND_VL == AVX512F_AND_VL {
+            features = features.with(Features::AVX512VL);
         }
         if extended & (1 << 9) != 0 {
             features = features.with(Features::FAST_STRINGS);

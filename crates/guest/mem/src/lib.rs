@@ -9,11 +9,12 @@
 //!
 //! - They need no initialisation, no relocation, no stack beyond a few words and no thread-local
 //!   storage. Start code and trap handlers may call them.
-//! - Up to 256 bytes they touch only `xmm` registers; longer ranges may use `ymm` registers (and
-//!   clear their upper halves). A trap handler that moves more than that must have saved the
-//!   extended state of the code that it interrupted.
+//! - Up to 64 bytes they touch only `xmm` registers; longer ranges may use `ymm` registers (and clear
+//!   their upper halves). A trap handler that moves more than that must have saved the extended
+//!   state (`XSAVE`) of the code that it interrupted, or the guest must have ruled `ymm` registers
+//!   out at its start with [`set_features`].
 //! - They never read or write outside the given range. [`length`], which has no range, never reads
-//!   past the 16-byte block that holds the terminator.
+//!   past the aligned 64-byte line that holds the terminator.
 //! - No loop here may be recognised by the compiler as a `memcpy` of its own, which would call
 //!   itself without end. [`vector::opaque`] sees to that.
 //!
@@ -23,6 +24,11 @@
 //! instructions where those are fast.
 
 #![no_std]
+// Reason: the routines are chains of small pieces that must become one body; a call between them,
+// even in a debug build, would cost more than the work.
+#![allow(clippy::inline_always)]
+// Reason: `a`, `b` and `n` are the names these functions have had since the C standard.
+#![allow(clippy::many_single_char_names)]
 
 mod compare;
 mod copy;

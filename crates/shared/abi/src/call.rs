@@ -9,9 +9,9 @@
 //! 1. reads the first [`Call`] fields once;
 //! 2. performs the operations in order and writes each one's result; an operation that fails does not stop the ones
 //!    behind it;
-//! 3. waits, if [`deadline`](Call::deadline) is later than now and no device of [`wait_receive`](Call::wait_receive)
-//!    or [`wait_send`](Call::wait_send) is ready, until one is, the deadline passes, or something arrives on the
-//!    control channel;
+//! 3. waits, if [`deadline`](Call::deadline) is later than now and no receive operation of the batch found a frame,
+//!    until a device of [`wait_receive`](Call::wait_receive) or [`wait_send`](Call::wait_send) is ready, the deadline
+//!    passes, or something arrives on the control channel;
 //! 4. with [`Call::RETRY`], and if it waited, performs once more the receive operations that found nothing;
 //! 5. writes the fields from [`done`](Call::done) on, and returns.
 //!
@@ -40,17 +40,18 @@ pub struct Call {
     pub wait_receive: u64,
     /// Devices (by bit) whose being able to take a frame ends the wait.
     pub wait_send: u64,
-    /// Monotonic nanoseconds until which to wait at the most; 0 means not at all, `u64::MAX` without limit.
+    /// Monotonic nanoseconds until which to wait at the most; `u64::MAX` means without limit. With a deadline in the
+    /// past the monitor looks which devices are ready without waiting; with 0 it does not look.
     pub deadline: u64,
     /// Result: how many operations were performed, whether they succeeded or not.
     pub done: u32,
     /// Result: 0, or the number of the signal (as on Linux: 2 interrupt, 15 terminate) by which the instance's owner
     /// asks the guest to end. Reported once for each request.
     pub event: u32,
-    /// Result: devices of `wait_receive` that have something to receive, and [`CONTROL`] if `event` is not 0. Only
-    /// filled in by a call that had a deadline.
+    /// Result: devices of `wait_receive` that have something to receive, and [`CONTROL`] if `event` is not 0. 0 if
+    /// `deadline` was 0.
     pub ready: u64,
-    /// Result: devices of `wait_send` that can take a frame. Only filled in by a call that had a deadline.
+    /// Result: devices of `wait_send` that can take a frame. 0 if `deadline` was 0.
     pub ready_send: u64,
     /// Result: monotonic nanoseconds when the monitor was done.
     pub now: u64,

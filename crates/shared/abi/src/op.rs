@@ -114,7 +114,7 @@ pub enum Op {
         header: NetHeader,
     },
     /// Receives one frame. Result: its length in bytes. The header comes back in the operation
-    /// ([`RawOp::received_header`]). A frame longer than the buffers is dropped, with [`OpError::Invalid`] as result.
+    /// ([`RawOp::received_header`]). A frame longer than the buffers is cut.
     ///
     /// Errors: [`OpError::Again`] when there is none.
     NetReceive {

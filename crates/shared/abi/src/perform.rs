@@ -102,6 +102,8 @@ pub enum Pass {
 pub struct Progress {
     /// Operations performed.
     pub done: u32,
+    /// Frames received by them.
+    pub received: u32,
     /// The guest asked to end; operations behind that one were not looked at.
     pub exit: Option<Exit>,
 }
@@ -117,6 +119,7 @@ pub fn batch(
 ) -> Progress {
     let mut progress = Progress {
         done: 0,
+        received: 0,
         exit: None,
     };
     if call.count > MAX_OPS || !call.ops.is_multiple_of(8) {
@@ -164,7 +167,10 @@ pub fn batch(
             drained |= 1 << op.device;
         }
         op.result = match result {
-            Ok(value) => value.cast_signed(),
+            Ok(value) => {
+                progress.received += u32::from(op.code == code::NET_RECEIVE);
+                value.cast_signed()
+            }
             Err(error) => error as i64,
         };
         if memory.write(addr, op.as_bytes()).is_err() {

@@ -1,0 +1,257 @@
+//! The operations, as host system calls.
+
+use kiln_abi::layout::Record;
+use kiln_abi::op::{MAX_SEGMENTS, OpError, Protection, Segment};
+use kiln_abi::perform::Devices;
+use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
+
+use crate::memory::inside;
+use crate::state::{CONSOLE_FD, DeviceState, FIRST_DEVICE_FD, State};
+use crate::sys::{self, errno};
+
+/// The most bytes of one console write; longer ones are cut, which the guest sees in the result.
+const MAX_CONSOLE: u64 = 64 * 1024;
+
+/// The lengths of host writes to a disk, longest first. The seccomp filter knows the same list: a write of up to
+/// this length may start at most this far before the disk's end, so that no write can make the file longer.
+pub const WRITE_CLASSES: [u64; 4] = [1 << 20, 1 << 16, 1 << 12, 1];
+
+/// The devices of this instance. Counts the host calls it makes.
+#[derive(Debug)]
+pub struct HostDevices<'a> {
+    state: &'a mut State,
+    /// Host calls made so far.
+    pub host_calls: u64,
+}
+
+impl<'a> HostDevices<'a> {
+    /// The devices in `state`.
+    pub fn new(state: &'a mut State) -> Self {
+        Self {
+            state,
+            host_calls: 0,
+        }
+    }
+
+    fn device(&self, device: u32, kind: DeviceKind) -> Result<&DeviceState, OpError> {
+        let known = device < self.state.device_count;
+        let state = self.state.devices.get(device as usize).filter(|_| known);
+        state
+            .filter(|d| d.kind == kind as u32)
+            .ok_or(OpError::NoDevice)
+    }
+
+    fn disk_to_write(&self, device: u32) -> Result<u64, OpError> {
+        let disk = self.device(device, DeviceKind::Block)?;
+        if disk.flags & DeviceInfo::READ_ONLY != 0 {
+            return Err(OpError::ReadOnly);
+        }
+        Ok(disk.capacity)
+    }
+}
+
+fn fd(device: u32) -> i32 {
+    FIRST_DEVICE_FD + device.cast_signed()
+}
+
+#[cold]
+#[inline(never)]
+fn error(result: isize) -> OpError {
+    match result {
+        errno::EAGAIN | errno::EINTR | errno::ENOBUFS => OpError::Again,
+        errno::EMSGSIZE | errno::EINVAL => OpError::Invalid,
+        errno::ENOSPC | errno::EDQUOT | errno::EFBIG => OpError::NoSpace,
+        errno::EROFS | errno::EPERM | errno::EBADF => OpError::ReadOnly,
+        errno::EOPNOTSUPP => OpError::Unsupported,
+        _ => OpError::Io,
+    }
+}
+
+fn check(result: isize) -> Result<u64, OpError> {
+    u64::try_from(result).map_err(|_| error(result))
+}
+
+/// `header` and the segments behind it, as one list for the host.
+fn with_header(
+    header: u64,
+    segments: &[Segment],
+    list: &mut [Segment; MAX_SEGMENTS as usize + 1],
+) -> usize {
+    let mut count = 0;
+    let first = Segment {
+        addr: header,
+        len: NetHeader::SIZE as u64,
+    };
+    let all = core::iter::once(&first).chain(segments);
+    for (slot, segment) in list.iter_mut().zip(all) {
+        *slot = *segment;
+        count += 1;
+    }
+    count
+}
+
+impl Devices for HostDevices<'_> {
+    fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
+        self.host_calls += 1;
+        loop {
+            let result = sys::write(CONSOLE_FD, text.addr, text.len.min(MAX_CONSOLE));
+            if result != errno::EINTR {
+                return check(result);
+            }
+        }
+    }
+
+    fn net_send(
+        &mut self,
+        device: u32,
+        header: NetHeader,
+        frame: &[Segment],
+    ) -> Result<(), OpError> {
+        self.device(device, DeviceKind::Net)?;
+        let mut list = [Segment::default(); MAX_SEGMENTS as usize + 1];
+        let count = with_header(&raw const header as u64, frame, &mut list);
+        self.host_calls += 1;
+        check(sys::writev(
+            fd(device),
+            list.get(..count).ok_or(OpError::Invalid)?,
+        ))
+        .map(|_| ())
+    }
+
+    fn net_receive(&mut self, device: u32, into: &[Segment]) -> Result<(u64, NetHeader), OpError> {
+        self.device(device, DeviceKind::Net)?;
+        let mut header = NetHeader::default();
+        let mut list = [Segment::default(); MAX_SEGMENTS as usize + 1];
+        let count = with_header(&raw mut header as u64, into, &mut list);
+        self.host_calls += 1;
+        // SAFETY: the header is ours; the others have been checked to be writable guest memory.
+        let result = unsafe { sys::readv(fd(device), list.get(..count).ok_or(OpError::Invalid)?) };
+        // Less than a header is no frame: the other end has closed.
+        let len = check(result)?
+            .checked_sub(NetHeader::SIZE as u64)
+            .ok_or(OpError::Io)?;
+        Ok((len, header))
+    }
+
+    fn block_geometry(&self, device: u32) -> Result<(u64, u32), OpError> {
+        let disk = self.device(device, DeviceKind::Block)?;
+        Ok((disk.capacity, disk.sector_size))
+    }
+
+    fn block_read(
+        &mut self,
+        device: u32,
+        mut offset: u64,
+        into: &[Segment],
+    ) -> Result<(), OpError> {
+        for segment in into {
+            let (mut addr, mut left) = (segment.addr, segment.len);
+            while left > 0 {
+                self.host_calls += 1;
+                // SAFETY: the segment has been checked to be writable guest memory.
+                let done = match unsafe { sys::pread(fd(device), addr, left, offset) } {
+                    errno::EINTR => continue,
+                    // The file has become shorter than it was at start.
+                    0 => return Err(OpError::Io),
+                    result => check(result)?.min(left),
+                };
+                addr += done;
+                left -= done;
+                offset += done;
+            }
+        }
+        Ok(())
+    }
+
+    fn block_write(
+        &mut self,
+        device: u32,
+        mut offset: u64,
+        from: &[Segment],
+    ) -> Result<(), OpError> {
+        let capacity = self.disk_to_write(device)?;
+        for segment in from {
+            let (mut addr, mut left) = (segment.addr, segment.len);
+            while left > 0 {
+                let class = WRITE_CLASSES
+                    .into_iter()
+                    .find(|&class| offset.saturating_add(class) <= capacity)
+                    .ok_or(OpError::Invalid)?;
+                self.host_calls += 1;
+                let done = match sys::pwrite(fd(device), addr, left.min(class), offset) {
+                    errno::EINTR => continue,
+                    0 => return Err(OpError::Io),
+                    result => check(result)?.min(left),
+                };
+                addr += done;
+                left -= done;
+                offset += done;
+            }
+        }
+        Ok(())
+    }
+
+    fn block_flush(&mut self, device: u32) -> Result<(), OpError> {
+        self.device(device, DeviceKind::Block)?;
+        loop {
+            self.host_calls += 1;
+            match sys::fdatasync(fd(device)) {
+                errno::EINTR => {}
+                result => return check(result).map(|_| ()),
+            }
+        }
+    }
+
+    fn block_discard(&mut self, device: u32, offset: u64, len: u64) -> Result<(), OpError> {
+        self.disk_to_write(device)?;
+        self.host_calls += 1;
+        check(sys::punch_hole(fd(device), offset, len)).map(|_| ())
+    }
+
+    fn random(&mut self, buffer: Segment) -> Result<(), OpError> {
+        self.host_calls += 1;
+        // SAFETY: the buffer has been checked to be writable guest memory.
+        let got = check(unsafe { sys::getrandom(buffer.addr, buffer.len) })?;
+        if got == buffer.len {
+            Ok(())
+        } else {
+            Err(OpError::Io)
+        }
+    }
+
+    fn memory_release(&mut self, range: Segment) -> Result<(), OpError> {
+        if !self.state.free.contains(range.addr, range.len) {
+            return Err(OpError::Invalid);
+        }
+        self.host_calls += 1;
+        // SAFETY: free guest memory, which the guest says it does not need.
+        check(unsafe { sys::madvise(range.addr, range.len, sys::MADV_REMOVE) }).map(|_| ())
+    }
+
+    fn memory_protect(&mut self, range: Segment, protection: Protection) -> Result<(), OpError> {
+        if !inside(&self.state.writable, range) {
+            return Err(OpError::Invalid);
+        }
+        self.host_calls += 1;
+        // SAFETY: the guest's own writable memory, whose protection it chooses.
+        check(unsafe { sys::mprotect(range.addr, range.len, protection as u64) }).map(|_| ())
+    }
+
+    fn tick(&mut self, period: u64) -> Result<(), OpError> {
+        if self.state.timer < 0 {
+            return Err(OpError::Unsupported);
+        }
+        self.host_calls += 1;
+        check(sys::timer_settime(self.state.timer, period)).map(|_| ())
+    }
+
+    fn set_trap(&mut self, entry: u64, stack: Segment) -> Result<(), OpError> {
+        if !self.state.text.contains(entry, 1) {
+            return Err(OpError::Invalid);
+        }
+        self.state.trap_entry = entry;
+        self.state.trap_stack.start = stack.addr;
+        self.state.trap_stack.end = stack.addr.saturating_add(stack.len);
+        Ok(())
+    }
+}

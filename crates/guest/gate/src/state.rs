@@ -1,0 +1,126 @@
+//! What the gate knows of its instance. The monitor fills it in before the guest runs.
+
+use core::cell::UnsafeCell;
+
+use kiln_abi::MAX_DEVICES;
+
+use crate::report::Report;
+
+/// Descriptor on which the owner's wish to stop arrives, one byte holding a signal number.
+pub const CONTROL_FD: i32 = 0;
+/// Descriptor of the console.
+pub const CONSOLE_FD: i32 = 1;
+/// Descriptor of device 0; the others follow.
+pub const FIRST_DEVICE_FD: i32 = 3;
+
+/// The signal that ticks arrive by.
+pub const TICK_SIGNAL: i32 = 14;
+
+/// Bytes of the stack on which signals are handled. The frame of a processor with AVX-512 takes 3.6 KiB.
+pub const SIGNAL_STACK: usize = 16 * 1024;
+
+/// The most instructions of a seccomp filter that fit.
+pub const MAX_FILTER: usize = 4096;
+
+/// Bytes of a [`State`], and so of the writable part of the gate.
+pub const STATE_SIZE: usize = size_of::<State>();
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last byte.
+    pub end: u64,
+}
+
+impl Range {
+    /// True if `len` bytes from `addr` on lie inside.
+    pub fn contains(&self, addr: u64, len: u64) -> bool {
+        addr >= self.start && addr.checked_add(len).is_some_and(|end| end <= self.end)
+    }
+}
+
+/// One attached device.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct DeviceState {
+    /// A [`DeviceKind`](kiln_abi::DeviceKind).
+    pub kind: u32,
+    /// As in [`DeviceInfo::flags`](kiln_abi::DeviceInfo::flags).
+    pub flags: u32,
+    /// Disks: capacity in bytes.
+    pub capacity: u64,
+    /// Disks: sector size in bytes.
+    pub sector_size: u32,
+    /// Keeps the record free of padding.
+    pub reserved: u32,
+}
+
+/// Everything the gate knows.
+#[derive(Debug)]
+#[repr(C)]
+pub struct State {
+    /// The page shared with the supervisor.
+    pub report: *mut Report,
+    /// The gate's own code.
+    pub code: Range,
+    /// What stays mapped when the process is sealed, sorted, not overlapping; unused entries are empty.
+    pub keep: [Range; 8],
+    /// What the guest may read: its whole image, boot record, stacks, free memory.
+    pub readable: [Range; 8],
+    /// What the guest may write, and release or protect. A part of the above.
+    pub writable: [Range; 8],
+    /// Memory that releasing really frees.
+    pub free: Range,
+    /// Executable part of the image, where a trap entry must lie.
+    pub text: Range,
+    /// Where the guest starts.
+    pub entry: u64,
+    /// Its first stack pointer.
+    pub stack_top: u64,
+    /// Address of its boot record.
+    pub boot: u64,
+    /// Where traps go; 0 for nowhere.
+    pub trap_entry: u64,
+    /// The stack for them.
+    pub trap_stack: Range,
+    /// The timer that makes ticks, by `timer_create`; negative for none.
+    pub timer: i32,
+    /// Number of devices.
+    pub device_count: u32,
+    /// The devices.
+    pub devices: [DeviceState; MAX_DEVICES],
+    /// True once the gate has begun to end the process.
+    pub ending: bool,
+    /// Number of filter instructions.
+    pub filter_len: u16,
+    /// The seccomp filter.
+    pub filter: [u64; MAX_FILTER],
+    /// The stack on which signals are handled.
+    pub signal_stack: [u64; SIGNAL_STACK / 8],
+}
+
+/// A static that only one thread ever touches.
+#[repr(transparent)]
+struct Single<T>(UnsafeCell<T>);
+
+// SAFETY: the gate's process has one thread; signal handlers on it take turns with the code they interrupt and are
+// written for that.
+unsafe impl<T> Sync for Single<T> {}
+
+/// The state itself. In the blob it lies on the pages behind the code, and the monitor finds it through the header.
+#[unsafe(export_name = "kiln_gate_state")]
+static STATE: Single<core::mem::MaybeUninit<State>> =
+    Single(UnsafeCell::new(core::mem::MaybeUninit::zeroed()));
+
+/// The instance's state.
+///
+/// # Safety
+/// The monitor has filled the state in, and the caller does not keep the reference across a call into code that asks
+/// for it again.
+pub unsafe fn state() -> &'static mut State {
+    // SAFETY: the caller's promises; every field but `ending` takes all bit patterns and that is 0 or 1.
+    unsafe { (*STATE.0.get()).assume_init_mut() }
+}

@@ -1,0 +1,371 @@
+//! The system calls of a sealed guest. There are no others; `docs/security.md` says why each is here.
+//!
+//! Each wrapper is one `syscall` instruction inside the gate. Results are the kernel's: negative error numbers.
+
+#![allow(
+    clippy::cast_sign_loss,
+    reason = "descriptors and timers are never negative here"
+)]
+
+use core::arch::{asm, global_asm};
+
+use kiln_abi::op::Segment;
+
+/// Error numbers the gate tells apart (`errno(3)`).
+#[allow(missing_docs, reason = "the names are Linux's")]
+pub mod errno {
+    pub const EINTR: isize = -4;
+    pub const EAGAIN: isize = -11;
+    pub const ENOSPC: isize = -28;
+    pub const EFBIG: isize = -27;
+    pub const EMSGSIZE: isize = -90;
+    pub const EINVAL: isize = -22;
+    pub const EOPNOTSUPP: isize = -95;
+    pub const ENOBUFS: isize = -105;
+    pub const EDQUOT: isize = -122;
+    pub const EROFS: isize = -30;
+    pub const EPERM: isize = -1;
+    pub const EBADF: isize = -9;
+}
+
+/// Numbers of the system calls, for x86-64.
+#[allow(missing_docs, reason = "the names are Linux's")]
+pub mod nr {
+    pub const READ: u32 = 0;
+    pub const WRITE: u32 = 1;
+    pub const MPROTECT: u32 = 10;
+    pub const MUNMAP: u32 = 11;
+    pub const RT_SIGRETURN: u32 = 15;
+    pub const PREAD64: u32 = 17;
+    pub const PWRITE64: u32 = 18;
+    pub const READV: u32 = 19;
+    pub const WRITEV: u32 = 20;
+    pub const MADVISE: u32 = 28;
+    pub const FDATASYNC: u32 = 75;
+    pub const SIGALTSTACK: u32 = 131;
+    pub const TIMER_SETTIME: u32 = 223;
+    pub const CLOCK_GETTIME: u32 = 228;
+    pub const EXIT_GROUP: u32 = 231;
+    pub const PPOLL: u32 = 271;
+    pub const FALLOCATE: u32 = 285;
+    pub const SECCOMP: u32 = 317;
+    pub const GETRANDOM: u32 = 318;
+}
+
+/// `CLOCK_REALTIME`.
+pub const CLOCK_REALTIME: u32 = 0;
+/// `CLOCK_MONOTONIC`.
+pub const CLOCK_MONOTONIC: u32 = 1;
+/// `MADV_REMOVE`.
+pub const MADV_REMOVE: u32 = 9;
+/// `FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE`.
+pub const PUNCH_HOLE: u32 = 3;
+/// `POLLIN`.
+pub const POLLIN: i16 = 1;
+/// `POLLOUT`.
+pub const POLLOUT: i16 = 4;
+
+/// `struct pollfd`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct PollFd {
+    /// The descriptor.
+    pub fd: i32,
+    /// What is waited for.
+    pub events: i16,
+    /// What was found.
+    pub revents: i16,
+}
+
+/// `struct timespec`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Timespec {
+    /// Seconds.
+    pub sec: i64,
+    /// Nanoseconds, below 10^9.
+    pub nsec: i64,
+}
+
+impl Timespec {
+    /// As nanoseconds.
+    pub fn nanos(self) -> u64 {
+        (self.sec.cast_unsigned())
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(self.nsec.cast_unsigned())
+    }
+
+    /// From nanoseconds.
+    pub fn from_nanos(nanos: u64) -> Self {
+        Self {
+            sec: (nanos / 1_000_000_000).cast_signed(),
+            nsec: (nanos % 1_000_000_000).cast_signed(),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn syscall(nr: u32, a: [usize; 5]) -> isize {
+    let result: isize;
+    // SAFETY: the caller answers for what the system call does; the registers are those that the kernel's calling
+    // convention names, and it changes no others.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") nr as isize => result,
+            in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// `read(2)` of up to `len` bytes.
+///
+/// # Safety
+/// `len` bytes at `buffer` are writable.
+pub unsafe fn read(fd: i32, buffer: *mut u8, len: usize) -> isize {
+    // SAFETY: the caller's.
+    unsafe { syscall(nr::READ, [fd as usize, buffer as usize, len, 0, 0]) }
+}
+
+/// `write(2)`. The kernel checks the buffer.
+pub fn write(fd: i32, buffer: u64, len: u64) -> isize {
+    // SAFETY: writing to a descriptor does not change memory.
+    unsafe {
+        syscall(
+            nr::WRITE,
+            [fd as usize, buffer as usize, len as usize, 0, 0],
+        )
+    }
+}
+
+/// `readv(2)`. `Segment` has the layout of `struct iovec`.
+///
+/// # Safety
+/// All segments are writable.
+pub unsafe fn readv(fd: i32, segments: &[Segment]) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        syscall(
+            nr::READV,
+            [
+                fd as usize,
+                segments.as_ptr() as usize,
+                segments.len(),
+                0,
+                0,
+            ],
+        )
+    }
+}
+
+/// `writev(2)`.
+pub fn writev(fd: i32, segments: &[Segment]) -> isize {
+    // SAFETY: writing to a descriptor does not change memory.
+    unsafe {
+        syscall(
+            nr::WRITEV,
+            [
+                fd as usize,
+                segments.as_ptr() as usize,
+                segments.len(),
+                0,
+                0,
+            ],
+        )
+    }
+}
+
+/// `pread(2)`.
+///
+/// # Safety
+/// `len` bytes at `buffer` are writable.
+pub unsafe fn pread(fd: i32, buffer: u64, len: u64, offset: u64) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        syscall(
+            nr::PREAD64,
+            [
+                fd as usize,
+                buffer as usize,
+                len as usize,
+                offset as usize,
+                0,
+            ],
+        )
+    }
+}
+
+/// `pwrite(2)`.
+pub fn pwrite(fd: i32, buffer: u64, len: u64, offset: u64) -> isize {
+    // SAFETY: writing to a descriptor does not change memory.
+    unsafe {
+        syscall(
+            nr::PWRITE64,
+            [
+                fd as usize,
+                buffer as usize,
+                len as usize,
+                offset as usize,
+                0,
+            ],
+        )
+    }
+}
+
+/// `fdatasync(2)`.
+pub fn fdatasync(fd: i32) -> isize {
+    // SAFETY: changes no memory.
+    unsafe { syscall(nr::FDATASYNC, [fd as usize, 0, 0, 0, 0]) }
+}
+
+/// `fallocate(2)` with [`PUNCH_HOLE`].
+pub fn punch_hole(fd: i32, offset: u64, len: u64) -> isize {
+    // SAFETY: changes no memory.
+    unsafe {
+        syscall(
+            nr::FALLOCATE,
+            [
+                fd as usize,
+                PUNCH_HOLE as usize,
+                offset as usize,
+                len as usize,
+                0,
+            ],
+        )
+    }
+}
+
+/// `getrandom(2)`, which for up to 256 bytes is never cut short once the host has booted.
+///
+/// # Safety
+/// `len` bytes at `buffer` are writable.
+pub unsafe fn getrandom(buffer: u64, len: u64) -> isize {
+    // SAFETY: the caller's.
+    unsafe { syscall(nr::GETRANDOM, [buffer as usize, len as usize, 0, 0, 0]) }
+}
+
+/// `madvise(2)`.
+///
+/// # Safety
+/// Nobody needs the content of these pages.
+pub unsafe fn madvise(addr: u64, len: u64, advice: u32) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        syscall(
+            nr::MADVISE,
+            [addr as usize, len as usize, advice as usize, 0, 0],
+        )
+    }
+}
+
+/// `mprotect(2)`.
+///
+/// # Safety
+/// Nobody accesses these pages in a way that `protection` forbids.
+pub unsafe fn mprotect(addr: u64, len: u64, protection: u64) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        syscall(
+            nr::MPROTECT,
+            [addr as usize, len as usize, protection as usize, 0, 0],
+        )
+    }
+}
+
+/// `munmap(2)`.
+///
+/// # Safety
+/// Nobody needs these pages.
+pub unsafe fn munmap(start: u64, end: u64) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        syscall(
+            nr::MUNMAP,
+            [start as usize, (end - start) as usize, 0, 0, 0],
+        )
+    }
+}
+
+/// `ppoll(2)` without a signal mask. `timeout` is cut to what is left by the kernel.
+pub fn ppoll(fds: &mut [PollFd], timeout: Option<&mut Timespec>) -> isize {
+    let timeout = timeout.map_or(0, |t| core::ptr::from_mut(t) as usize);
+    // SAFETY: both pointers come from exclusive borrows.
+    unsafe {
+        syscall(
+            nr::PPOLL,
+            [fds.as_mut_ptr() as usize, fds.len(), timeout, 0, 0],
+        )
+    }
+}
+
+/// `clock_gettime(2)` in nanoseconds.
+pub fn clock(id: u32) -> u64 {
+    let mut now = Timespec::default();
+    // SAFETY: the kernel writes one timespec.
+    unsafe {
+        syscall(
+            nr::CLOCK_GETTIME,
+            [id as usize, &raw mut now as usize, 0, 0, 0],
+        )
+    };
+    now.nanos()
+}
+
+/// `timer_settime(2)` with a period in nanoseconds, 0 to stop.
+pub fn timer_settime(timer: i32, period: u64) -> isize {
+    let setting = [Timespec::from_nanos(period); 2];
+    // SAFETY: the kernel only reads the setting.
+    unsafe {
+        syscall(
+            nr::TIMER_SETTIME,
+            [timer as usize, 0, setting.as_ptr() as usize, 0, 0],
+        )
+    }
+}
+
+/// `sigaltstack(2)`.
+///
+/// # Safety
+/// The stack stays valid and is used for nothing else.
+pub unsafe fn sigaltstack(base: u64, len: u64) -> isize {
+    let stack = [base, 0, len];
+    // SAFETY: the kernel only reads the record; the rest is the caller's.
+    unsafe { syscall(nr::SIGALTSTACK, [stack.as_ptr() as usize, 0, 0, 0, 0]) }
+}
+
+/// `seccomp(SECCOMP_SET_MODE_FILTER)`.
+pub fn set_filter(instructions: &[u64]) -> isize {
+    #[repr(C)]
+    struct Program {
+        len: u16,
+        filter: *const u64,
+    }
+    let program = Program {
+        len: instructions.len() as u16,
+        filter: instructions.as_ptr(),
+    };
+    // SAFETY: the kernel only reads the program.
+    unsafe { syscall(nr::SECCOMP, [1, 0, &raw const program as usize, 0, 0]) }
+}
+
+/// `exit_group(2)`.
+pub fn exit(code: u32) -> ! {
+    loop {
+        // SAFETY: ends the process.
+        unsafe { syscall(nr::EXIT_GROUP, [code as usize, 0, 0, 0, 0]) };
+    }
+}
+
+// Where the kernel returns to from a signal handler (`SA_RESTORER`).
+global_asm!(
+    ".pushsection .text.kiln_gate_restorer,\"ax\",@progbits",
+    ".globl kiln_gate_restorer",
+    "kiln_gate_restorer:",
+    "mov eax, 15",
+    "syscall",
+    "ud2",
+    ".popsection",
+);

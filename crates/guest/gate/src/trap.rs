@@ -1,0 +1,170 @@
+//! Host signals become trap frames of the guest; and how a guest's process ends.
+
+use kiln_abi::ExitReason;
+use kiln_abi::exit::{MAX_FRAMES, MAX_MESSAGE};
+use kiln_abi::layout::Record;
+use kiln_abi::op::Segment;
+use kiln_abi::perform::{Exit, Memory};
+use kiln_abi::trap::TrapFrame;
+
+use crate::memory::GuestMemory;
+use crate::state::{TICK_SIGNAL, state};
+use crate::sys;
+
+/// Indices into the registers of `ucontext_t` (`<sys/ucontext.h>`).
+mod greg {
+    pub const RDI: usize = 8;
+    pub const RSP: usize = 15;
+    pub const RIP: usize = 16;
+    pub const EFL: usize = 17;
+    pub const ERR: usize = 19;
+    pub const TRAPNO: usize = 20;
+    pub const CR2: usize = 22;
+    /// Where the registers of a `TrapFrame` (rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8 to r15) are found.
+    pub const IN_ORDER: [usize; 16] = [13, 11, 14, 12, 9, 8, 10, 15, 0, 1, 2, 3, 4, 5, 6, 7];
+}
+
+/// `ucontext_t` as far as it is used.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Context {
+    head: [u64; 5],
+    registers: [u64; 23],
+    fpu: u64,
+}
+
+/// `siginfo_t` as far as it is used.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Info {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    pad: i32,
+    address: u64,
+    system_call: i32,
+}
+
+const SIGSYS: i32 = 31;
+/// Trap flag, direction flag, alignment check: off in a trap entry.
+const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 18;
+
+/// The handler of every signal that reaches the guest's process.
+///
+/// Leaves signal context at once: it changes where the interrupted thread goes on and returns.
+///
+/// # Safety
+/// Called by the kernel only, with `SA_SIGINFO | SA_ONSTACK`.
+#[unsafe(export_name = "kiln_gate_signal")]
+pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Context) {
+    // SAFETY: the kernel hands over valid records for the time of the handler.
+    let (info, context) = unsafe { (&*info, &mut *context) };
+    // SAFETY: the monitor has filled the state in. Code of the gate that was interrupted may hold a reference too,
+    // but then this handler either returns at once or ends the process.
+    let state = unsafe { state() };
+    let registers = &mut context.registers;
+    let rip = registers[greg::RIP];
+    let tick = signal == TICK_SIGNAL;
+    let in_gate = state.code.contains(rip, 1);
+    let in_trap = state
+        .trap_stack
+        .contains(registers[greg::RSP].wrapping_sub(1), 1);
+    if tick && (in_gate || in_trap || state.trap_entry == 0) {
+        return;
+    }
+    let mut frame = TrapFrame {
+        rip,
+        rflags: registers[greg::EFL],
+        vector: registers[greg::TRAPNO] as u32,
+        error: registers[greg::ERR] as u32,
+        address: registers[greg::CR2],
+        signal: signal.cast_unsigned(),
+        ..TrapFrame::default()
+    };
+    for (to, from) in frame.registers.iter_mut().zip(greg::IN_ORDER) {
+        if let Some(value) = registers.get(from) {
+            *to = *value;
+        }
+    }
+    if tick {
+        frame.vector = TrapFrame::TICK;
+    } else if signal == SIGSYS {
+        frame.vector = TrapFrame::HOST_CALL;
+        frame.address = u64::from(info.system_call.cast_unsigned());
+    }
+    if in_gate || in_trap || state.trap_entry == 0 {
+        end_with_fault(Some(&frame));
+    }
+    let top = state.trap_stack.end - TrapFrame::SIZE as u64;
+    let at = top & !15;
+    if GuestMemory.write(at, frame.as_bytes()).is_err() {
+        end_with_fault(Some(&frame));
+    }
+    registers[greg::RDI] = at;
+    // As behind a call: 8 bytes off the 16-byte alignment.
+    registers[greg::RSP] = at - 8;
+    registers[greg::RIP] = state.trap_entry;
+    registers[greg::EFL] &= !CLEARED_FLAGS;
+}
+
+/// Ends the guest as it wishes.
+pub fn end(exit: &Exit) -> ! {
+    // SAFETY: the process ends here; whoever else holds a reference does not come to use it again.
+    let state = unsafe { state() };
+    // SAFETY: mapped for the process's life.
+    let report = unsafe { &mut *state.report };
+    if !state.ending {
+        state.ending = true;
+        report.reason = exit.reason;
+        report.code = exit.code;
+        let frames = (exit.frames.len / 8).min(MAX_FRAMES as u64);
+        for (index, to) in report.frames.iter_mut().take(frames as usize).enumerate() {
+            let mut word = [0; 8];
+            let addr = exit.frames.addr.saturating_add(index as u64 * 8);
+            if GuestMemory.read(addr, &mut word).is_err() {
+                break;
+            }
+            *to = u64::from_le_bytes(word);
+            report.frame_count = index as u32 + 1;
+        }
+        let len = exit.message.len.min(MAX_MESSAGE as u64) as usize;
+        if let Some(to) = report.message.get_mut(..len)
+            && GuestMemory.read(exit.message.addr, to).is_ok()
+        {
+            report.message_len = len as u32;
+        }
+    }
+    report.ended = 1;
+    sys::exit(exit.code & 0xff)
+}
+
+/// Ends a guest that faulted where no trap can be delivered. `frame` is its state, if it is known.
+pub fn end_with_fault(frame: Option<&TrapFrame>) -> ! {
+    // SAFETY: as in `end`.
+    let state = unsafe { state() };
+    let again = state.ending;
+    let mut code = 128 + 11;
+    let mut frames = Segment::default();
+    let mut pair = [0; 2];
+    if let Some(frame) = frame.filter(|_| !again) {
+        code = 128 + frame.signal;
+        // SAFETY: mapped for the process's life.
+        unsafe {
+            (*state.report).registers = *frame;
+            (*state.report).has_registers = 1;
+        }
+        pair[0] = frame.rip;
+        frames.len = 8;
+    }
+    if !again {
+        state.ending = true;
+        // SAFETY: as above.
+        let report = unsafe { &mut *state.report };
+        report.reason = ExitReason::Fault as u32;
+        report.code = code;
+        report.frame_count = u32::from(frames.len != 0);
+        report.frames[0] = pair[0];
+        report.ended = 1;
+    }
+    sys::exit(code & 0xff)
+}
