@@ -1,0 +1,53 @@
+//! Counters of a stack.
+//!
+//! They only grow, except those that say "now". Nothing in the stack depends on them.
+
+/// What a stack has seen and done. A snapshot, taken by [`Stack::stats`](crate::Stack::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Frames handed in by the driver.
+    pub frames_in: u64,
+    /// Bytes of those frames.
+    pub bytes_in: u64,
+    /// Frames taken by the driver. A frame with segmentation offload counts once.
+    pub frames_out: u64,
+    /// Bytes of those frames.
+    pub bytes_out: u64,
+    /// Received frames dropped: headers cut short or contradicting each other.
+    pub dropped_malformed: u64,
+    /// Received frames dropped: wrong transport checksum.
+    pub dropped_checksum: u64,
+    /// Received frames dropped: a source address that cannot come from outside (RFC 1122 section 3.2.1.3), or a
+    /// loopback destination.
+    pub dropped_martian: u64,
+    /// Received frames dropped: fragments of TCP segments, fragments beyond the reassembly limit, transport protocols
+    /// behind IPv6 extension headers.
+    pub dropped_unsupported: u64,
+    /// Replies (to pings, to segments of no connection) dropped because the outgoing queue was full.
+    pub dropped_queue_full: u64,
+    /// Connections accepted by listeners: handshake complete.
+    pub accepted: u64,
+    /// Connections opened from here: handshake complete or not.
+    pub connected: u64,
+    /// SYNs refused with a reset because the memory for connections was used up.
+    pub refused: u64,
+    /// SYNs ignored because a listener's backlog was full.
+    pub backlog_overflows: u64,
+    /// Half-open connections given up in favour of newer ones, or because the peer never finished the handshake.
+    pub half_open_dropped: u64,
+    /// TCP sockets that hold buffers now, in whatever state.
+    pub connections: usize,
+    /// Of those: opened or accepted by the program, and not yet dropped by it.
+    pub open: usize,
+    /// Of those: handshake not complete.
+    pub half_open: usize,
+    /// Of those: dropped by the program, still finishing the closing handshake.
+    pub lingering: usize,
+    /// Ended connections that are remembered now (TIME-WAIT). They hold no buffers.
+    pub time_wait: usize,
+    /// UDP sockets now.
+    pub udp_sockets: usize,
+    /// Bytes of buffers held by TCP and UDP sockets now.
+    pub buffer_bytes: usize,
+}

@@ -1,0 +1,94 @@
+//! Walking the stack by frame pointers.
+//!
+//! Guests are compiled with frame pointers and without unwind tables; the monitor turns the addresses found here into
+//! names and lines with the image's symbols.
+
+use kiln_abi::exit::MAX_FRAMES;
+
+use crate::boot;
+
+/// Return addresses, innermost first.
+#[derive(Debug)]
+pub struct Frames {
+    addresses: [u64; MAX_FRAMES],
+    len: usize,
+}
+
+impl Frames {
+    /// The addresses.
+    pub fn as_slice(&self) -> &[u64] {
+        &self.addresses[..self.len]
+    }
+
+    fn push(&mut self, address: u64) -> bool {
+        let room = self.len < MAX_FRAMES;
+        if room {
+            self.addresses[self.len] = address;
+            self.len += 1;
+        }
+        room
+    }
+}
+
+/// The stack of the caller.
+#[inline(never)]
+pub fn here() -> Frames {
+    let rbp: u64;
+    // SAFETY: reads a register.
+    unsafe {
+        core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags))
+    };
+    from(None, rbp)
+}
+
+/// The stack behind an instruction and a frame pointer. Neither is trusted.
+pub fn from(instruction: Option<u64>, mut frame: u64) -> Frames {
+    let mut frames = Frames {
+        addresses: [0; MAX_FRAMES],
+        len: 0,
+    };
+    if let Some(address) = instruction {
+        frames.push(address);
+    }
+    let info = boot::info();
+    // Chains start on either stack and only go up. Stacks have unmapped pages at both ends, and what lies below the
+    // top by less than the greatest possible stack is mapped from the current pointer on.
+    let top = if frame < info.stack_top {
+        info.stack_top
+    } else {
+        info.trap_stack_top
+    };
+    let marker = 0u8;
+    let mut lowest = if frame < info.stack_top {
+        0
+    } else {
+        &raw const marker as u64
+    };
+    if lowest == 0 {
+        lowest = stack_bottom(info.stack_top);
+    }
+    while frame >= lowest && frame.is_multiple_of(8) && frame <= top - 16 {
+        // SAFETY: both words lie on the stack.
+        let [next, back] = unsafe { *(frame as *const [u64; 2]) };
+        if back == 0 || !frames.push(back) || next <= frame {
+            break;
+        }
+        lowest = frame;
+        frame = next;
+    }
+    frames
+}
+
+/// The lowest mapped address of the stack that ends at `top`.
+pub(crate) fn stack_bottom(top: u64) -> u64 {
+    let info = boot::info();
+    // SAFETY: the monitor's promise: an array of ranges.
+    let ranges = unsafe {
+        core::slice::from_raw_parts(
+            info.memory as *const kiln_abi::MemoryRange,
+            info.memory_count as usize,
+        )
+    };
+    let range = ranges.iter().find(|r| r.start + r.len == top);
+    range.map_or(top, |r| r.start)
+}

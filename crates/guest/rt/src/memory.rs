@@ -1,0 +1,80 @@
+//! The heap behind `alloc`.
+
+use kiln_heap::Heap;
+pub use kiln_heap::Statistics;
+
+#[cfg_attr(kiln_guest, global_allocator)]
+static HEAP: Heap = Heap::new();
+
+/// What the heap holds, in bytes and numbers of allocations.
+pub fn statistics() -> Statistics {
+    HEAP.statistics()
+}
+
+/// Gives free memory back to the host now, as far as it is whole free pages.
+pub fn release_free() {
+    HEAP.release_free();
+}
+
+/// Gives the heap the guest's free memory.
+///
+/// # Safety
+/// Called once, before the first allocation; nobody else uses the free range.
+#[cfg(kiln_guest)]
+pub(crate) unsafe fn install(info: &kiln_abi::BootInfo) {
+    use kiln_abi::boot::MemoryKind;
+    use kiln_abi::op::{Op, Segment};
+    use kiln_abi::{ExitReason, MemoryRange};
+    use kiln_heap::{HeapError, Hooks};
+
+    fn release(start: *mut u8, len: usize) -> bool {
+        let range = Segment {
+            addr: start as u64,
+            len: len as u64,
+        };
+        let mut op = [Op::MemoryRelease { range }.encode()];
+        crate::monitor::perform(&mut op);
+        op[0].outcome().is_ok()
+    }
+
+    fn corrupted(error: HeapError) -> ! {
+        let mut message = crate::panic::Text::new();
+        let _ = core::fmt::write(&mut message, format_args!("heap corruption: {error}"));
+        let frames = crate::backtrace::here();
+        crate::start::end(
+            ExitReason::Corrupted,
+            134,
+            frames.as_slice(),
+            message.as_str(),
+        )
+    }
+
+    // SAFETY: the monitor's promise: an array of ranges.
+    let ranges = unsafe {
+        core::slice::from_raw_parts(
+            info.memory as *const MemoryRange,
+            info.memory_count as usize,
+        )
+    };
+    let mut secret = [0; 16];
+    secret.copy_from_slice(&info.entropy[48..]);
+    let mut first = true;
+    for range in ranges.iter().filter(|r| r.kind == MemoryKind::Free as u32) {
+        let (start, len) = (range.start as *mut u8, range.len as usize);
+        let hooks = Hooks {
+            corrupted,
+            release: Some(release),
+        };
+        // SAFETY: free ranges are zeroed, writable, and the guest's to use; each is given away once.
+        let added = unsafe {
+            if core::mem::take(&mut first) {
+                HEAP.init(start, len, secret, hooks)
+            } else {
+                HEAP.add_region(start, len)
+            }
+        };
+        if added.is_err() {
+            break;
+        }
+    }
+}

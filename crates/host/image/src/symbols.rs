@@ -1,0 +1,211 @@
+//! Functions and source lines behind the addresses of an image.
+//!
+//! Opened only when somebody wants to read a stack: after a crash, in a profile. The best source is the debug file that
+//! was made with the image: it knows source lines and inlined functions. It is recognised by the build id, so a
+//! debug file of another build never misleads. Without it the image's own symbol table names the functions.
+//!
+//! Neither file is trusted. What cannot be understood yields less information, never a panic, and names are
+//! stripped of control characters, because they end up in terminals.
+
+mod debug_file;
+mod table;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use addr2line::Context;
+use gimli::{self, EndianArcSlice, LittleEndian};
+
+use crate::image::{Image, ImageError, MAX_SPAN};
+use table::Table;
+
+/// Greatest length in bytes of a file that symbols are read from.
+const MAX_FILE: u64 = 1 << 30;
+
+/// The most functions that are reported for one address.
+const MAX_INLINED: usize = 64;
+
+type Reader = EndianArcSlice<LittleEndian>;
+type ElfFile<'a> = object::read::elf::ElfFile64<'a, object::LittleEndian>;
+
+/// What is known about one address: a function, or one that was inlined there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// The function, demangled.
+    pub function: Option<String>,
+    /// The source file, under the name the compiler had for it.
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    pub line: Option<u32>,
+    /// The function was inlined into the next frame's.
+    pub inlined: bool,
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.function.as_deref().unwrap_or("(unknown)"))?;
+        if let Some(file) = &self.file {
+            write!(f, " at {file}")?;
+            if let Some(line) = self.line {
+                write!(f, ":{line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The symbols of an image.
+pub struct Symbols {
+    lines: Option<Context<Reader>>,
+    table: Table,
+    debug_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Symbols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Symbols")
+            .field("debug_file", &self.debug_file)
+            .field("functions", &self.table.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Symbols {
+    /// Reads the symbols of `image`. Its debug file is looked for beside it and in `folders`.
+    ///
+    /// A missing or damaged debug file is no error.
+    ///
+    /// # Errors
+    /// If the image's file cannot be read.
+    pub fn open(image: &Image, folders: &[&Path]) -> Result<Self, ImageError> {
+        let failed = |error: io::Error| ImageError {
+            path: image.path().to_owned(),
+            reason: error.into(),
+        };
+        if let Some(id) = image.build_id()
+            && let Some((path, bytes)) = debug_file::find(image.path(), id, folders)
+        {
+            return Ok(Self {
+                debug_file: Some(path),
+                ..Self::from_debug_file(&bytes)
+            });
+        }
+        let mut bytes = Vec::new();
+        let size = image.file().metadata().map_err(failed)?.len();
+        if size <= MAX_FILE {
+            bytes.resize(size as usize, 0);
+            std::os::unix::fs::FileExt::read_exact_at(image.file(), &mut bytes, 0)
+                .map_err(failed)?;
+        }
+        // Line information that a stranger put into the image itself is none of ours.
+        Ok(Self {
+            lines: None,
+            table: ElfFile::parse(&*bytes)
+                .map(|file| Table::read(&file))
+                .unwrap_or_default(),
+            debug_file: None,
+        })
+    }
+
+    /// The symbols in the bytes of a debug file; none if they are not understood.
+    pub fn from_debug_file(bytes: &[u8]) -> Self {
+        let file = ElfFile::parse(bytes).ok();
+        Self {
+            lines: file.as_ref().and_then(lines),
+            table: file.as_ref().map(Table::read).unwrap_or_default(),
+            debug_file: None,
+        }
+    }
+
+    /// The debug file in use, if one was found.
+    pub fn debug_file(&self) -> Option<&Path> {
+        self.debug_file.as_deref()
+    }
+
+    /// What is at `address`, relative to where the image was placed: the innermost inlined function first, the
+    /// function that contains it last. Empty if nothing is known.
+    ///
+    /// A return address points behind its call, perhaps into another line: ask for the address before it.
+    pub fn frames(&self, address: u64) -> Vec<Frame> {
+        if address >= MAX_SPAN {
+            return Vec::new();
+        }
+        let mut frames = self.inlined(address).unwrap_or_default();
+        let name = self.table.name(address).map(demangled);
+        match frames.last_mut() {
+            Some(outermost) => {
+                if outermost.function.is_none() {
+                    outermost.function = name;
+                }
+                outermost.inlined = false;
+            }
+            None => frames.extend(name.map(|name| Frame {
+                function: Some(name),
+                ..Frame::default()
+            })),
+        }
+        frames
+    }
+
+    fn inlined(&self, address: u64) -> Option<Vec<Frame>> {
+        let mut found = self
+            .lines
+            .as_ref()?
+            .find_frames(address)
+            .skip_all_loads()
+            .ok()?;
+        let mut frames = Vec::new();
+        while frames.len() < MAX_INLINED {
+            // Damaged information ends the list; the frames before are as good as ever.
+            let Ok(Some(frame)) = found.next() else { break };
+            let function = frame
+                .function
+                .and_then(|function| function.raw_name().ok().map(|name| demangled(&name)));
+            let (file, line) = frame
+                .location
+                .map_or((None, None), |at| (at.file.map(printable), at.line));
+            frames.push(Frame {
+                function,
+                file,
+                line: line.filter(|&line| line != 0),
+                inlined: true,
+            });
+        }
+        Some(frames)
+    }
+}
+
+fn lines(file: &ElfFile<'_>) -> Option<Context<Reader>> {
+    use object::{Object, ObjectSection};
+    let load = |id: gimli::SectionId| -> Result<Reader, gimli::Error> {
+        let bytes = file
+            .section_by_name(id.name())
+            .and_then(|section| section.data().ok())
+            .unwrap_or_default();
+        Ok(EndianArcSlice::new(Arc::from(bytes), LittleEndian))
+    };
+    file.section_by_name(".debug_info")?;
+    Context::from_dwarf(gimli::Dwarf::load(load).ok()?).ok()
+}
+
+/// A function's name as in its source, without the hash that tells versions of a crate apart.
+fn demangled(name: &str) -> String {
+    printable(&format!("{:#}", rustc_demangle::demangle(name)))
+}
+
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Reads a file of bearable length.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let metadata = fs::metadata(path).ok()?;
+    (metadata.is_file() && metadata.len() <= MAX_FILE)
+        .then(|| fs::read(path).ok())
+        .flatten()
+}

@@ -1,0 +1,272 @@
+//! The seccomp filter of a guest, built from the devices it has.
+//!
+//! Two rules stand before all others: another architecture's calls kill, and a call from anywhere but the gate's code
+//! is turned into a signal, which the gate hands to the guest as a trap. Then each call of [`kiln_gate::sys`] is
+//! allowed with exactly the arguments that the gate uses; anything else kills the process.
+//!
+//! What the arguments are held to is what the host's safety rests on, see `docs/security.md`. Ranges of memory are
+//! compared by start and length only; that is enough because nothing is mapped within 4 GiB behind them (see
+//! [`layout`](super::layout)).
+
+use kiln_abi::{DeviceInfo, DeviceKind};
+use kiln_gate::devices::WRITE_CLASSES;
+use kiln_gate::state::{CONSOLE_FD, CONTROL_FD, DeviceState, FIRST_DEVICE_FD, Range};
+use kiln_gate::sys::{MADV_REMOVE, PUNCH_HOLE, nr};
+
+/// `AUDIT_ARCH_X86_64`.
+const ARCH: u32 = 0xc000_003e;
+const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_TRAP: u32 = 0x0003_0000;
+const RET_KILL: u32 = 0x8000_0000;
+
+/// Offsets in `struct seccomp_data`.
+const AT_NR: u32 = 0;
+const AT_ARCH: u32 = 4;
+const AT_IP: u32 = 8;
+const AT_ARGS: u32 = 16;
+
+/// Instruction classes and modes of classic BPF (`<linux/bpf_common.h>`).
+const LOAD: u16 = 0x20;
+const RETURN: u16 = 0x06;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER: u16 = 0x25;
+const JUMP_GREATER_EQUAL: u16 = 0x35;
+
+/// What the filter needs to know of an instance.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// The gate's code.
+    pub gate: Range,
+    /// Memory whose protection the guest may change.
+    pub protectable: [Range; 2],
+    /// Memory that the guest may release.
+    pub releasable: Range,
+    /// The devices, in order.
+    pub devices: &'a [DeviceState],
+    /// The tick timer, if there is one.
+    pub timer: Option<u32>,
+}
+
+/// The filter's instructions, each a `struct sock_filter` as one word.
+pub fn build(rules: &Rules) -> Vec<u64> {
+    let mut f = Filter(Vec::with_capacity(256));
+    f.load(AT_ARCH);
+    f.require(JUMP_EQUAL, ARCH, RET_KILL);
+    f.load(AT_IP + 4);
+    f.require(JUMP_EQUAL, (rules.gate.start >> 32) as u32, RET_TRAP);
+    f.load(AT_IP);
+    f.require(JUMP_GREATER_EQUAL, rules.gate.start as u32, RET_TRAP);
+    // The pointer is behind the instruction.
+    f.refuse(JUMP_GREATER, rules.gate.end as u32, RET_TRAP);
+    f.load(AT_NR);
+
+    let fds = |wanted: fn(&DeviceState) -> bool| -> Vec<u32> {
+        let all = (FIRST_DEVICE_FD.cast_unsigned()..).zip(rules.devices);
+        all.filter(|(_, d)| wanted(d)).map(|(fd, _)| fd).collect()
+    };
+    let nets = fds(|d| d.kind == DeviceKind::Net as u32);
+    let disks = fds(|d| d.kind == DeviceKind::Block as u32);
+    let writable = fds(writable_disk);
+
+    // The most frequent first.
+    if !nets.is_empty() {
+        for number in [nr::READV, nr::WRITEV] {
+            f.on(number, |f| {
+                f.fd_among(&nets);
+                f.at_most(2, kiln_abi::op::MAX_SEGMENTS + 1);
+            });
+        }
+    }
+    f.on(nr::PPOLL, |f| {
+        f.at_most(1, kiln_abi::MAX_DEVICES as u64 + 1);
+        f.equals(3, 0);
+    });
+    f.on(nr::CLOCK_GETTIME, |f| f.at_most(0, 1));
+    f.on(nr::WRITE, |f| f.equals(0, CONSOLE_FD as u64));
+    f.on(nr::RT_SIGRETURN, |_| ());
+    if !disks.is_empty() {
+        f.on(nr::PREAD64, |f| f.fd_among(&disks));
+        f.on(nr::FDATASYNC, |f| f.fd_among(&disks));
+    }
+    if !writable.is_empty() {
+        f.on(nr::PWRITE64, |f| {
+            for (fd, disk) in (FIRST_DEVICE_FD.cast_unsigned()..).zip(rules.devices) {
+                if writable_disk(disk) {
+                    f.write_inside(fd, disk.capacity);
+                }
+            }
+            f.ret(RET_KILL);
+        });
+        f.on(nr::FALLOCATE, |f| {
+            f.fd_among(&writable);
+            f.equals(1, PUNCH_HOLE.into());
+        });
+    }
+    f.on(nr::READ, |f| {
+        f.equals(0, CONTROL_FD as u64);
+        f.at_most(2, 1);
+    });
+    f.on(nr::MADVISE, |f| {
+        f.equals(2, MADV_REMOVE.into());
+        f.range_in(&[rules.releasable]);
+    });
+    f.on(nr::MPROTECT, |f| {
+        // Nothing, reading, reading and writing; never executing.
+        f.among(2, &[0, 1, 3]);
+        f.range_in(&rules.protectable);
+    });
+    f.on(nr::GETRANDOM, |f| {
+        f.at_most(1, kiln_abi::op::MAX_RANDOM);
+        f.equals(2, 0);
+    });
+    if let Some(timer) = rules.timer {
+        f.on(nr::TIMER_SETTIME, |f| {
+            f.equals(0, timer.into());
+            f.equals(1, 0);
+            f.equals(3, 0);
+        });
+    }
+    f.on(nr::EXIT_GROUP, |_| ());
+    f.ret(RET_KILL);
+    f.0
+}
+
+fn writable_disk(disk: &DeviceState) -> bool {
+    disk.kind == DeviceKind::Block as u32 && disk.flags & DeviceInfo::READ_ONLY == 0
+}
+
+struct Filter(Vec<u64>);
+
+impl Filter {
+    fn emit(&mut self, code: u16, if_true: u8, if_false: u8, k: u32) {
+        let word = u64::from(code) | u64::from(if_true) << 16 | u64::from(if_false) << 24 | u64::from(k) << 32;
+        self.0.push(word);
+    }
+
+    fn load(&mut self, offset: u32) {
+        self.emit(LOAD, 0, 0, offset);
+    }
+
+    fn load_low(&mut self, arg: u32) {
+        self.load(AT_ARGS + arg * 8);
+    }
+
+    fn load_high(&mut self, arg: u32) {
+        self.load(AT_ARGS + arg * 8 + 4);
+    }
+
+    fn ret(&mut self, action: u32) {
+        self.emit(RETURN, 0, 0, action);
+    }
+
+    /// Goes on if the comparison holds, else does `action`.
+    fn require(&mut self, comparison: u16, k: u32, action: u32) {
+        self.emit(comparison, 1, 0, k);
+        self.ret(action);
+    }
+
+    /// Goes on if the comparison does not hold, else does `action`.
+    fn refuse(&mut self, comparison: u16, k: u32, action: u32) {
+        self.emit(comparison, 0, 1, k);
+        self.ret(action);
+    }
+
+    /// For system call `number`: the checks of `body`, then allow. Expects the number to be loaded, and leaves it so.
+    fn on(&mut self, number: u32, body: impl FnOnce(&mut Self)) {
+        let mut inner = Self(Vec::new());
+        body(&mut inner);
+        inner.ret(RET_ALLOW);
+        // A long body is jumped over by an unconditional jump, whose offset has 32 bits.
+        self.emit(JUMP_EQUAL, 1, 0, number);
+        self.emit(0x05, 0, 0, inner.0.len() as u32);
+        self.0.append(&mut inner.0);
+    }
+
+    fn equals(&mut self, arg: u32, value: u64) {
+        self.among(arg, &[value as u32]);
+    }
+
+    /// Kills unless the argument is one of `values`.
+    fn among(&mut self, arg: u32, values: &[u32]) {
+        self.load_high(arg);
+        self.require(JUMP_EQUAL, 0, RET_KILL);
+        self.load_low(arg);
+        self.low_among(values);
+    }
+
+    /// Descriptors are `int`s: the upper half of the register does not count.
+    fn fd_among(&mut self, values: &[u32]) {
+        self.load_low(0);
+        self.low_among(values);
+    }
+
+    fn low_among(&mut self, values: &[u32]) {
+        for (index, &value) in values.iter().enumerate() {
+            let to_the_end = (values.len() - index) as u8;
+            self.emit(JUMP_EQUAL, to_the_end, 0, value);
+        }
+        self.ret(RET_KILL);
+    }
+
+    fn at_most(&mut self, arg: u32, most: u64) {
+        self.load_high(arg);
+        self.require(JUMP_EQUAL, 0, RET_KILL);
+        self.load_low(arg);
+        self.refuse(JUMP_GREATER, most as u32, RET_KILL);
+    }
+
+    /// Kills unless argument 0 starts inside one of `ranges` and argument 1 is below 4 GiB.
+    fn range_in(&mut self, ranges: &[Range]) {
+        self.load_high(1);
+        self.require(JUMP_EQUAL, 0, RET_KILL);
+        for range in ranges.iter().filter(|r| r.end > r.start) {
+            let mut inside = Self(Vec::new());
+            let last = range.end - 1;
+            inside.skip_unless_at_least(0, range.start, 6);
+            inside.skip_unless_at_most(0, last, 1);
+            inside.ret(RET_ALLOW);
+            self.0.append(&mut inside.0);
+        }
+        self.ret(RET_KILL);
+    }
+
+    /// Goes on if the 64-bit argument is at least `low`, else skips `skip` instructions behind these four.
+    fn skip_unless_at_least(&mut self, arg: u32, low: u64, skip: u8) {
+        let (high_word, low_word) = ((low >> 32) as u32, low as u32);
+        self.load_high(arg);
+        self.emit(JUMP_GREATER, 3, 0, high_word);
+        self.emit(JUMP_EQUAL, 0, skip + 2, high_word);
+        self.load_low(arg);
+        self.emit(JUMP_GREATER_EQUAL, 0, skip, low_word);
+    }
+
+    /// Goes on if the 64-bit argument is at most `high`, else skips `skip` instructions behind these.
+    fn skip_unless_at_most(&mut self, arg: u32, high: u64, skip: u8) {
+        let (high_word, low_word) = ((high >> 32) as u32, high as u32);
+        self.load_high(arg);
+        self.emit(JUMP_GREATER, skip + 3, 0, high_word);
+        self.emit(JUMP_EQUAL, 0, 2, high_word);
+        self.load_low(arg);
+        self.emit(JUMP_GREATER, skip, 0, low_word);
+    }
+
+    /// For `pwrite64` on `fd`: allows what ends inside `capacity`, kills the rest. Other descriptors go on behind.
+    fn write_inside(&mut self, fd: u32, capacity: u64) {
+        let mut inner = Self(Vec::new());
+        inner.load_high(2);
+        inner.require(JUMP_EQUAL, 0, RET_KILL);
+        for class in WRITE_CLASSES.into_iter().filter(|&class| class <= capacity) {
+            inner.load_low(2);
+            inner.emit(JUMP_GREATER, 6, 0, class as u32);
+            inner.skip_unless_at_most(3, capacity - class, 1);
+            inner.ret(RET_ALLOW);
+        }
+        inner.ret(RET_KILL);
+        self.load_low(0);
+        self.emit(JUMP_EQUAL, 0, inner.0.len() as u8, fd);
+        self.0.append(&mut inner.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! The supervisor's handle on a guest's process.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use kiln_abi::ExitReason;
+use kiln_gate::Report;
+
+use super::child::{Forked, Setup, Stage};
+use super::{Error, os, protections};
+use crate::backend::{Ended, Guest, How, Protection, Usage};
+
+const SIGKILL: u32 = 9;
+const SIGSYS: u32 = 31;
+
+/// A guest's process.
+#[derive(Debug)]
+pub struct ProcessGuest {
+    pid: u32,
+    pidfd: OwnedFd,
+    setup: os::Shared<Setup>,
+    control: std::fs::File,
+    image_start: u64,
+    protections: Vec<Protection>,
+    ended: Option<Ended>,
+}
+
+impl ProcessGuest {
+    pub(super) fn new(forked: Forked, setup: os::Shared<Setup>, control: OwnedFd, image_start: u64) -> Self {
+        Self {
+            pid: forked.pid,
+            pidfd: forked.pidfd,
+            setup,
+            control: control.into(),
+            image_start,
+            protections: protections(forked.no_namespaces.as_deref(), None),
+            ended: None,
+        }
+    }
+
+    /// Blocks until the guest's first instruction is about to run.
+    ///
+    /// # Errors
+    /// The step at which its process failed, with the host's answer; or what `--strict` does not accept.
+    pub fn wait_started(&mut self) -> Result<(), Error> {
+        let pause = Duration::from_micros(200);
+        loop {
+            let setup = self.setup.read();
+            match Stage::from_raw(setup.stage) {
+                Stage::Sealed => break,
+                Stage::Preparing if self.has_ended(pause) => break,
+                Stage::Preparing => {}
+                Stage::Failed(step) => return Err(step.error(setup.errno)),
+            }
+        }
+        self.note_protections();
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    /// What kept the process from becoming a guest, if anything did.
+    pub fn failure(&self) -> Option<Error> {
+        let setup = self.setup.read();
+        match Stage::from_raw(setup.stage) {
+            Stage::Failed(step) => Some(step.error(setup.errno)),
+            Stage::Preparing | Stage::Sealed => None,
+        }
+    }
+
+    fn note_protections(&mut self) {
+        let setup = self.setup.read();
+        if setup.landlock_errno != 0 {
+            let reason = io::Error::from_raw_os_error(setup.landlock_errno.cast_signed()).to_string();
+            for protection in &mut self.protections {
+                if protection.name.contains("Landlock") {
+                    protection.missing = Some(reason.clone());
+                }
+            }
+        }
+    }
+
+    fn has_ended(&self, pause: Duration) -> bool {
+        let mut fds = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+        let timeout = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: pause.as_nanos() as i64,
+        };
+        rustix::event::poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    }
+
+    fn counted(&self, report: &Report) -> Usage {
+        Usage {
+            calls: report.calls,
+            host_calls: report.host_calls,
+            operations: report.operations,
+            ..Usage::default()
+        }
+    }
+}
+
+impl Guest for ProcessGuest {
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn request_stop(&self, signal: u32) {
+        // A full pipe holds earlier requests that the guest has not looked at yet; one more changes nothing.
+        let _ = (&self.control).write(&[signal as u8]);
+    }
+
+    fn kill(&self) {
+        os::kill(&self.pidfd);
+    }
+
+    fn wait(&mut self) -> io::Result<Ended> {
+        if let Some(ended) = &self.ended {
+            return Ok(ended.clone());
+        }
+        let (status, cpu_ns) = os::reap(self.pid)?;
+        let report = self.setup.read().report;
+        let usage = Usage {
+            cpu_ns,
+            ..self.counted(&report)
+        };
+        let ended = describe(status, &report, usage, self.image_start);
+        self.note_protections();
+        self.ended = Some(ended.clone());
+        Ok(ended)
+    }
+
+    fn protections(&self) -> &[Protection] {
+        &self.protections
+    }
+
+    fn usage(&self) -> Usage {
+        let (cpu_ns, resident) = proc_usage(self.pid);
+        Usage {
+            cpu_ns,
+            resident,
+            ..self.counted(&self.setup.read().report)
+        }
+    }
+}
+
+impl Drop for ProcessGuest {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            self.kill();
+            // Nothing can be done about a child that cannot be waited for.
+            let _ = os::reap(self.pid);
+        }
+    }
+}
+
+/// Makes sense of a wait status and a report of which no byte is trusted.
+fn describe(status: i32, report: &Report, usage: Usage, image_start: u64) -> Ended {
+    let mut ended = Ended {
+        how: How::Killed(SIGKILL),
+        code: 0,
+        message: String::new(),
+        frames: Vec::new(),
+        registers: None,
+        image_start,
+        usage,
+    };
+    let signal = (status & 0x7f).cast_unsigned();
+    if signal != 0 {
+        ended.how = if signal == SIGSYS {
+            How::ForbiddenCall(0)
+        } else {
+            How::Killed(signal)
+        };
+        ended.code = (128 + signal) as u8;
+        return ended;
+    }
+    let code = (status >> 8 & 0xff) as u8;
+    let reason = ExitReason::from_raw(report.reason).filter(|_| report.ended == 1);
+    ended.how = How::Exited(reason.unwrap_or(ExitReason::Boot));
+    ended.code = code;
+    let frames = (report.frame_count as usize).min(report.frames.len());
+    ended.frames = report.frames[..frames].to_vec();
+    let len = (report.message_len as usize).min(report.message.len());
+    ended.message = String::from_utf8_lossy(&report.message[..len]).into_owned();
+    if report.has_registers == 1 {
+        ended.registers = Some(Box::new(report.registers));
+    }
+    ended
+}
+
+/// Processor time in nanoseconds and proportional resident memory in bytes, as far as /proc tells.
+fn proc_usage(pid: u32) -> (u64, u64) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; the fields behind it are numbers (proc(5)).
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let resident = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .unwrap_or(0);
+    (ticks * 10_000_000, resident * 1024)
+}

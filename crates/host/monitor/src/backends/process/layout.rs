@@ -1,0 +1,139 @@
+//! Where everything lies in a guest's process: chosen at random for every boot.
+//!
+//! ```text
+//!   image      text and constants shared with the page cache, writable segments from the guest's memory
+//!   ...
+//!   window     boot record | stack | trap stack | free memory, with unmapped pages between
+//!   ...
+//!   report     shared with the supervisor
+//!   ...
+//!   gate       code, state
+//! ```
+//! The four parts lie in four regions far from each other and from where Linux puts the monitor itself. Behind each
+//! lie at least 4 GiB without any mapping, so that the seccomp filter need compare only the start and the length.
+
+use kiln_abi::PAGE_SIZE;
+use kiln_image::{Access, Image, LoadSegment};
+
+use super::Error;
+use super::blob::Blob;
+use kiln_gate::state::Range;
+
+/// Bytes of stack for traps. The handler formats a message and walks the stack.
+const TRAP_STACK: u64 = 16 * 1024;
+/// Bytes of stack unless the image asks for another size, for guests with little and with enough memory.
+const STACK_SMALL: u64 = 64 * 1024;
+const STACK: u64 = 256 * 1024;
+const SMALL_MEMORY: u64 = 4 * 1024 * 1024;
+/// The least free memory with which a guest's heap can do anything.
+const MIN_FREE: u64 = 64 * 1024;
+/// Unmapped space below each part of the window.
+const GUARD: u64 = 16 * PAGE_SIZE;
+
+/// First addresses of the regions and the number of random page positions in each.
+const IMAGE_REGION: (u64, u64) = (0x1000_0000_0000, 1 << 33);
+const WINDOW_REGION: (u64, u64) = (0x3100_0000_0000, 1 << 33);
+const REPORT_REGION: (u64, u64) = (0x5200_0000_0000, 1 << 31);
+const GATE_REGION: (u64, u64) = (0x5b00_0000_0000, 1 << 32);
+
+/// `bytes` rounded up to whole pages.
+pub fn page_up(bytes: u64) -> u64 {
+    bytes.next_multiple_of(PAGE_SIZE)
+}
+
+/// Addresses of one boot, and offsets in the guest's memory file.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// What is added to the image's addresses.
+    pub bias: u64,
+    /// The image's whole span.
+    pub image: Range,
+    /// The image's writable segments, from the first to the end of the last; empty if there are none.
+    pub image_data: Range,
+    /// The image's executable segments.
+    pub text: Range,
+    /// Boot record.
+    pub boot: Range,
+    /// Main stack.
+    pub stack: Range,
+    /// Stack for traps.
+    pub trap_stack: Range,
+    /// Memory for the guest's heap.
+    pub free: Range,
+    /// The report shared with the supervisor.
+    pub report: u64,
+    /// The gate.
+    pub gate: Range,
+}
+
+impl Layout {
+    /// Chooses addresses by `random` and divides `memory` bytes.
+    ///
+    /// # Errors
+    /// [`Error::MemoryTooSmall`], [`Error::ScatteredData`].
+    pub fn new(image: &Image, memory: u64, boot_size: u64, blob: &Blob, random: [u64; 4]) -> Result<Self, Error> {
+        let pick = |(base, pages): (u64, u64), random: u64| base + (random % pages) * PAGE_SIZE;
+        // The first segment has address 0.
+        let bias = pick(IMAGE_REGION, random[0]).next_multiple_of(image.alignment());
+        let place = |start: u64, end: u64| Range {
+            start: start + bias,
+            end: end + bias,
+        };
+        let with = |access: Access| {
+            let all = || image.segments().iter().filter(move |s| s.access == access);
+            let start = all().map(|s| s.address).min()?;
+            let end = all().map(LoadSegment::page_end).max()?;
+            Some(place(start, end))
+        };
+        let image_data = with(Access::ReadWrite).unwrap_or_default();
+        let text = with(Access::ReadExecute).unwrap_or_default();
+        // The writable segments are one mapping of the guest's memory.
+        let between = |s: &LoadSegment| s.access != Access::ReadWrite && image_data.contains(s.address + bias, 1);
+        if image.segments().iter().any(between) {
+            return Err(Error::ScatteredData);
+        }
+
+        let small = if memory < SMALL_MEMORY { STACK_SMALL } else { STACK };
+        let stack_size = match image.abi().stack_size {
+            0 => small,
+            asked => page_up(asked),
+        };
+        let fixed = (image_data.end - image_data.start) + page_up(boot_size) + stack_size + TRAP_STACK;
+        let needed = (fixed + MIN_FREE).max(image.abi().min_memory);
+        if memory < needed {
+            return Err(Error::MemoryTooSmall { memory, needed });
+        }
+        let mut next = pick(WINDOW_REGION, random[1]);
+        let mut take = |len: u64| {
+            let start = next + GUARD;
+            next = start + len;
+            Range { start, end: next }
+        };
+        let boot = take(page_up(boot_size));
+        let stack = take(stack_size);
+        let trap_stack = take(TRAP_STACK);
+        let free = take(memory - fixed);
+        let gate = pick(GATE_REGION, random[3]);
+        // The filter compares the upper half of the instruction pointer once.
+        let gate = if gate >> 32 == (gate + blob.size()) >> 32 {
+            gate
+        } else {
+            gate - blob.size()
+        };
+        Ok(Self {
+            bias,
+            image: place(0, image.memory_size()),
+            image_data,
+            text,
+            boot,
+            stack,
+            trap_stack,
+            free,
+            report: pick(REPORT_REGION, random[2]),
+            gate: Range {
+                start: gate / PAGE_SIZE * PAGE_SIZE,
+                end: gate / PAGE_SIZE * PAGE_SIZE + blob.size(),
+            },
+        })
+    }
+}

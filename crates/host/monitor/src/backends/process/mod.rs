@@ -1,0 +1,147 @@
+//! The `process` backend: a guest as a sandboxed Linux process.
+//!
+//! [`start`] forks. The child maps the image, the guest's memory and the [gate](kiln_gate) at random addresses, gives
+//! away everything else it has (descriptors, privileges, namespaces, finally the monitor's own memory) and becomes the
+//! guest. What it can still ask of the host is what the seccomp filter lets the gate ask ([`filter`]). It needs no
+//! privilege, and works inside a container with the engine's default profile; protections that such a place does
+//! not grant are listed as missing, or, with `--strict`, refuse the start.
+//!
+//! | module | its part |
+//! | --- | --- |
+//! | [`layout`] | where everything lies |
+//! | [`boot`] | the boot record |
+//! | [`blob`] | the gate's bytes |
+//! | [`child`] | from the fork to the jump into the gate |
+//! | [`filter`] | the seccomp filter |
+//! | [`guest`] | the supervisor's handle |
+//! | [`os`] | the few raw system calls |
+
+#![allow(unsafe_code, reason = "this backend maps memory, forks and talks to the kernel")]
+
+pub mod blob;
+pub mod boot;
+pub mod child;
+pub mod filter;
+pub mod guest;
+pub mod layout;
+mod os;
+
+use std::io;
+
+use crate::backend::{Launch, Protection};
+use blob::Blob;
+use child::{Plan, Setup};
+use guest::ProcessGuest;
+use layout::Layout;
+
+/// Why a guest could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program does not fit.
+    #[error(
+        "{} of memory are too little for this image: give it at least {} with --memory",
+        crate::size::format(*memory),
+        crate::size::format(needed.next_multiple_of(64 * 1024))
+    )]
+    MemoryTooSmall {
+        /// What it was given, in bytes.
+        memory: u64,
+        /// The least it can start with, in bytes.
+        needed: u64,
+    },
+    /// The image's writable segments do not lie side by side.
+    #[error("the image has other segments between its writable ones: link it with `kiln build`")]
+    ScatteredData,
+    /// The host refused a step.
+    #[error("cannot {step}: {error}")]
+    Host {
+        /// What was tried.
+        step: &'static str,
+        /// The host's answer.
+        error: io::Error,
+    },
+    /// `--strict`, and this host does not have a protection.
+    #[error("--strict: no {name} on this host ({reason}); run without --strict to go on without it")]
+    Missing {
+        /// Which protection.
+        name: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Error {
+    fn host(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Host { step, error }
+    }
+}
+
+/// Starts a guest. Returns when the child was forked; whether it got to run is known from
+/// [`ProcessGuest::wait_started`](guest::ProcessGuest::wait_started) or from its end.
+///
+/// # Errors
+/// [`Error`]; nothing is left behind then.
+pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
+    let blob = Blob::new();
+    let mut random = [0u8; 32 + 64];
+    os::random(&mut random).map_err(Error::host("read random numbers"))?;
+    let mut picks = [0u64; 4];
+    for (pick, bytes) in picks.iter_mut().zip(random.chunks_exact(8)) {
+        *pick = u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
+    }
+    let layout = Layout::new(launch.image, launch.memory, boot::size(&launch), &blob, picks)?;
+    let facts = boot::HostFacts {
+        tsc_hz: os::tsc_hz(),
+        cpu: os::cpu_features(),
+        now: os::monotonic(),
+        wall: os::wall(),
+        entropy: random[32..].try_into().expect("64 bytes left"),
+    };
+    let boot = boot::record(&launch, &layout, &blob, &facts);
+    let memory = os::memory_file(launch.memory).map_err(Error::host("make the guest's memory"))?;
+    let setup = os::Shared::<Setup>::new(layout.report).map_err(Error::host("map shared memory"))?;
+    let (control, control_write) = os::pipe().map_err(Error::host("make a pipe"))?;
+    let plan = Plan {
+        launch: &launch,
+        layout: &layout,
+        blob: &blob,
+        boot: &boot,
+        memory,
+        control,
+        setup: setup.as_ptr(),
+        parent: std::process::id(),
+    };
+    let forked = child::fork(&plan).map_err(Error::host("start a process"))?;
+    if launch.strict
+        && let Some(reason) = &forked.no_namespaces
+    {
+        os::kill(&forked.pidfd);
+        os::reap(forked.pid).map_err(Error::host("wait for a process"))?;
+        return Err(Error::Missing {
+            name: "user namespace",
+            reason: reason.clone(),
+        });
+    }
+    Ok(ProcessGuest::new(forked, setup, control_write, layout.image.start))
+}
+
+/// The protections around every guest of this backend, with the reason for each that is missing.
+fn protections(no_namespaces: Option<&str>, no_landlock: Option<&str>) -> Vec<Protection> {
+    let always = |name| Protection { name, missing: None };
+    let given = |name, missing: Option<&str>| Protection {
+        name,
+        missing: missing.map(str::to_owned),
+    };
+    vec![
+        always("seccomp filter"),
+        always("no new privileges"),
+        always("monitor unmapped"),
+        always("descriptors closed"),
+        always("random addresses"),
+        always("W^X"),
+        always("guard pages"),
+        given("user namespace", no_namespaces),
+        given("process namespace", no_namespaces),
+        given("no file system access (Landlock)", no_landlock),
+    ]
+}

@@ -1,0 +1,158 @@
+//! The few raw system calls and processor questions of this backend, with the unsafe code they need.
+
+use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use kiln_abi::BootInfo;
+
+/// The result of a system call, or the error it left.
+pub fn checked(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Fills `into` with the kernel's random numbers.
+pub fn random(into: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the kernel writes at most the slice's length.
+    let got = checked(unsafe { libc::getrandom(into.as_mut_ptr().cast(), into.len(), 0) } as i64)?;
+    if got as usize == into.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec; these clocks always exist.
+    unsafe { libc::clock_gettime(id, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub fn monotonic() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+/// `CLOCK_REALTIME` in nanoseconds.
+pub fn wall() -> u64 {
+    clock(libc::CLOCK_REALTIME)
+}
+
+/// Ticks of the time-stamp counter per second, where the processor or hypervisor says so and the counter is invariant.
+pub fn tsc_hz() -> u64 {
+    // SDM volume 2, CPUID leaf 15H: crystal clock times a ratio.
+    let highest = __cpuid(0).eax;
+    let invariant = __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & 1 << 8 != 0;
+    if !invariant || highest < 0x15 {
+        return 0;
+    }
+    let leaf = __cpuid(0x15);
+    if leaf.eax == 0 || leaf.ebx == 0 || leaf.ecx == 0 {
+        return 0;
+    }
+    u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax)
+}
+
+/// The processor's `CPU_*` bits of [`BootInfo::cpu`].
+pub fn cpu_features() -> u64 {
+    let basic = __cpuid(1);
+    let extended = __cpuid_count(7, 0);
+    let osxsave = basic.ecx & 1 << 27 != 0;
+    // SAFETY: OSXSAVE says that xgetbv exists.
+    let ymm_saved = osxsave && unsafe { _xgetbv(0) } & 6 == 6;
+    let bit = |condition: bool, bit| if condition { bit } else { 0 };
+    bit(extended.ebx & 1 << 9 != 0, BootInfo::CPU_ERMS)
+        | bit(extended.edx & 1 << 4 != 0, BootInfo::CPU_FSRM)
+        | bit(ymm_saved && extended.ebx & 1 << 5 != 0, BootInfo::CPU_AVX2)
+}
+
+/// A file in memory of `size` bytes that nobody else can open.
+pub fn memory_file(size: u64) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let fd = checked(unsafe { libc::memfd_create(c"kiln-guest".as_ptr(), libc::MFD_CLOEXEC) }.into())?;
+    // SAFETY: just made, and ours.
+    let file = unsafe { File::from_raw_fd(fd as i32) };
+    file.set_len(size)?;
+    Ok(file.into())
+}
+
+/// A pipe: read end, write end. The write end never blocks.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: the kernel writes two descriptors.
+    checked(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) }.into())?;
+    // SAFETY: just made, and ours.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Kills a process by its pidfd. One that has ended already is left alone.
+pub fn kill(pidfd: &OwnedFd) {
+    // SAFETY: no memory is passed.
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, 0usize, 0) };
+}
+
+/// Waits for a child's end: its wait status and processor time in nanoseconds.
+pub fn reap(pid: u32) -> io::Result<(i32, u64)> {
+    let mut status = 0;
+    // SAFETY: all fields of rusage are integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: the kernel writes one status and one rusage.
+        let result = unsafe { libc::wait4(pid.cast_signed(), &raw mut status, 0, &raw mut usage) };
+        match checked(result.into()) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let nanos = |t: libc::timeval| t.tv_sec.cast_unsigned() * 1_000_000_000 + t.tv_usec.cast_unsigned() * 1000;
+    Ok((status, nanos(usage.ru_utime) + nanos(usage.ru_stime)))
+}
+
+/// A value in memory that the supervisor and the guest's process share.
+#[derive(Debug)]
+pub struct Shared<T> {
+    at: *mut T,
+}
+
+impl<T: Copy> Shared<T> {
+    /// Maps zeroed memory for a `T` at `address`.
+    pub fn new(address: u64) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at a place that is free, or an error.
+        let at = unsafe {
+            libc::mmap(
+                address as *mut libc::c_void,
+                size_of::<T>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { at: at.cast() })
+    }
+
+    /// Where it lies.
+    pub fn as_ptr(&self) -> *mut T {
+        self.at
+    }
+
+    /// A copy as of now. The other side may be writing: `T` must take every bit pattern, and nothing in the copy can
+    /// be trusted.
+    pub fn read(&self) -> T {
+        // SAFETY: mapped as long as `self` lives, aligned to a page; `T` is plain data.
+        unsafe { self.at.read_volatile() }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and no reference into it was given out.
+        unsafe { libc::munmap(self.at.cast(), size_of::<T>()) };
+    }
+}

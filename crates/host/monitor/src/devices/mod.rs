@@ -1,0 +1,80 @@
+//! From the user's options and the image's manifest to open devices.
+//!
+//! Three steps, in this order so that errors cost nothing: [`manifest::plan`] matches names (pure), then each planned
+//! device is opened ([`net`], [`tap`], [`block`]), then all of them are handed to the backend as they are. What the
+//! supervisor keeps for itself (the rootless network) comes back beside them.
+
+pub mod block;
+pub mod manifest;
+pub mod net;
+pub mod tap;
+
+use kiln_image::Device as Declared;
+use kiln_usernet::Usernet;
+
+use crate::Error;
+use crate::backend::Device;
+use crate::spec::Spec;
+use manifest::Source;
+
+/// Everything that [`attach`] opened.
+pub struct Attached {
+    /// The guest's devices in the order in which it numbers them.
+    pub devices: Vec<Device>,
+    /// The host's side of the guest's rootless link, if it has one.
+    pub usernet: Option<Usernet>,
+    /// One line for each device, for `kiln inspect`.
+    pub described: Vec<String>,
+    /// The forwarded ports as they were bound, for `kiln ps`.
+    pub ports: Vec<String>,
+}
+
+/// Matches and opens all devices of an instance.
+///
+/// # Errors
+/// [`Error::Manifest`] when options and manifest do not fit, [`Error::Device`] and [`Error::Network`] when a device
+/// cannot be opened.
+pub fn attach(spec: &Spec, name: &str, declared: &[Declared]) -> Result<Attached, Error> {
+    let plan = manifest::plan(&spec.image_name(), declared, &spec.nets, &spec.blocks, !spec.ports.is_empty())?;
+    let mut attached = Attached {
+        devices: Vec::with_capacity(plan.len()),
+        usernet: None,
+        described: Vec::with_capacity(plan.len()),
+        ports: Vec::new(),
+    };
+    for planned in plan {
+        let (device, described) = match planned.source {
+            Source::User(mac) => {
+                let (device, usernet) = net::open_user(planned.name, mac, name, &spec.ports)?;
+                attached.ports = net::bound_ports(&usernet);
+                attached.usernet = Some(usernet);
+                (device, "user".to_owned())
+            }
+            Source::Tap(options) => (
+                tap::open(planned.name, options)?,
+                format!("tap:{}", options.interface),
+            ),
+            Source::File(option) => (
+                block::open(option)?,
+                format!(
+                    "{}{}",
+                    option.file.display(),
+                    if option.read_only { ":ro" } else { "" }
+                ),
+            ),
+        };
+        attached
+            .described
+            .push(format!("{} {}={described}", planned.kind.name(), planned.name));
+        attached.devices.push(device);
+    }
+    Ok(attached)
+}
+
+/// A device name as it stands in a device record. `name` is valid by [`kiln_abi::note::valid_name`].
+pub(crate) fn padded(name: &str) -> [u8; kiln_abi::note::MAX_NAME + 1] {
+    let mut field = [0; kiln_abi::note::MAX_NAME + 1];
+    let len = name.len().min(kiln_abi::note::MAX_NAME);
+    field[..len].copy_from_slice(&name.as_bytes()[..len]);
+    field
+}

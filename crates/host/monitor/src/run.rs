@@ -1,0 +1,304 @@
+//! From a [`Spec`] to a guest, and to its end.
+//!
+//! [`foreground`] does it all in this process; [`detached`] in a child of it that goes on when this process ends. Both go
+//! through the same steps, and the order of them is deliberate: everything that can be refused is refused before
+//! anything is made, and what others need to see of the instance is written while the guest already starts. Only a name
+//! that the user chose is taken before, so that a guest never runs under a name that turns out to be in use.
+
+mod detach;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use kiln_image::{Image, Symbols};
+use rustix::fs::OFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::backend::{Ended, Guest, Launch};
+use crate::backends::process;
+use crate::backends::process::guest::ProcessGuest;
+use crate::clock::WallTime;
+use crate::console::log::Log;
+use crate::console::output::Output;
+use crate::control::Response;
+use crate::control::server::Server;
+use crate::devices::{self, Attached};
+use crate::registry::{self, Claim, End, Record, Registry, Status};
+use crate::signals::{self, Signals};
+use crate::spec::Spec;
+use crate::supervise::{self, Progress, Supervisor};
+use crate::{Error, error, names, report};
+
+pub use detach::detached;
+
+/// Runs an image with its output on this process's standard output, and passes signals on. Blocks until the guest has
+/// ended and returns its exit code.
+///
+/// # Errors
+/// [`Error`] if the guest could not be started; nothing is left behind then. How a guest ends is no error.
+pub fn foreground(spec: &Spec) -> Result<u8, Error> {
+    let image = open(spec)?;
+    let registry = Registry::open()?;
+    let mut instance = Instance::start(spec, &image, &registry)?;
+    instance.supervise(Output::stdout(), None, tell_stderr)
+}
+
+/// Opens and checks the image of a spec.
+fn open(spec: &Spec) -> Result<Image, Error> {
+    spec.check()?;
+    // Later readers of its symbols, and `kiln inspect`, are in other folders.
+    let path = std::path::absolute(&spec.image)
+        .map_err(|error| Error::file("find", &spec.image, error))?;
+    let image = Image::open(path).map_err(|mut error| {
+        error.path.clone_from(&spec.image);
+        error
+    })?;
+    let needed = crate::size::Size::from_bytes(image.abi().min_memory);
+    if spec.memory < needed {
+        return Err(Error::MemoryTooSmall {
+            image: spec.image_name(),
+            needed,
+            given: spec.memory,
+        });
+    }
+    Ok(image)
+}
+
+/// A started guest with all that belongs to it.
+struct Instance<'a> {
+    spec: &'a Spec,
+    image: &'a Image,
+    registry: &'a Registry,
+    /// Taken when the instance has ended.
+    claim: Option<Claim>,
+    /// Taken by the supervisor.
+    running: Option<Running>,
+}
+
+/// What the supervisor gets.
+struct Running {
+    guest: ProcessGuest,
+    console: OwnedFd,
+    usernet: Option<kiln_usernet::Usernet>,
+    signals: Signals,
+    log: Log,
+}
+
+impl<'a> Instance<'a> {
+    fn start(spec: &'a Spec, image: &'a Image, registry: &'a Registry) -> Result<Self, Error> {
+        let random = registry::random();
+        let id = names::id(random);
+        let name = match &spec.name {
+            Some(name) => name.clone(),
+            None => registry.free_name(random),
+        };
+        let Attached {
+            devices,
+            usernet,
+            described,
+            ports,
+        } = devices::attach(spec, &name, image.devices())?;
+        let args: Vec<String> = std::iter::once(program_name(spec))
+            .chain(spec.args.iter().cloned())
+            .collect();
+        let (console, write_end) = console()?;
+        let mut claim = match &spec.name {
+            Some(name) => Some(registry.claim(&id, name)?),
+            None => None,
+        };
+        let signals = signals::block()?;
+        let created = WallTime::now();
+        let launch = Launch {
+            image,
+            memory: spec.memory.bytes().next_multiple_of(kiln_abi::PAGE_SIZE),
+            name: names::for_guest(&name),
+            args: &args,
+            env: &spec.env,
+            devices,
+            console: write_end,
+            strict: spec.strict,
+        };
+        let guest = match process::start(launch) {
+            Ok(guest) => guest,
+            Err(error) => {
+                forget(claim, registry);
+                return Err(error.into());
+            }
+        };
+        // From here on the guest starts on its own processor while its place is made.
+        let record = Record {
+            id: id.clone(),
+            name: name.clone(),
+            image: image.path().display().to_string(),
+            args,
+            env: spec.env.clone(),
+            created,
+            started: WallTime::now(),
+            pid: guest.pid(),
+            supervisor: std::process::id(),
+            backend: "process".to_owned(),
+            memory: spec.memory.bytes(),
+            devices: described,
+            ports,
+            remove: spec.remove,
+            strict: spec.strict,
+        };
+        let log = publish(registry, &mut claim, &record);
+        let (claim, log) = match log {
+            Ok(log) => (claim, log),
+            Err(error) => {
+                // The guest first: nobody must be able to see it run without a place.
+                drop(guest);
+                forget(claim, registry);
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            spec,
+            image,
+            registry,
+            claim,
+            running: Some(Running {
+                guest,
+                console,
+                usernet,
+                signals,
+                log,
+            }),
+        })
+    }
+
+    /// Waits until the guest's first instruction is about to run.
+    fn wait_started(&mut self) -> Result<(), Error> {
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
+        running.guest.wait_started()?;
+        Ok(())
+    }
+
+    /// Looks after the guest until its end, records and tells how that was, and returns its exit code.
+    fn supervise(
+        &mut self,
+        output: Output,
+        control: Option<Server>,
+        tell: fn(&str),
+    ) -> Result<u8, Error> {
+        let (Some(mut running), Some(claim)) = (self.running.take(), self.claim.take()) else {
+            return Ok(error::EXIT_KILN);
+        };
+        let mut supervisor = Supervisor {
+            guest: &mut running.guest,
+            console: running.console,
+            usernet: running.usernet,
+            output,
+            log: running.log,
+            dir: claim.dir(),
+            path: claim.path(),
+            control,
+            signals: running.signals,
+            stop_timeout: self.spec.stop_timeout,
+            memory: self.spec.memory.bytes(),
+            tell,
+            progress: Progress::default(),
+        };
+        let (ended, waiting) = supervisor.run()?;
+        let text = self.report(claim.name(), &ended);
+        if let Some(text) = &text {
+            supervisor.note(text);
+        }
+        let protections = supervise::protections(supervisor.guest);
+        let (mut control, mut output, signals) = supervisor.into_parts();
+        let end = End {
+            status: Status::Exited,
+            exit_code: ended.code,
+            finished: WallTime::now(),
+            reason: report::reason(&ended),
+            cpu_ns: ended.usage.cpu_ns,
+            calls: ended.usage.calls,
+            host_calls: ended.usage.host_calls,
+            protections,
+        };
+        let recorded = self.conclude(claim, &end, control.is_some());
+        // Only now, so that whoever waited finds the end recorded.
+        if let Some(server) = &mut control {
+            let response = Response::Ended {
+                exit_code: ended.code,
+            };
+            let now = std::time::Instant::now();
+            for client in waiting {
+                server.answer(client, &response, now);
+            }
+        }
+        drop(control);
+        output.finish(signals.as_fd());
+        if let Some(text) = text {
+            tell(text.trim_end_matches('\n'));
+        }
+        if let Some(failure) = running.guest.failure() {
+            return Err(failure.into());
+        }
+        recorded.map(|()| ended.code)
+    }
+
+    /// How it ended, if that is worth telling.
+    fn report(&self, name: &str, ended: &Ended) -> Option<String> {
+        report::is_remarkable(ended).then(|| {
+            let folders: [&Path; 0] = [];
+            let symbols = Symbols::open(self.image, &folders).ok();
+            report::full(name, ended, symbols.as_ref())
+        })
+    }
+
+    fn conclude(&self, claim: Claim, end: &End, has_socket: bool) -> Result<(), Error> {
+        if self.spec.remove {
+            return claim.forget(self.registry);
+        }
+        if has_socket {
+            claim.remove_socket();
+        }
+        claim.finish(end)
+    }
+}
+
+/// Makes the instance's place visible to others. What was claimed stays in `claim` on failure too.
+fn publish(registry: &Registry, claim: &mut Option<Claim>, record: &Record) -> Result<Log, Error> {
+    let claim = match claim {
+        Some(claim) => claim,
+        None => claim.insert(registry.claim(&record.id, &record.name)?),
+    };
+    claim.record(record)?;
+    Log::create(claim.dir())
+        .map_err(|error| Error::file("create", claim.path().join(crate::console::log::FILE), error))
+}
+
+/// Deletes what a failed start has made. Its own error is the one to tell.
+fn forget(claim: Option<Claim>, registry: &Registry) {
+    if let Some(claim) = claim {
+        let _ = claim.forget(registry);
+    }
+}
+
+/// The console's two ends: ours does not block, the guest's does.
+fn console() -> Result<(OwnedFd, OwnedFd), Error> {
+    let failed = |error| Error::host("make a pipe", error);
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).map_err(failed)?;
+    Ok((read, write))
+}
+
+/// What the guest finds as its first argument: the image's name without the ending.
+fn program_name(spec: &Spec) -> String {
+    let name = spec.image_name();
+    match name.strip_suffix(".kiln") {
+        Some(stem) if !stem.is_empty() => stem.to_owned(),
+        _ => name,
+    }
+}
+
+fn tell_stderr(text: &str) {
+    use std::io::Write;
+    let prefix = if text.starts_with("kiln: ") { "" } else { "kiln: " };
+    // If nobody reads it there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{prefix}{text}");
+}

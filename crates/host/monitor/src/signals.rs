@@ -1,0 +1,93 @@
+//! Signals as something to wait for beside everything else (`signalfd(2)`).
+//!
+//! The supervisor blocks the signals that ask it to end, before the guest starts, and reads them in its loop. All others
+//! keep their usual effect: Ctrl-Z stops the supervisor as it stops any program.
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::Error;
+
+/// What asks a supervisor to end.
+const ASKED: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// The blocked signals, readable.
+#[derive(Debug)]
+pub struct Signals {
+    fd: OwnedFd,
+}
+
+/// Blocks SIGINT, SIGTERM, SIGHUP and SIGQUIT for this process and makes them readable. Call it before a guest
+/// starts, so that none is missed and a guest's process is not ended by one meant for the supervisor.
+///
+/// # Errors
+/// [`Error::Host`] if there is no descriptor left.
+pub fn block() -> Result<Signals, Error> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set, which the other calls then read; they keep no pointer to it. The
+    // mask is this thread's, the only one of the process. `signalfd` returns a new descriptor that is ours alone.
+    let fd = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in ASKED {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    if fd < 0 {
+        return Err(Error::host("watch for signals", std::io::Error::last_os_error()));
+    }
+    Ok(Signals {
+        // SAFETY: it was just made and is not negative.
+        fd: unsafe { OwnedFd::from_raw_fd(fd) },
+    })
+}
+
+impl Signals {
+    /// The next signal that came, if any.
+    pub fn next(&self) -> Option<u32> {
+        // `struct signalfd_siginfo` begins with the signal's number, see signalfd(2).
+        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.fd, &mut info) {
+            Ok(len) if len == info.len() => {
+                Some(u32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The number of a signal by name or number, as `kiln kill --signal` takes it: `TERM`, `SIGTERM`, `15`.
+pub fn parse(text: &str) -> Option<u32> {
+    let upper = text.to_ascii_uppercase();
+    Some(match upper.strip_prefix("SIG").unwrap_or(&upper) {
+        "HUP" | "1" => 1,
+        "INT" | "2" => 2,
+        "QUIT" | "3" => 3,
+        "KILL" | "9" => 9,
+        "USR1" | "10" => 10,
+        "USR2" | "12" => 12,
+        "TERM" | "15" => 15,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        assert_eq!(parse("TERM"), Some(15));
+        assert_eq!(parse("sigint"), Some(2));
+        assert_eq!(parse("9"), Some(9));
+        assert_eq!(parse("WINCH"), None);
+    }
+}

@@ -1,0 +1,379 @@
+//! The event loop beside a running guest.
+//!
+//! One thread waits for everything at once: the guest's console, its end, its rootless network, requests on the control
+//! socket, signals, and a slow terminal. Each turn of the loop does a bounded amount of work for each of them, so that a
+//! guest that floods its console or its network does not keep the others waiting.
+//!
+//! The loop knows nothing of files with state: it ends with how the guest ended, and [`run`](crate::run) records that.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use kiln_usernet::Usernet;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::Error;
+use crate::backend::{Ended, Guest};
+use crate::clock::WallTime;
+use crate::console::log::Log;
+use crate::console::output::Output;
+use crate::control::server::{ClientId, Server};
+use crate::control::{Request, Response, Stats};
+use crate::registry::CONTROL_SOCKET;
+use crate::registry::record::Protection;
+use crate::signals::Signals;
+
+/// How long a guest must have run before its control socket is made: longer than a small program takes, for which
+/// that would be a good part of the whole cost. A request that comes earlier waits as long.
+const SETTLED: Duration = Duration::from_millis(2);
+
+/// Bytes of console output that one turn of the loop passes on.
+const CONSOLE_PER_TURN: usize = 256 << 10;
+
+/// Bytes that one read of the console asks for: what a pipe holds.
+const CONSOLE_PIECE: usize = 64 << 10;
+
+const SIGINT: u32 = 2;
+const SIGTERM: u32 = 15;
+const SIGKILL: u32 = 9;
+
+/// Everything that a supervisor looks after while its guest runs.
+pub struct Supervisor<'a> {
+    /// The guest.
+    pub guest: &'a mut dyn Guest,
+    /// Read end of its console, non-blocking.
+    pub console: OwnedFd,
+    /// The host's side of its rootless network.
+    pub usernet: Option<Usernet>,
+    /// The user's end of the console.
+    pub output: Output,
+    /// The log.
+    pub log: Log,
+    /// The instance's open folder.
+    pub dir: BorrowedFd<'a>,
+    /// The instance's folder.
+    pub path: &'a std::path::Path,
+    /// The control socket; it is made when the guest has run for a moment.
+    pub control: Option<Server>,
+    /// What asks the supervisor to end.
+    pub signals: Signals,
+    /// How long the guest may take to end when asked to.
+    pub stop_timeout: Duration,
+    /// Memory of the guest in bytes, for statistics.
+    pub memory: u64,
+    /// Tells the user something.
+    pub tell: fn(&str),
+    /// What goes on; [`Progress::default`] at the start.
+    pub progress: Progress,
+}
+
+/// What a supervisor remembers from turn to turn.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// When to end the guest by force.
+    kill_at: Option<Instant>,
+    /// A signal has asked for the end before.
+    interrupted: bool,
+    /// When to make the control socket.
+    settle_at: Option<Instant>,
+    /// Clients that wait for the guest's end.
+    waiting: Vec<ClientId>,
+    /// The console has ended.
+    console_ended: bool,
+    /// The user was told that the log is incomplete.
+    log_failed: bool,
+}
+
+/// What one turn found ready.
+struct Ready {
+    ended: bool,
+    signals: bool,
+    console: bool,
+    usernet: bool,
+    output: bool,
+    control: Vec<PollFlags>,
+}
+
+impl Supervisor<'_> {
+    /// Looks after the guest until it has ended and all of its output has been passed on.
+    ///
+    /// # Errors
+    /// [`Error::Host`] if the host does not let us wait. The guest is to be ended then.
+    pub fn run(&mut self) -> Result<(Ended, Vec<ClientId>), Error> {
+        let mut buffer = vec![0; CONSOLE_PIECE];
+        if self.control.is_none() {
+            self.progress.settle_at = Some(Instant::now() + SETTLED);
+        }
+        loop {
+            let ready = self.wait().map_err(|error| Error::host("wait for the guest", error))?;
+            let now = Instant::now();
+            if ready.signals {
+                self.take_signals(now);
+            }
+            if ready.console {
+                self.pass_on(&mut buffer, CONSOLE_PER_TURN, now);
+            }
+            if ready.output {
+                self.output.flush(now);
+            }
+            if let Some(usernet) = &mut self.usernet
+                && (ready.usernet || usernet.deadline().is_some_and(|at| at <= now))
+            {
+                usernet.run(now);
+            }
+            self.serve(&ready.control, now);
+            self.keep_time(now);
+            if ready.ended {
+                break;
+            }
+        }
+        let ended = self
+            .guest
+            .wait()
+            .map_err(|error| Error::host("learn how the guest ended", error))?;
+        // The guest cannot write any more, so this ends.
+        while !self.progress.console_ended {
+            let now = Instant::now();
+            if self.pass_on(&mut buffer, CONSOLE_PER_TURN, now) == 0 {
+                break;
+            }
+        }
+        Ok((ended, std::mem::take(&mut self.progress.waiting)))
+    }
+
+    /// What is still of use when the guest has ended.
+    pub fn into_parts(self) -> (Option<Server>, Output, Signals) {
+        (self.control, self.output, self.signals)
+    }
+
+    /// Appends text of Kiln's own to the log.
+    pub fn note(&mut self, text: &str) {
+        self.write_log(text.as_bytes());
+    }
+
+    fn wait(&self) -> rustix::io::Result<Ready> {
+        let now = Instant::now();
+        let mut fds = Vec::with_capacity(8);
+        fds.push(PollFd::from_borrowed_fd(self.guest.ended(), PollFlags::IN));
+        fds.push(PollFd::new(&self.signals, PollFlags::IN));
+        let reads_console = !self.progress.console_ended && self.output.has_room(now);
+        let console = reads_console.then(|| self.console.as_fd());
+        let console = optional(&mut fds, console, PollFlags::IN);
+        let usernet = self.usernet.as_ref().map(AsFd::as_fd);
+        let usernet = optional(&mut fds, usernet, PollFlags::IN);
+        let output = optional(&mut fds, self.output.waits_for(), PollFlags::OUT);
+        let control = fds.len();
+        if let Some(server) = &self.control {
+            let interests = server.interests();
+            fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+        }
+        let timeout = self
+            .deadline(now)
+            .map(|at| timespec(at.saturating_duration_since(now)));
+        match poll(&mut fds, timeout.as_ref()) {
+            // What is ready is looked at again in the next turn.
+            Err(Errno::INTR) => fds.iter_mut().for_each(PollFd::clear_revents),
+            result => drop(result?),
+        }
+        let is_ready = |index: usize| !fds[index].revents().is_empty();
+        Ok(Ready {
+            ended: is_ready(0),
+            signals: is_ready(1),
+            console: console.is_some_and(is_ready),
+            usernet: usernet.is_some_and(is_ready),
+            output: output.is_some_and(is_ready),
+            control: fds[control..].iter().map(PollFd::revents).collect(),
+        })
+    }
+
+    /// When to wake up even if nothing is ready.
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        let output = self.output.deadline().filter(|at| *at > now);
+        [
+            self.progress.kill_at,
+            self.progress.settle_at,
+            output,
+            self.usernet.as_ref().and_then(Usernet::deadline),
+            self.control.as_ref().and_then(Server::deadline),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Passes on what the guest wrote, about `limit` bytes at the most. Returns how many.
+    fn pass_on(&mut self, buffer: &mut [u8], limit: usize, now: Instant) -> usize {
+        let mut passed = 0;
+        while passed < limit {
+            match rustix::io::read(&self.console, &mut *buffer) {
+                Ok(0) => {
+                    self.progress.console_ended = true;
+                    break;
+                }
+                Ok(count) => {
+                    self.output.write(&buffer[..count], now);
+                    self.write_log(&buffer[..count]);
+                    passed += count;
+                    if count < buffer.len() || !self.output.has_room(now) {
+                        break;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        passed
+    }
+
+    fn write_log(&mut self, text: &[u8]) {
+        let Err(error) = self.log.write(self.dir, WallTime::now(), text) else {
+            return;
+        };
+        if !self.progress.log_failed {
+            self.progress.log_failed = true;
+            let error = Error::file("write", self.path.join(crate::console::log::FILE), error);
+            (self.tell)(&format!("{error}: the log is incomplete"));
+        }
+    }
+
+    fn take_signals(&mut self, now: Instant) {
+        while let Some(signal) = self.signals.next() {
+            if signal == SIGINT && self.progress.interrupted {
+                self.guest.kill();
+                continue;
+            }
+            self.progress.interrupted |= signal == SIGINT;
+            let forwarded = if signal == SIGINT { SIGINT } else { SIGTERM };
+            self.guest.request_stop(forwarded);
+            self.kill_after(self.stop_timeout, now);
+        }
+    }
+
+    /// Sets the time at which patience with the guest ends, unless it ends earlier already.
+    fn kill_after(&mut self, timeout: Duration, now: Instant) {
+        let at = now.checked_add(timeout);
+        self.progress.kill_at = match (self.progress.kill_at, at) {
+            (Some(earlier), Some(at)) => Some(earlier.min(at)),
+            (earlier, at) => earlier.or(at),
+        };
+    }
+
+    fn keep_time(&mut self, now: Instant) {
+        if self.progress.kill_at.is_some_and(|at| at <= now) {
+            self.progress.kill_at = None;
+            self.guest.kill();
+        }
+        if self.progress.settle_at.is_some_and(|at| at <= now) {
+            self.progress.settle_at = None;
+            match Server::bind(self.dir, self.path) {
+                Ok(server) => self.control = Some(server),
+                Err(error) => {
+                    let error = Error::file("create", self.path.join(CONTROL_SOCKET), error);
+                    (self.tell)(&format!("{error}: `kiln stop` will not reach this instance"));
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, ready: &[PollFlags], now: Instant) {
+        let Some(server) = &mut self.control else {
+            return;
+        };
+        // A socket made in this turn was not waited for yet; a client's own deadline may have come all the same.
+        for (client, request) in server.handle(ready, now) {
+            if let Some(response) = self.perform(client, &request, now)
+                && let Some(server) = &mut self.control
+            {
+                server.answer(client, &response, now);
+            }
+        }
+    }
+
+    /// Does what a client asks for. `None` if it is answered when the guest has ended.
+    fn perform(&mut self, client: ClientId, request: &Request, now: Instant) -> Option<Response> {
+        Some(match *request {
+            Request::Ping => Response::Done,
+            Request::Signal { signal: SIGKILL } => {
+                self.guest.kill();
+                Response::Done
+            }
+            Request::Signal { signal } => {
+                self.guest.request_stop(signal);
+                Response::Done
+            }
+            Request::Stats => Response::Stats(self.stats()),
+            Request::Protections => Response::Protections {
+                protections: protections(self.guest),
+            },
+            Request::Stop { signal, timeout_ms } => {
+                let timeout = timeout_ms.map_or(self.stop_timeout, Duration::from_millis);
+                if timeout.is_zero() || signal == SIGKILL {
+                    self.guest.kill();
+                } else {
+                    self.guest.request_stop(signal);
+                    self.kill_after(timeout, now);
+                }
+                self.progress.waiting.push(client);
+                return None;
+            }
+            Request::Wait => {
+                self.progress.waiting.push(client);
+                return None;
+            }
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        let usage = self.guest.usage();
+        let network = self.usernet.as_ref().map(Usernet::stats);
+        Stats {
+            cpu_ns: usage.cpu_ns,
+            resident: usage.resident,
+            supervisor_resident: own_resident().unwrap_or(0),
+            memory: self.memory,
+            calls: usage.calls,
+            operations: usage.operations,
+            host_calls: usage.host_calls,
+            net_received: network.map_or(0, |stats| stats.bytes_out),
+            net_sent: network.map_or(0, |stats| stats.bytes_in),
+        }
+    }
+}
+
+/// The protections around a guest, in the form that is recorded.
+pub fn protections(guest: &dyn Guest) -> Vec<Protection> {
+    let owned = |protection: &crate::backend::Protection| Protection {
+        name: protection.name.to_owned(),
+        missing: protection.missing.clone(),
+    };
+    guest.protections().iter().map(owned).collect()
+}
+
+/// Resident memory of this process in bytes, see proc_pid_statm(5).
+fn own_resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * kiln_abi::PAGE_SIZE)
+}
+
+/// Adds a descriptor to wait for, if there is one, and returns its place.
+fn optional<'a>(
+    fds: &mut Vec<PollFd<'a>>,
+    fd: Option<BorrowedFd<'a>>,
+    flags: PollFlags,
+) -> Option<usize> {
+    let index = fds.len();
+    fds.push(PollFd::from_borrowed_fd(fd?, flags));
+    Some(index)
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

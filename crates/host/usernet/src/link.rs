@@ -1,0 +1,279 @@
+//! Frames from and to the guest.
+//!
+//! The link is one end of a `SOCK_SEQPACKET` socket pair. A message is a [`NetHeader`] and one Ethernet frame. Both
+//! directions never block. What the guest does not read waits in a bounded queue; TCP stops producing while anything
+//! waits there (its data stay in the connections' buffers), everything else is dropped once the queue is full.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use kiln_abi::layout::Record;
+use kiln_abi::{NetHeader, net::MAX_FRAME};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, checksum};
+
+/// Length of an Ethernet header without a VLAN tag.
+pub(crate) const ETHERNET: usize = 14;
+
+/// What stands before an IP packet in a message.
+const PREFIX: usize = NetHeader::SIZE + ETHERNET;
+
+/// IP protocol numbers, as assigned by IANA.
+pub(crate) mod protocol {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+}
+
+/// What one attempt to take a frame gave.
+pub(crate) enum Received<'a> {
+    /// An Ethernet frame.
+    Frame(&'a [u8]),
+    /// A message that is none.
+    Malformed,
+    /// Nothing more for now.
+    Empty,
+    /// Nothing more ever.
+    Closed,
+}
+
+/// The direction from the guest.
+pub(crate) struct Inbound {
+    fd: Arc<OwnedFd>,
+    buffer: Box<[u8]>,
+    /// The other end is gone: an empty message is then the end, not a frame without a header.
+    pub hung_up: bool,
+}
+
+impl Inbound {
+    pub fn receive(&mut self) -> Received<'_> {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        match rustix::net::recv(&*self.fd, &mut self.buffer[..], flags) {
+            Ok((_, 0)) if self.hung_up => Received::Closed,
+            // With TRUNC the length is the message's own, which may exceed what fitted.
+            Ok((_, length)) if length < PREFIX || length > self.buffer.len() => Received::Malformed,
+            Ok((_, length)) => Received::Frame(&self.buffer[NetHeader::SIZE..length]),
+            Err(Errno::AGAIN | Errno::INTR) => Received::Empty,
+            Err(_) => Received::Closed,
+        }
+    }
+}
+
+/// The direction to the guest.
+pub(crate) struct Outbound {
+    fd: Arc<OwnedFd>,
+    /// The message in the making.
+    buffer: Vec<u8>,
+    waiting: VecDeque<Box<[u8]>>,
+    waiting_bytes: usize,
+    limit: usize,
+    offload: bool,
+    gateway_mac: EthernetAddress,
+    guest_mac: EthernetAddress,
+    pub frames: u64,
+    pub bytes: u64,
+    pub dropped: u64,
+}
+
+/// Makes both directions of a link.
+pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound) {
+    // As much as the host allows: otherwise three jumbo frames fill the socket. Failure costs speed only.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&link, 4 << 20);
+    let fd = Arc::new(link);
+    (
+        Inbound {
+            fd: Arc::clone(&fd),
+            buffer: vec![0; NetHeader::SIZE + MAX_FRAME].into_boxed_slice(),
+            hung_up: false,
+        },
+        Outbound {
+            fd,
+            buffer: vec![0; PREFIX],
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            limit: config.limits.link_bytes,
+            offload: config.checksum_offload,
+            gateway_mac: EthernetAddress(config.gateway_mac),
+            guest_mac: EthernetAddress(config.guest_mac),
+            frames: 0,
+            bytes: 0,
+            dropped: 0,
+        },
+    )
+}
+
+impl Outbound {
+    /// Frames wait for the guest: nothing that can wait should be sent now.
+    pub fn blocked(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Sends what waited. True if nothing waits any more.
+    pub fn flush(&mut self) -> bool {
+        while let Some(message) = self.waiting.front() {
+            match send(&self.fd, message) {
+                Ok(()) => {
+                    self.frames += 1;
+                    self.bytes += (message.len() - NetHeader::SIZE) as u64;
+                }
+                Err(Errno::AGAIN) => return false,
+                Err(_) => self.dropped += 1,
+            }
+            if let Some(message) = self.waiting.pop_front() {
+                self.waiting_bytes -= message.len();
+            }
+        }
+        true
+    }
+
+    /// Sends an ARP packet to one station.
+    pub fn arp(&mut self, to: EthernetAddress, length: usize, fill: impl FnOnce(&mut [u8])) {
+        self.begin(length, EthernetProtocol::Arp, to);
+        fill(&mut self.buffer[PREFIX..]);
+        self.transmit(NetHeader::PLAIN, false);
+    }
+
+    /// Sends one IP packet of `length` bytes that `fill` writes, with its transport checksum still open for TCP and
+    /// UDP and complete for all others.
+    ///
+    /// `urgent` packets are queued even if the queue is full: the caller promises to look at
+    /// [`blocked`](Self::blocked) before.
+    pub fn ip<R>(&mut self, length: usize, urgent: bool, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.begin(length, EthernetProtocol::Ipv4, self.guest_mac);
+        let packet = &mut self.buffer[PREFIX..];
+        let result = fill(packet);
+        if packet.first().is_some_and(|b| b >> 4 == 6) {
+            EthernetFrame::new_unchecked(&mut self.buffer[NetHeader::SIZE..])
+                .set_ethertype(EthernetProtocol::Ipv6);
+        }
+        let header = finish_checksum(&mut self.buffer[PREFIX..], self.offload);
+        self.transmit(header, urgent);
+        result
+    }
+
+    /// The guest's Ethernet address is learned from its frames, for guests that choose their own.
+    pub fn learn_guest_mac(&mut self, address: EthernetAddress) {
+        if address.is_unicast() {
+            self.guest_mac = address;
+        }
+    }
+
+    pub fn gateway_mac(&self) -> EthernetAddress {
+        self.gateway_mac
+    }
+
+    pub fn guest_mac(&self) -> EthernetAddress {
+        self.guest_mac
+    }
+
+    fn begin(&mut self, length: usize, kind: EthernetProtocol, to: EthernetAddress) {
+        // No clearing: who fills the packet writes all of it, and stale bytes were the guest's own.
+        self.buffer.resize(PREFIX + length, 0);
+        let mut frame = EthernetFrame::new_unchecked(&mut self.buffer[NetHeader::SIZE..]);
+        frame.set_src_addr(self.gateway_mac);
+        frame.set_dst_addr(to);
+        frame.set_ethertype(kind);
+    }
+
+    fn transmit(&mut self, header: NetHeader, urgent: bool) {
+        self.buffer[..NetHeader::SIZE].copy_from_slice(header.as_bytes());
+        if !self.blocked() {
+            match send(&self.fd, &self.buffer) {
+                Ok(()) => {
+                    self.frames += 1;
+                    self.bytes += (self.buffer.len() - NetHeader::SIZE) as u64;
+                    return;
+                }
+                Err(Errno::AGAIN) => {}
+                Err(_) => {
+                    self.dropped += 1;
+                    return;
+                }
+            }
+        }
+        if !urgent && self.waiting_bytes + self.buffer.len() > self.limit {
+            self.dropped += 1;
+            return;
+        }
+        self.waiting_bytes += self.buffer.len();
+        self.waiting.push_back(self.buffer.as_slice().into());
+    }
+}
+
+impl AsFd for Outbound {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn send(fd: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
+    loop {
+        match rustix::net::send(fd, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            // The socket pair's own memory limits; both pass.
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Err(Errno::AGAIN),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes the checksum of a TCP or UDP packet either complete or open in the way that the header announces.
+fn finish_checksum(packet: &mut [u8], offload: bool) -> NetHeader {
+    let Some((transport, protocol, pseudo)) = pseudo_header(packet) else {
+        return NetHeader::PLAIN;
+    };
+    let field = match protocol {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        _ => return NetHeader::PLAIN,
+    };
+    let Some(segment) = packet.get_mut(transport..) else {
+        return NetHeader::PLAIN;
+    };
+    if segment.len() < field + 2 {
+        return NetHeader::PLAIN;
+    }
+    if offload {
+        segment[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
+        return NetHeader {
+            flags: NetHeader::NEEDS_CSUM,
+            csum_start: (ETHERNET + transport) as u16,
+            csum_offset: field as u16,
+            ..NetHeader::PLAIN
+        };
+    }
+    segment[field..field + 2].fill(0);
+    let sum = match !checksum::combine(&[pseudo, checksum::data(segment)]) {
+        // In UDP, 0 means that there is none, RFC 768.
+        0 if protocol == protocol::UDP => 0xffff,
+        sum => sum,
+    };
+    segment[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    NetHeader::PLAIN
+}
+
+/// Offset of the transport header, its protocol, and the folded sum of its pseudo-header.
+fn pseudo_header(packet: &[u8]) -> Option<(usize, u8, u16)> {
+    let (transport, protocol, source, target): (_, _, IpAddr, IpAddr) = match packet.first()? >> 4 {
+        4 => {
+            let source = <[u8; 4]>::try_from(packet.get(12..16)?).ok()?;
+            let target = <[u8; 4]>::try_from(packet.get(16..20)?).ok()?;
+            let transport = usize::from(packet[0] & 15) * 4;
+            (transport, packet[9], source.into(), target.into())
+        }
+        6 => {
+            let source = <[u8; 16]>::try_from(packet.get(8..24)?).ok()?;
+            let target = <[u8; 16]>::try_from(packet.get(24..40)?).ok()?;
+            (40, packet[6], source.into(), target.into())
+        }
+        _ => return None,
+    };
+    let length = packet.len().checked_sub(transport)? as u32;
+    let sum = checksum::pseudo_header(&source.into(), &target.into(), protocol.into(), length);
+    Some((transport, protocol, sum))
+}

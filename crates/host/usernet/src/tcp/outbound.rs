@@ -1,0 +1,149 @@
+//! TCP out of the guest.
+//!
+//! A SYN of the guest first makes the host connect; only when that has worked is the SYN answered. So the guest sees
+//! what a program on the host would see: refused connections are reset, unreachable networks give an ICMP message, and
+//! hosts that do not answer give nothing, until the guest's own patience ends.
+
+use std::net::SocketAddr;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+
+use super::connection::{Connection, Flow, Phase};
+use super::{EVENTS, Tcp};
+use crate::context::Context;
+use crate::packet::{Packet, Unreachable, send_unreachable};
+use crate::policy::{Route, route};
+use crate::poller::Token;
+use crate::table::Key;
+
+impl Tcp {
+    /// A SYN of the guest that belongs to no connection.
+    pub(super) fn open(
+        &mut self,
+        cx: &mut Context,
+        flow: Flow,
+        packet: &Packet<'_>,
+        resolver: Option<SocketAddr>,
+    ) {
+        let target = match route(&cx.config, packet.target) {
+            Route::Host(address) => SocketAddr::new(address, flow.peer.port()),
+            Route::Dns if flow.peer.port() == 53 && resolver.is_some() => match resolver {
+                Some(resolver) => resolver,
+                None => return,
+            },
+            // Nobody listens there, as far as the guest is concerned.
+            Route::Dns | Route::Gateway => return self.refuse(cx, packet),
+            Route::Refused => {
+                cx.stats.refused += 1;
+                send_unreachable(&mut cx.out, packet, Unreachable::Prohibited);
+                return;
+            }
+        };
+        if self.connections.len() >= cx.config.limits.connections {
+            cx.stats.tcp_limited += 1;
+            return self.refuse(cx, packet);
+        }
+        match self.connect(cx, flow, packet, target) {
+            Ok(()) => cx.stats.tcp_opened += 1,
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                cx.stats.tcp_limited += 1;
+                self.refuse(cx, packet);
+            }
+            Err(errno) => self.fail(cx, packet.bytes, errno),
+        }
+    }
+
+    fn connect(
+        &mut self,
+        cx: &Context,
+        flow: Flow,
+        packet: &Packet<'_>,
+        target: SocketAddr,
+    ) -> Result<(), Errno> {
+        let family = if target.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let host = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+        sockopt::set_tcp_nodelay(&host, true)?;
+        match rustix::net::connect(&host, &target) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(errno) => return Err(errno),
+        }
+        let syn = packet.bytes.into();
+        let connection = Connection::new(flow, Phase::Connecting { syn }, host);
+        // The caller has looked whether the flow exists.
+        let key = self.insert(connection).ok_or(Errno::EXIST)?;
+        let added = match self.connections.get_mut(key) {
+            // Registering reports a connection that is up already, too.
+            Some(connection) => cx.poller.add(&connection.host, Token::Tcp(key), EVENTS),
+            None => Ok(()),
+        };
+        if added.is_err() {
+            self.remove(cx, key);
+        }
+        added
+    }
+
+    /// The host's socket of a connecting flow reported something.
+    pub(super) fn connected(&mut self, cx: &mut Context, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let outcome = match sockopt::socket_error(&connection.host) {
+            Ok(outcome) => outcome,
+            Err(errno) => Err(errno),
+        };
+        // Without an error and without a peer it is still on its way.
+        if outcome.is_ok() && rustix::net::getpeername(&connection.host).is_err() {
+            return;
+        }
+        let Phase::Connecting { syn } = std::mem::replace(&mut connection.phase, Phase::Open)
+        else {
+            return;
+        };
+        if let Err(errno) = outcome {
+            self.remove(cx, key);
+            return self.fail(cx, &syn, errno);
+        }
+        let Some(mut side) = self.take_buffers(cx) else {
+            self.remove(cx, key);
+            cx.stats.tcp_limited += 1;
+            if let Some(packet) = Packet::parse(&syn) {
+                self.refuse(cx, &packet);
+            }
+            return;
+        };
+        side.prepare();
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let peer = connection.flow.peer;
+        // The socket is closed and the port is not 0, so that this cannot fail.
+        let _ = side.socket().listen((peer.ip(), peer.port()));
+        connection.guest = Some(side);
+        self.feed(cx, key, &syn, 0);
+    }
+
+    /// Tells the guest why its connection cannot be.
+    fn fail(&mut self, cx: &mut Context, syn: &[u8], errno: Errno) {
+        cx.stats.tcp_failed += 1;
+        let Some(packet) = Packet::parse(syn) else {
+            return;
+        };
+        match errno {
+            // The guest's own time-out says it best.
+            Errno::TIMEDOUT => {}
+            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::HOSTDOWN => {
+                send_unreachable(&mut cx.out, &packet, Unreachable::Host);
+            }
+            Errno::ACCESS | Errno::PERM => {
+                send_unreachable(&mut cx.out, &packet, Unreachable::Prohibited);
+            }
+            _ => self.refuse(cx, &packet),
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! TCP between programs of the host and a stand-in guest, all on the loopback interface.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{DNS, GATEWAY, Guest, Host, PATIENCE, echo, loopback_config, with_forwards};
+use kiln_usernet::{Config, Error, Limits, PortForward, Usernet};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::State;
+use smoltcp::wire::IpAddress;
+
+fn client(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Runs the guest as an echo server until the client's thread is done.
+fn serve<T>(guest: &mut Guest, handles: &[SocketHandle], client: thread::JoinHandle<T>) -> T {
+    guest.run(|guest| {
+        for &handle in handles {
+            echo(guest.socket(handle));
+        }
+        client.is_finished()
+    });
+    client.join().expect("the client succeeds")
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u32)
+        .map(|i| (i ^ i >> 8 ^ i >> 16) as u8)
+        .collect()
+}
+
+#[test]
+fn a_forward_carries_both_directions_and_both_ends() {
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let server = guest.listen(80, 1 << 16);
+    let client = thread::spawn(move || {
+        let mut stream = client(address);
+        stream.write_all(b"hello").unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"hello");
+        // The guest sees the end of our data and still answers.
+        stream.write_all(b"last").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        rest
+    });
+    assert_eq!(serve(&mut guest, &[server], client), b"last");
+    guest.run(|guest| guest.state(server) == State::Closed);
+    thread::sleep(Duration::from_millis(50));
+    let stats = host.finish().stats();
+    assert_eq!((stats.tcp_accepted, stats.tcp_now), (1, 0));
+    assert_eq!((stats.tcp_bytes_in, stats.tcp_bytes_out), (9, 9));
+}
+
+#[test]
+fn the_guest_may_end_its_direction_first() {
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let server = guest.listen(80, 1 << 16);
+    let client = thread::spawn(move || {
+        let mut stream = client(address);
+        let mut greeting = Vec::new();
+        stream.read_to_end(&mut greeting).unwrap();
+        assert_eq!(greeting, b"bye");
+        stream.write_all(&pattern(200_000)).unwrap();
+    });
+    let mut greeted = false;
+    let mut received = Vec::new();
+    guest.run(|guest| {
+        let socket = guest.socket(server);
+        if socket.may_send() && !greeted {
+            socket.send_slice(b"bye").unwrap();
+            socket.close();
+            greeted = true;
+        }
+        let _ = socket.recv(|data| {
+            received.extend_from_slice(data);
+            (data.len(), ())
+        });
+        received.len() == 200_000
+    });
+    client.join().unwrap();
+    assert!(received == pattern(200_000));
+}
+
+#[test]
+fn bulk_survives_in_both_directions() {
+    const LENGTH: usize = 8 << 20;
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let server = guest.listen(80, 1 << 18);
+    let client = thread::spawn(move || {
+        let mut stream = client(address);
+        let mut writer = stream.try_clone().unwrap();
+        let writing = thread::spawn(move || {
+            writer.write_all(&pattern(LENGTH)).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut answer = Vec::with_capacity(LENGTH);
+        stream.read_to_end(&mut answer).unwrap();
+        writing.join().unwrap();
+        answer
+    });
+    assert!(serve(&mut guest, &[server], client) == pattern(LENGTH));
+    let stats = host.finish().stats();
+    assert_eq!(stats.tcp_bytes_in, LENGTH as u64);
+    assert_eq!(stats.tcp_bytes_out, LENGTH as u64);
+}
+
+#[test]
+fn a_slow_reader_slows_the_guest_and_loses_nothing() {
+    const LENGTH: usize = 4 << 20;
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let server = guest.listen(80, 1 << 18);
+    let client = thread::spawn(move || {
+        let mut stream = client(address);
+        stream.shutdown(Shutdown::Write).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        let mut data = Vec::new();
+        stream.read_to_end(&mut data).unwrap();
+        data
+    });
+    let data = pattern(LENGTH);
+    let mut sent = 0;
+    guest.run(|guest| {
+        let socket = guest.socket(server);
+        if sent < LENGTH && socket.can_send() {
+            sent += socket.send_slice(&data[sent..]).unwrap();
+        } else if sent == LENGTH && socket.may_send() {
+            socket.close();
+        }
+        client.is_finished()
+    });
+    assert!(client.join().unwrap() == data);
+    drop(host);
+}
+
+#[test]
+fn two_hundred_clients_at_once() {
+    const CLIENTS: usize = 200;
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let servers: Vec<_> = (0..CLIENTS).map(|_| guest.listen(80, 4096)).collect();
+    let clients = thread::spawn(move || {
+        let mut streams: Vec<_> = (0..CLIENTS).map(|_| client(address)).collect();
+        for round in 0..3_u8 {
+            for (i, stream) in streams.iter_mut().enumerate() {
+                stream.write_all(&[round, i as u8, 7]).unwrap();
+            }
+            for (i, stream) in streams.iter_mut().enumerate() {
+                let mut answer = [0; 3];
+                stream.read_exact(&mut answer).unwrap();
+                assert_eq!(answer, [round, i as u8, 7]);
+            }
+        }
+    });
+    serve(&mut guest, &servers, clients);
+    assert_eq!(host.finish().stats().tcp_accepted, CLIENTS as u64);
+}
+
+#[test]
+fn clients_wait_for_a_program_that_is_starting() {
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let client = thread::spawn(move || {
+        let mut stream = client(address);
+        stream.write_all(b"early").unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        answer
+    });
+    guest.run_for(Duration::from_millis(300));
+    let server = guest.listen(80, 4096);
+    assert_eq!(&serve(&mut guest, &[server], client), b"early");
+
+    // Once the port has answered, a refusal is a refusal.
+    let start = Instant::now();
+    let client = thread::spawn(move || TcpStream::connect(address)?.read(&mut [0; 1]));
+    let outcome = serve(&mut guest, &[], client);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(host.finish().stats().tcp_unanswered, 1);
+}
+
+#[test]
+fn a_port_that_never_answers_is_reset_in_the_end() {
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let start = Instant::now();
+    let client = thread::spawn(move || TcpStream::connect(address)?.read(&mut [0; 1]));
+    let outcome = serve(&mut guest, &[], client);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let waited = start.elapsed();
+    assert!(waited > Duration::from_secs(2) && waited < Duration::from_secs(6));
+    assert_eq!(host.finish().stats().tcp_now, 0);
+}
+
+#[test]
+fn a_reset_by_the_guest_reaches_the_client() {
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let server = guest.listen(80, 4096);
+    let client = thread::spawn(move || client(address).read(&mut [0; 1]));
+    guest.run(|guest| guest.state(server) == State::Established);
+    guest.socket(server).abort();
+    let outcome = serve(&mut guest, &[], client);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    drop(host);
+}
+
+#[test]
+fn a_client_that_goes_away_resets_the_guest() {
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let server = guest.listen(80, 4096);
+    let stream = thread::spawn(move || client(address));
+    guest.run(|guest| guest.state(server) == State::Established);
+    drop(stream.join().unwrap());
+    // It looks like a half-close until the guest sends more.
+    guest.run(|guest| guest.state(server) == State::CloseWait);
+    guest.socket(server).send_slice(b"anybody there?").unwrap();
+    guest.run_for(Duration::from_millis(50));
+    let _ = guest.socket(server).send_slice(b"hello?");
+    guest.run(|guest| guest.state(server) == State::Closed);
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(host.finish().stats().tcp_now, 0);
+}
+
+#[test]
+fn the_guest_reaches_the_hosts_loopback_if_allowed() {
+    for (listen, gateway) in [
+        ("127.0.0.1:0", GATEWAY),
+        (
+            "[::1]:0",
+            IpAddress::v6(0xfd00, 0x6b69, 0x6c6e, 0, 0, 0, 0, 2),
+        ),
+    ] {
+        let Ok(listener) = TcpListener::bind(listen) else {
+            continue;
+        };
+        let port = listener.local_addr().unwrap().port();
+        let (host, mut guest) = Host::start(loopback_config());
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut data = Vec::new();
+            stream.read_to_end(&mut data).unwrap();
+            stream.write_all(&data).unwrap();
+        });
+        let handle = guest.connect((gateway, port), 40_000);
+        guest.run(|guest| guest.state(handle) == State::Established);
+        let data = pattern(100_000);
+        guest.socket(handle).send_slice(&data).unwrap();
+        guest.socket(handle).close();
+        let mut answer = Vec::new();
+        guest.run(|guest| {
+            let _ = guest.socket(handle).recv(|data| {
+                answer.extend_from_slice(data);
+                (data.len(), ())
+            });
+            answer.len() == data.len()
+        });
+        assert!(answer == data);
+        server.join().unwrap();
+        assert_eq!(host.finish().stats().tcp_opened, 1);
+    }
+}
+
+#[test]
+fn the_guest_sees_refusals() {
+    // A port on which nobody listens: bound and released.
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let (host, mut guest) = Host::start(loopback_config());
+    let handle = guest.connect((GATEWAY, port), 40_000);
+    guest.run(|guest| guest.state(handle) == State::Closed);
+    let stats = host.finish().stats();
+    assert_eq!((stats.tcp_failed, stats.tcp_now), (1, 0));
+}
+
+#[test]
+fn the_hosts_loopback_is_out_of_bounds_otherwise() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (host, mut guest) = Host::start(Config::default());
+    let by_gateway = guest.connect((GATEWAY, port), 40_000);
+    guest.run(|guest| guest.state(by_gateway) == State::Closed);
+    // smoltcp does not act on ICMP errors of TCP connections; that nothing arrives is what counts.
+    for (i, target) in [
+        IpAddress::v4(127, 0, 0, 1),
+        IpAddress::v4(169, 254, 169, 254),
+        IpAddress::v4(10, 0, 2, 99),
+        IpAddress::v6(0, 0, 0, 0, 0, 0xffff, 0x7f00, 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        guest.connect((target, port), 40_001 + i as u16);
+    }
+    guest.run_for(Duration::from_millis(100));
+    assert!(listener.accept().is_err());
+    let stats = host.finish().stats();
+    assert_eq!(stats.tcp_opened, 0);
+    assert!(stats.refused >= 2, "{stats}");
+}
+
+#[test]
+fn dns_over_tcp_goes_to_the_resolver() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config {
+        resolvers: vec![listener.local_addr().unwrap()],
+        ..Config::default()
+    };
+    let (host, mut guest) = Host::start(config);
+    let handle = guest.connect((DNS, 53), 40_000);
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"\x00\x01x").unwrap();
+    });
+    guest.run(|guest| guest.socket(handle).can_recv());
+    server.join().unwrap();
+    let other = guest.connect((DNS, 54), 40_001);
+    guest.run(|guest| guest.state(other) == State::Closed);
+    drop(host);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = Config {
+        forwards: vec![PortForward::tcp(address, 80)],
+        ..Config::default()
+    };
+    let error = Usernet::new(config, common::link().0).unwrap_err();
+    assert!(matches!(error, Error::PortInUse { .. }));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "port {} on 127.0.0.1 is in use: choose another with -p",
+            address.port()
+        )
+    );
+}
+
+#[test]
+fn a_forward_without_address_listens_on_both_families() {
+    let (host, mut guest) = Host::start(with_forwards(&["0:80"]));
+    assert_eq!(host.forward(0).ip(), Ipv4Addr::UNSPECIFIED);
+    for forward in host.forwards.clone() {
+        assert_eq!(forward.host.port(), host.forward(0).port());
+        let mut address = forward.host;
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+        let server = guest.listen(80, 4096);
+        let client = thread::spawn(move || {
+            let mut stream = client(address);
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        });
+        serve(&mut guest, &[server], client);
+    }
+}
+
+#[test]
+fn limits_hold() {
+    let mut config = with_forwards(&["127.0.0.1:0:80"]);
+    config.limits = Limits {
+        connections: 4,
+        buffer_bytes: 4 << 20,
+        ..config.limits
+    };
+    let (host, mut guest) = Host::start(config);
+    let address = host.forward(0);
+    let servers: Vec<_> = (0..8).map(|_| guest.listen(80, 4096)).collect();
+    // The host's backlog takes them all; four reach the guest, and two more once two have gone.
+    let mut clients: Vec<_> = (0..6).map(|_| client(address)).collect();
+    let established = |guest: &mut Guest| {
+        let states = servers.iter().map(|&s| guest.state(s));
+        states.filter(|&s| s == State::Established).count()
+    };
+    guest.run(|guest| established(guest) == 4);
+    guest.run_for(Duration::from_millis(150));
+    assert_eq!(established(&mut guest), 4);
+    clients.drain(..2);
+    guest.run(|guest| {
+        for &server in &servers {
+            echo(guest.socket(server));
+        }
+        established(guest) == 4 && {
+            let closed = servers.iter().filter(|&&s| {
+                !guest
+                    .sockets
+                    .get::<smoltcp::socket::tcp::Socket>(s)
+                    .is_open()
+            });
+            closed.count() == 2
+        }
+    });
+    drop(host);
+}
