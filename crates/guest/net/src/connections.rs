@@ -35,6 +35,9 @@ use crate::wait::WaitQueue;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// First of the ephemeral ports, which go up to 65535. RFC 6056 section 3.2 advises a wide range.
 const FIRST_EPHEMERAL: u16 = 32_768;
+/// Ten segments, which any sender may send at once (RFC 6928). With a send buffer no greater than that there is never
+/// more on its way, and the protocol's congestion control, which starts with two short segments, would only delay.
+const INITIAL_WINDOW: usize = 16 * 1024;
 /// Ports tried before giving up.
 const PORT_ATTEMPTS: usize = 256;
 
@@ -231,7 +234,7 @@ impl Core {
             return Err(Error::Exhausted);
         }
         let local = SocketAddr::new(source, port);
-        let mut socket = self.socket();
+        let mut socket = self.socket(which);
         socket.set_timeout(Some(self.config.connect_timeout.into()));
         let link = self.link(which);
         socket
@@ -350,10 +353,15 @@ impl Core {
         FIRST_EPHEMERAL + self.random.below(range) as u16
     }
 
-    fn socket(&self) -> Socket<'static> {
+    fn socket(&self, which: Which) -> Socket<'static> {
         let buffer = |size| SocketBuffer::new(vec![0; size]);
         let mut socket = Socket::new(buffer(self.buffers.receive), buffer(self.buffers.send));
-        socket.set_congestion_control(CongestionControl::Reno);
+        let uncontrolled = which == Which::Loopback || self.buffers.send <= INITIAL_WINDOW;
+        socket.set_congestion_control(if uncontrolled {
+            CongestionControl::None
+        } else {
+            CongestionControl::Reno
+        });
         socket
     }
 
@@ -407,7 +415,7 @@ impl Core {
             self.stats.refused += 1;
             return Ok(None);
         }
-        let mut socket = self.socket();
+        let mut socket = self.socket(which);
         let endpoint = IpListenEndpoint::from(local);
         socket.listen(endpoint).map_err(|_| ())?;
         let handle = self.link(which).sockets.add(socket);

@@ -195,13 +195,11 @@ mod entry {
         // SAFETY: as above; every address in it lies in ranges that the monitor mapped.
         unsafe { boot::install(info) };
         time::start(info);
-        // SAFETY: addresses of the linker's symbols are being taken, nothing is read.
-        let (relro, relro_end) = unsafe {
-            (
-                &raw const __kiln_relro_start as u64,
-                &raw const __kiln_relro_end as u64,
-            )
-        };
+        // Only the addresses of the linker's symbols mean something.
+        let (relro, relro_end) = (
+            &raw const __kiln_relro_start as u64,
+            &raw const __kiln_relro_end as u64,
+        );
         let seal = Op::MemoryProtect {
             range: Segment {
                 addr: relro,

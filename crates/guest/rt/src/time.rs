@@ -3,7 +3,9 @@
 //! Every call to the monitor tells the time, and where the processor's time-stamp counter can be relied on the guest
 //! reads that in between; else [`now`] makes a call of its own (about half a microsecond on the `process` backend).
 
-use alloc::collections::BTreeMap;
+use alloc::collections::BinaryHeap;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
@@ -80,31 +82,98 @@ pub fn since_epoch() -> Duration {
     Duration::from_nanos(call.wall)
 }
 
+/// Timers that somebody waits for. The heap may hold entries of timers that were forgotten meanwhile; they are
+/// recognised by their number and thrown away when they surface, or all together when they are the majority.
 #[derive(Debug)]
 struct Timers {
-    waiting: BTreeMap<(Instant, u64), Waker>,
+    order: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
     next_id: u64,
 }
 
+#[derive(Debug)]
+struct Slot {
+    /// 0 while the slot is free.
+    id: u64,
+    waker: Option<Waker>,
+}
+
+/// A timer: its number and its slot.
+#[derive(Clone, Copy, Debug)]
+struct Timer {
+    id: u64,
+    slot: usize,
+}
+
 static TIMERS: Lock<Timers> = Lock::new(Timers {
-    waiting: BTreeMap::new(),
+    order: BinaryHeap::new(),
+    slots: Vec::new(),
+    free: Vec::new(),
     next_id: 0,
 });
 
+impl Timers {
+    fn add(&mut self, at: Instant, waker: Waker) -> Timer {
+        self.next_id += 1;
+        let id = self.next_id;
+        let entry = Slot {
+            id,
+            waker: Some(waker),
+        };
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot] = entry;
+            slot
+        } else {
+            self.slots.push(entry);
+            self.slots.len() - 1
+        };
+        if self.order.len() > 2 * self.slots.len() + 64 {
+            let slots = &self.slots;
+            self.order
+                .retain(|Reverse((_, id, slot))| slots[*slot].id == *id);
+        }
+        self.order.push(Reverse((at, id, slot)));
+        Timer { id, slot }
+    }
+
+    /// The waker of a timer that is still set, which is then not set any more.
+    fn take(&mut self, timer: Timer) -> Option<Waker> {
+        let slot = &mut self.slots[timer.slot];
+        if slot.id != timer.id {
+            return None;
+        }
+        slot.id = 0;
+        self.free.push(timer.slot);
+        slot.waker.take()
+    }
+
+    fn first(&mut self) -> Option<(Instant, Timer)> {
+        loop {
+            let &Reverse((at, id, slot)) = self.order.peek()?;
+            if self.slots[slot].id == id {
+                return Some((at, Timer { id, slot }));
+            }
+            self.order.pop();
+        }
+    }
+}
+
 /// When the next timer is due; [`Instant::FOREVER`] if there is none.
 pub(crate) fn next_deadline() -> Instant {
-    TIMERS.with(|timers| {
-        let first = timers.waiting.first_key_value();
-        first.map_or(Instant::FOREVER, |((at, _), _)| *at)
-    })
+    TIMERS.with(|timers| timers.first().map_or(Instant::FOREVER, |(at, _)| at))
 }
 
 /// Wakes everyone whose time has come.
 pub(crate) fn fire(now: Instant) {
     loop {
         let due = TIMERS.with(|timers| {
-            let entry = timers.waiting.first_entry()?;
-            (entry.key().0 <= now).then(|| entry.remove())
+            let (at, timer) = timers.first()?;
+            if at > now {
+                return None;
+            }
+            timers.order.pop();
+            timers.take(timer)
         });
         match due {
             Some(waker) => waker.wake(),
@@ -118,7 +187,7 @@ pub(crate) fn fire(now: Instant) {
 #[must_use = "a future does nothing unless awaited"]
 pub struct Sleep {
     at: Instant,
-    id: Option<u64>,
+    timer: Option<Timer>,
 }
 
 /// Waits for a duration. Wakes late by up to the time other tasks take, never early.
@@ -128,7 +197,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 
 /// Waits until an instant.
 pub fn sleep_until(at: Instant) -> Sleep {
-    Sleep { at, id: None }
+    Sleep { at, timer: None }
 }
 
 impl Future for Sleep {
@@ -138,26 +207,22 @@ impl Future for Sleep {
         if self.at <= cached() {
             return Poll::Ready(());
         }
-        let at = self.at;
-        let id = self.id;
-        let id = TIMERS.with(|timers| {
-            let id = id.unwrap_or_else(|| {
-                timers.next_id += 1;
-                timers.next_id
-            });
-            timers.waiting.insert((at, id), cx.waker().clone());
-            id
+        let (at, old) = (self.at, self.timer);
+        let (timer, _old) = TIMERS.with(|timers| {
+            // The waker may be another one each time. The old one is dropped outside of the lock.
+            let old = old.and_then(|timer| timers.take(timer));
+            (timers.add(at, cx.waker().clone()), old)
         });
-        self.id = Some(id);
+        self.timer = Some(timer);
         Poll::Pending
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
+        if let Some(timer) = self.timer {
             // The waker is dropped outside of the lock: it may free a task that sleeps too.
-            let _waker = TIMERS.with(|timers| timers.waiting.remove(&(self.at, id)));
+            let _waker = TIMERS.with(|timers| timers.take(timer));
         }
     }
 }
