@@ -115,7 +115,7 @@ impl State {
     }
 
     /// Allocates, or returns `None` when there is no room.
-    #[inline]
+    #[inline(never)]
     pub fn allocate(&mut self, size: usize, align: usize, zero: bool) -> Option<Object> {
         let placement = Placement::of(size, align);
         if let Placement::Slot(class) = placement {
@@ -227,7 +227,7 @@ impl State {
         Ok(())
     }
 
-    #[inline]
+    #[inline(never)]
     fn take_back(&mut self, found: Found, size: usize) {
         let Self {
             regions,
@@ -304,7 +304,7 @@ impl State {
     }
 
     /// Finds the object that a pointer and a size claim to be, or says what is wrong.
-    #[inline]
+    #[inline(never)]
     fn check(&self, address: usize, size: usize, claim: Placement) -> Result<Found, HeapError> {
         let regions = &self.regions;
         let Some(mut id) = regions.page_at(address) else {

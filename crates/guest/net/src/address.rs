@@ -5,7 +5,6 @@
 //! and connections from an address that is gone are aborted.
 
 use alloc::boxed::Box;
-use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -139,7 +138,7 @@ impl Core {
             socket.set_retry_config(retry);
             if !self.config.hostname.is_empty() {
                 // The protocol wants to borrow it for as long as the stack lives.
-                let name: &'static str = Box::leak(self.config.hostname.to_string().into());
+                let name: &'static str = Box::leak(self.config.hostname.clone().into());
                 let options: &'static [DhcpOption] = Box::leak(Box::new([DhcpOption {
                     kind: HOST_NAME_OPTION,
                     data: name.as_bytes(),
@@ -339,9 +338,7 @@ pub(crate) fn peer(address: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         // An IPv4 address in IPv6 notation (RFC 4291 section 2.5.5.2) is reached over IPv4.
-        IpAddr::V6(address) => address
-            .to_ipv4_mapped()
-            .map_or(address.into(), IpAddr::V4),
+        IpAddr::V6(address) => address.to_ipv4_mapped().map_or(address.into(), IpAddr::V4),
         IpAddr::V4(_) => address,
     }
 }

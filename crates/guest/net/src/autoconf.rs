@@ -59,7 +59,7 @@ impl Autoconf {
         self.servers.iter().map(|learned| learned.address)
     }
 
-    /// Takes in a router advertisement, from its ICMPv6 type byte on. True if anything is different now.
+    /// Takes in a router advertisement, from its `ICMPv6` type byte on. True if anything is different now.
     pub(crate) fn advert(&mut self, router: Ipv6Addr, advert: &[u8], now: Instant) -> bool {
         let before = (self.address(), self.router(), self.servers.clone());
         let Some((header, options)) = advert.split_first_chunk::<16>() else {

@@ -104,12 +104,7 @@ impl Connections {
     }
 
     /// The connection with these ends.
-    pub(crate) fn find(
-        &self,
-        which: Which,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) -> Option<u32> {
+    pub(crate) fn find(&self, which: Which, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
         self.all
             .iter()
             .find(|c| c.which == which && c.local == local && c.remote == remote)
@@ -150,9 +145,8 @@ fn oldest(candidates: impl Iterator<Item = (u32, Instant)>) -> Option<u32> {
 
 /// True if two sockets cannot both be bound: same port, and addresses that overlap. `[::]` takes both families.
 pub(crate) fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
-    let wildcard = |one: IpAddr, other: IpAddr| {
-        one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
-    };
+    let wildcard =
+        |one: IpAddr, other: IpAddr| one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
     a.port() == b.port()
         && (a.ip() == b.ip() || wildcard(a.ip(), b.ip()) || wildcard(b.ip(), a.ip()))
 }
@@ -308,7 +302,9 @@ impl Core {
             return;
         };
         connection.phase = Phase::Lingering { until };
-        if let Some((socket, _)) = self.tcp(id) {
+        if self.is_opening(id) {
+            self.discard(id);
+        } else if let Some((socket, _)) = self.tcp(id) {
             socket.set_keep_alive(None);
             socket.set_timeout(None);
             discard_received(socket);
@@ -560,7 +556,6 @@ impl Core {
                 index += 1;
             }
         }
-        self.time_wait.expire(self.now);
         next
     }
 
@@ -570,7 +565,9 @@ impl Core {
             return;
         };
         let connection = self.connections.all.swap_remove(index);
-        self.link(connection.which).sockets.remove(connection.handle);
+        self.link(connection.which)
+            .sockets
+            .remove(connection.handle);
         if let Phase::Queued { listener } = connection.phase
             && let Some(known) = self
                 .connections

@@ -329,7 +329,10 @@ mod tests {
     fn only_the_answer_to_the_question_counts() {
         let query = encode_query(7, &name(), A);
         let message = reply(&query, 3, &[]);
-        assert_eq!(parse_reply(&message, 7, &name(), A), Some(Reply::NoSuchName));
+        assert_eq!(
+            parse_reply(&message, 7, &name(), A),
+            Some(Reply::NoSuchName)
+        );
         assert_eq!(parse_reply(&message, 8, &name(), A), None);
         assert_eq!(parse_reply(&message, 7, &name(), AAAA), None);
         let other = encode_name("example.net").expect("a name");

@@ -75,7 +75,7 @@ pub(crate) enum Content<'a> {
     },
     /// A part of a UDP datagram.
     Fragment,
-    /// An ICMPv6 router advertisement, from its type byte on.
+    /// An `ICMPv6` router advertisement, from its type byte on.
     RouterAdvert(&'a [u8]),
     /// A router or host says that `remote` cannot be reached from `local` with TCP.
     Unreachable {
@@ -293,12 +293,7 @@ pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, leng
     )
 }
 
-fn verify(
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    payload: &[u8],
-) -> Result<(), Fault> {
+fn verify(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Result<(), Fault> {
     let pseudo = pseudo_sum(source, destination, protocol, payload.len());
     match checksum::combine(&[pseudo, checksum::data(payload)]) {
         0xffff => Ok(()),

@@ -8,9 +8,7 @@ use core::net::IpAddr;
 
 use kiln_abi::NetHeader;
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-};
+use smoltcp::wire::{IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
 use crate::frame::{self, Content, ETHERNET_HEADER, Ethernet, Fault, Segment};
 use crate::link::Which;
@@ -55,8 +53,7 @@ impl Core {
             Ok(parsed) => parsed,
             Err(fault) => return self.count_fault(fault),
         };
-        if which == Which::Wire
-            && (self.is_own(parsed.source) || parsed.destination.is_loopback())
+        if which == Which::Wire && (self.is_own(parsed.source) || parsed.destination.is_loopback())
         {
             self.stats.dropped_martian += 1;
             return;

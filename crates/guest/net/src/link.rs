@@ -99,7 +99,10 @@ impl Link {
             lost: &mut 0,
             capabilities: &capabilities,
         };
-        let iface = Interface::new(config, &mut port, timestamp(now));
+        let mut iface = Interface::new(config, &mut port, timestamp(now));
+        // There are few places for incomplete datagrams, and anybody can fill them with fragments of nothing. RFC 1122
+        // section 3.3.2 advises 60 to 120 seconds, Linux takes 30.
+        iface.set_reassembly_timeout(smoltcp::time::Duration::from_secs(15));
         Self {
             iface,
             sockets: SocketSet::new(Vec::new()),
@@ -133,10 +136,15 @@ impl Link {
         let now = timestamp(now);
         self.iface.poll_maintenance(now);
         let mut progress = false;
-        while self.iface.poll_egress(now, &mut port, &mut self.sockets) != PollResult::None {
+        loop {
+            // The result says nothing about fragments, of which each call sends one.
+            let before = port.queue.len();
+            let result = self.iface.poll_egress(now, &mut port, &mut self.sockets);
+            if result == PollResult::None && port.queue.len() == before {
+                return progress;
+            }
             progress = true;
         }
-        progress
     }
 
     /// When the protocols want to act next.

@@ -54,6 +54,11 @@ impl Queue {
         self.frames.is_empty()
     }
 
+    /// How many bytes wait.
+    pub(crate) fn len(&self) -> usize {
+        self.end
+    }
+
     /// Appends a frame of `len` bytes that `fill` writes. `segment` is the payload of each segment if the link shall
     /// cut it. The caller has asked whether there is room.
     pub(crate) fn push<R>(
@@ -99,7 +104,8 @@ impl Queue {
         last_header.gso_type = NetHeader::GSO_TCPV6;
         last_header.gso_size = segment as u16;
         last_header.hdr_len = PLAIN6 as u16;
-        self.bytes.copy_within(range.end - payload..range.end, last.end);
+        self.bytes
+            .copy_within(range.end - payload..range.end, last.end);
         last.end += payload;
         self.end = last.end;
         let frame = &mut self.bytes[last.clone()];
@@ -264,7 +270,7 @@ fn continues(
     let same = |range: Range<usize>| old[range.clone()] == new[range];
     let fits = old_payload.is_multiple_of(segment)
         && payload <= segment
-        && old.len() + payload - ETHERNET_HEADER <= usize::from(u16::MAX)
+        && u16::try_from(old.len() + payload - ETHERNET_HEADER).is_ok()
         && same(0..ETHERNET_HEADER + 4)
         && same(ETHERNET_HEADER + 6..tcp + 4)
         && same(tcp + 8..tcp + 13)

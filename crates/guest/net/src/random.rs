@@ -1,6 +1,6 @@
 //! Unpredictable numbers: ports, sequence number seeds, DNS identifiers.
 //!
-//! ChaCha20 (RFC 8439 section 2.3) as a counter-mode generator, keyed once with the seed from the configuration. Who
+//! `ChaCha20` (RFC 8439 section 2.3) as a counter-mode generator, keyed once with the seed from the configuration. Who
 //! sees some outputs cannot tell others, which is what RFC 6056 (ports) and RFC 5452 (DNS) ask for. It is not
 //! meant for keys: it does not reseed and keeps no secret from somebody who can read the guest's memory.
 

@@ -212,6 +212,7 @@ impl Core {
     /// The time never runs backwards.
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.time_wait.expire(self.now);
     }
 
     pub(crate) fn id(&mut self) -> u32 {
@@ -241,7 +242,7 @@ impl Core {
             }
             self.circulate();
         }
-        let reaped = self.reap();
+        let reaped = self.reap().min(self.reap_udp());
         self.udp.wake(&mut self.wire, &mut self.loopback);
         let wanted = self
             .wire

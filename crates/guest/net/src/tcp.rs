@@ -64,7 +64,9 @@ impl TcpListener {
     /// None now; the signature is that of `std`.
     pub async fn accept(&self) -> Result<(TcpStream, SocketAddr), Error> {
         let (id, peer) = poll_fn(|context| {
-            let accepted = self.stack.with(|core| core.accept(self.id, context.waker()));
+            let accepted = self
+                .stack
+                .with(|core| core.accept(self.id, context.waker()));
             accepted.map_or(Poll::Pending, Poll::Ready)
         })
         .await;
@@ -103,7 +105,11 @@ impl Drop for Handle {
 }
 
 impl Handle {
-    fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Error>> {
+    fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, Error>> {
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
         }
@@ -278,7 +284,8 @@ impl TcpStream {
 
     /// Ends the connection with a reset (RFC 9293 section 3.10.5). What was written and not yet acknowledged is lost.
     pub fn abort(self) {
-        let abort = |core: &mut crate::stack::Core| core.abort(self.handle.id, Error::ConnectionAborted);
+        let abort =
+            |core: &mut crate::stack::Core| core.abort(self.handle.id, Error::ConnectionAborted);
         self.handle.stack.with(abort);
     }
 
@@ -313,14 +320,18 @@ impl TcpStream {
     /// [`set_timeout`](Self::set_timeout) a peer that has vanished is found out. The default is not to probe.
     pub fn set_keepalive(&self, interval: Option<Duration>) {
         let id = self.handle.id;
-        self.handle.stack.with(|core| core.set_keepalive(id, interval));
+        self.handle
+            .stack
+            .with(|core| core.set_keepalive(id, interval));
     }
 
     /// Gives up, with [`Error::TimedOut`], when written data or a probe has not been acknowledged for so long (RFC
     /// 9293 section 3.8.3, R2). The default is to try without end.
     pub fn set_timeout(&self, timeout: Option<Duration>) {
         let id = self.handle.id;
-        self.handle.stack.with(|core| core.set_user_timeout(id, timeout));
+        self.handle
+            .stack
+            .with(|core| core.set_user_timeout(id, timeout));
     }
 
     /// Two halves, for two tasks. The connection closes when both are dropped.

@@ -1,7 +1,8 @@
 //! UDP for programs.
 //!
 //! A socket has a buffer for each direction (see [`Config`](crate::Config)); datagrams that arrive while it is full
-//! are lost, as they may be anywhere on their way. Several tasks may use one socket.
+//! are lost, as they may be anywhere on their way. Several tasks may use one socket. A datagram that was sent leaves even
+//! if the socket is dropped at once.
 //!
 //! Traffic of the guest with itself runs over a second socket of the protocol, which is made when the first such
 //! datagram comes along.
@@ -12,7 +13,9 @@ use core::fmt;
 use core::future::poll_fn;
 use core::net::{IpAddr, SocketAddr};
 use core::task::{Poll, Waker};
+use core::time::Duration;
 
+use kiln_abi::Instant;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::udp::{PacketBuffer, PacketMetadata, SendError, Socket, UdpMetadata};
 use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
@@ -30,6 +33,8 @@ const DATAGRAMS: usize = 32;
 /// What the protocol can fragment: its buffer, less an IPv4 and a UDP header.
 const LONGEST_FRAGMENTED: usize = 4096 - 20 - 8;
 const PORT_ATTEMPTS: usize = 256;
+/// How long a dropped socket waits for what was sent to leave.
+const CLOSING: Duration = Duration::from_secs(3);
 
 struct Entry {
     id: u32,
@@ -37,6 +42,8 @@ struct Entry {
     peer: Option<SocketAddr>,
     wire: SocketHandle,
     loopback: Option<SocketHandle>,
+    /// Dropped by the program, and until when it may wait for what was sent to leave.
+    closing: Option<Instant>,
     readers: WaitQueue,
     writers: WaitQueue,
 }
@@ -70,10 +77,7 @@ impl UdpTable {
     /// Wakes the tasks for which something has changed.
     pub(crate) fn wake(&mut self, wire: &mut Link, loopback: &mut Link) {
         for entry in &mut self.0 {
-            for (link, handle) in [
-                (&*wire, Some(entry.wire)),
-                (&*loopback, entry.loopback),
-            ] {
+            for (link, handle) in [(&*wire, Some(entry.wire)), (&*loopback, entry.loopback)] {
                 let Some(handle) = handle else { continue };
                 let socket = link.sockets.get::<Socket>(handle);
                 if socket.can_recv() {
@@ -123,6 +127,7 @@ impl Core {
             peer: None,
             wire,
             loopback: None,
+            closing: None,
             readers: WaitQueue::default(),
             writers: WaitQueue::default(),
         });
@@ -181,7 +186,11 @@ impl Core {
         }
         let (which, source) = self.route(to.ip())?;
         let local = self.udp.get(id)?.local.ip();
-        let source = if local.is_unspecified() { source } else { local };
+        let source = if local.is_unspecified() {
+            source
+        } else {
+            local
+        };
         if source.is_ipv4() != to.is_ipv4() {
             return Poll::Ready(Err(Error::AddressNotAvailable));
         }
@@ -248,18 +257,40 @@ impl Core {
         Poll::Pending
     }
 
+    /// The program has dropped a socket. What it has sent may still wait for the neighbour's address.
     pub(crate) fn release_udp(&mut self, id: u32) {
-        let Some(index) = self.udp.0.iter().position(|entry| entry.id == id) else {
-            return;
-        };
-        // What was sent and has not left yet, leaves now if it can.
-        self.wire.egress(self.now);
-        let entry = self.udp.0.swap_remove(index);
-        self.wire.sockets.remove(entry.wire);
-        if let Some(handle) = entry.loopback {
-            self.loopback.egress(self.now);
-            self.loopback.sockets.remove(handle);
+        let until = self.now + CLOSING;
+        if let Ok(entry) = self.udp.get(id) {
+            entry.closing = Some(until);
         }
+        self.reap_udp();
+    }
+
+    /// Frees the sockets that were dropped and have nothing more to say. Returns when to look again.
+    pub(crate) fn reap_udp(&mut self) -> Instant {
+        let mut next = Instant::FOREVER;
+        let mut index = 0;
+        while let Some(entry) = self.udp.0.get(index) {
+            let (wire, loopback, closing) = (entry.wire, entry.loopback, entry.closing);
+            let Some(until) = closing else {
+                index += 1;
+                continue;
+            };
+            let waits = |link: &Link, handle| link.sockets.get::<Socket>(handle).send_queue() > 0;
+            let waiting = waits(&self.wire, wire)
+                || loopback.is_some_and(|handle| waits(&self.loopback, handle));
+            if waiting && self.now < until {
+                next = next.min(until);
+                index += 1;
+                continue;
+            }
+            self.udp.0.swap_remove(index);
+            self.wire.sockets.remove(wire);
+            if let Some(handle) = loopback {
+                self.loopback.sockets.remove(handle);
+            }
+        }
+        next
     }
 }
 

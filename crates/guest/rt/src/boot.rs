@@ -21,7 +21,7 @@ pub(crate) unsafe fn install(info: &'static BootInfo) {
 /// Outside of a running guest.
 pub fn info() -> &'static BootInfo {
     // SAFETY: null, or installed for ever.
-    unsafe { INFO.load(Ordering::Relaxed).as_ref() }.expect("a guest has a boot record")
+    unsafe { INFO.load(Ordering::Relaxed).as_ref() }.expect("not in a guest")
 }
 
 /// The program's arguments, its name first. Arguments that are not UTF-8 are left out.

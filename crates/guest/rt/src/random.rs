@@ -45,7 +45,7 @@ pub(crate) fn install(entropy: &[u8; 64]) {
 /// If the host has no random numbers, or outside of a running guest.
 pub fn fill(bytes: &mut [u8]) {
     GENERATOR.with(|slot| {
-        let generator = slot.as_mut().expect("a guest is seeded at boot");
+        let generator = slot.as_mut().expect("not in a guest");
         let old = time::cached() - generator.seeded > Duration::from_secs(RESEED_SECONDS);
         if old || generator.left < bytes.len() as u64 {
             generator.reseed();
@@ -72,7 +72,7 @@ impl Generator {
         };
         let mut op = [Op::Random { buffer }.encode()];
         monitor::perform(&mut op);
-        assert!(op[0].outcome().is_ok(), "the host has no random numbers");
+        assert!(op[0].outcome().is_ok(), "no random numbers from the host");
         let mut seed = [0u8; 32];
         self.chacha.fill_bytes(&mut seed);
         for (mixed, byte) in seed.iter_mut().zip(fresh) {

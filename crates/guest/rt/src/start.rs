@@ -189,7 +189,7 @@ mod entry {
                 ExitReason::Boot,
                 125,
                 &[],
-                "the monitor speaks another version of the ABI",
+                "another version of the ABI",
             );
         }
         // SAFETY: as above; every address in it lies in ranges that the monitor mapped.
@@ -219,7 +219,7 @@ mod entry {
                 ExitReason::Boot,
                 125,
                 &[],
-                "the monitor refused the guest's trap handler or sealed pages",
+                "trap handler or sealed pages refused",
             );
         }
         // SAFETY: the free range is zeroed, writable, and nobody else's.

@@ -37,7 +37,7 @@ impl<T> Lock<T> {
         }
         assert!(
             !self.held.swap(true, Ordering::Acquire),
-            "a lock of the library OS was taken twice"
+            "lock taken twice"
         );
         let _release = Release(&self.held);
         // SAFETY: the flag was clear and is set now, so nobody else has the value.

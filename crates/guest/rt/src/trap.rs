@@ -59,7 +59,7 @@ fn describe(frame: &TrapFrame, text: &mut Text) {
         BREAKPOINT => text.write_str("breakpoint"),
         6 => text.write_str("illegal instruction"),
         13 => text.write_str(
-            "general protection fault (non-canonical address or privileged instruction)",
+            "general protection fault",
         ),
         PAGE_FAULT => {
             let bottom = backtrace::stack_bottom(boot::info().stack_top);

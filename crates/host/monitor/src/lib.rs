@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+#[allow(unsafe_code, reason = "running foreign code in a process of its own is what they are for")]
 pub mod backends;
 pub mod clock;
 pub mod console;
@@ -37,4 +38,5 @@ pub mod spec;
 pub mod supervise;
 
 pub use error::Error;
+pub use kiln_abi::VERSION as ABI_VERSION;
 pub use spec::Spec;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use kiln_usernet::PortForward;
+pub use kiln_usernet::PortForward;
 
 use crate::Error;
 use crate::devices::net::NetOption;

@@ -105,8 +105,7 @@ fn bulk_in() {
         forwards: vec!["127.0.0.1:0:80".parse().unwrap()],
         ..Config::default()
     };
-    let (host, mut guest) = Host::start(config);
-    guest.wire.verify = false;
+    let (host, mut guest) = Host::start_trusting(config);
     let address = host.forward(0);
     let server = guest.listen(80, 1 << 20);
     let client = thread::spawn(move || {
@@ -126,7 +125,6 @@ fn bulk_in() {
             start.get_or_insert_with(Instant::now);
             received += socket.recv(|data| (data.len(), data.len())).unwrap();
         }
-        if start.is_some() && !socket.may_recv() { eprintln!("{received} {:?} {}", socket.state(), 0); return true; }
         received == BULK
     });
     report("bulk into the guest", start.unwrap());
@@ -138,8 +136,7 @@ fn bulk_in() {
 fn bulk_out() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (host, mut guest) = Host::start(common::loopback_config());
-    guest.wire.verify = false;
+    let (host, mut guest) = Host::start_trusting(common::loopback_config());
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut buffer = vec![0; 1 << 18];

@@ -436,7 +436,7 @@ proptest! {
         let (ours, theirs) = link();
         let mut config = Config::default();
         config.resolvers = vec!["127.0.0.1:9".parse::<SocketAddr>().unwrap()];
-        let mut guest = Guest::new(theirs, &config);
+        let mut guest = Guest::new(theirs, &config, true);
         let mut network = Usernet::new(config.clone(), ours).unwrap();
         for (kind, mut frame) in frames {
             // Most frames get headers that lead them deeper.
@@ -482,7 +482,7 @@ proptest! {
         let port = listener.local_addr().unwrap().port();
         let (ours, theirs) = link();
         let config = loopback_config();
-        let mut guest = Guest::new(theirs, &config);
+        let mut guest = Guest::new(theirs, &config, true);
         let mut network = Usernet::new(config.clone(), ours).unwrap();
         let segment = |flags: u8, seq: u32, ack: u32, window: u16, length: usize| {
             let total = (40 + length) as u16;

@@ -118,7 +118,16 @@ fn nobody_outside_speaks_as_this_host() {
     for source in [[127, 0, 0, 1], B4.octets()] {
         world.inject(tcp4(source, B4, 80, 80, 1, 0, 2, &[]));
     }
-    world.inject(tcp4([10, 0, 0, 9], Ipv4Addr::LOCALHOST, 80, 80, 1, 0, 2, &[]));
+    world.inject(tcp4(
+        [10, 0, 0, 9],
+        Ipv4Addr::LOCALHOST,
+        80,
+        80,
+        1,
+        0,
+        2,
+        &[],
+    ));
     world.inject(arp(A_MAC, B4, B4));
     world.pass(Duration::from_millis(1));
     assert_eq!(b.stats().half_open, 0);
@@ -178,7 +187,9 @@ fn busy() -> (World, Stack, Vec<TcpListener>, UdpSocket) {
 
 fn templates() -> Vec<Vec<u8>> {
     let everybody = "ff02::1".parse().expect("an address");
-    let query = [130, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let query = [
+        130, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
     let mut solicit = Vec::from([135, 0, 0, 0, 0, 0, 0, 0]);
     solicit.extend(B6.octets());
     solicit.extend([1, 1]);
@@ -191,7 +202,11 @@ fn templates() -> Vec<Vec<u8>> {
         udp4(A4, Ipv4Addr::BROADCAST, 67, 68, &[2; 300]),
         icmp4(A4, B4, &[8, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]),
         icmp6(A6, B6, &[128, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]),
-        icmp6("fe80::1".parse().expect("an address"), everybody, &crate::autoconf::tests::advert(9, 9)),
+        icmp6(
+            "fe80::1".parse().expect("an address"),
+            everybody,
+            &crate::autoconf::tests::advert(9, 9),
+        ),
         icmp6("fe80::1".parse().expect("an address"), everybody, &query),
         icmp6(A6, B6, &solicit),
         arp(A_MAC, A4, B4),

@@ -38,11 +38,15 @@ pub(super) const B_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
 const LATENCY: Duration = Duration::from_micros(50);
 
 pub(super) fn config_a() -> Config {
-    Config::new(A_MAC, [1; 32]).ipv4(A4, 24, None).ipv6(A6, 64, None)
+    Config::new(A_MAC, [1; 32])
+        .ipv4(A4, 24, None)
+        .ipv6(A6, 64, None)
 }
 
 pub(super) fn config_b() -> Config {
-    Config::new(B_MAC, [2; 32]).ipv4(B4, 24, None).ipv6(B6, 64, None)
+    Config::new(B_MAC, [2; 32])
+        .ipv4(B4, 24, None)
+        .ipv6(B6, 64, None)
 }
 
 pub(super) fn socket(address: impl Into<std::net::IpAddr>, port: u16) -> SocketAddr {
@@ -159,8 +163,7 @@ impl World {
 
     /// Puts a frame on the wire, sent by nobody.
     pub(super) fn inject(&mut self, frame: Vec<u8>) {
-        self.wire
-            .push_back((usize::MAX, (NetHeader::PLAIN, frame)));
+        self.wire.push_back((usize::MAX, (NetHeader::PLAIN, frame)));
     }
 
     fn waiting(&self) -> Vec<&'static str> {

@@ -78,7 +78,11 @@ fn long_frames_carry_all_the_link_needs_to_cut_them() {
             } else {
                 [frame[16], frame[17]]
             });
-            let counted = if v6 { frame.len() - 54 } else { frame.len() - 14 };
+            let counted = if v6 {
+                frame.len() - 54
+            } else {
+                frame.len() - 14
+            };
             assert_eq!(usize::from(length), counted);
             let headers = tcp + usize::from(frame[tcp + 12] >> 4) * 4;
             if frame.len() > 1514 {
@@ -105,7 +109,9 @@ fn without_offloads_frames_are_complete_and_short() {
         while stream.read(&mut [0; 999]).await.expect("reads") > 0 {}
     });
     world.spawn("client", async move {
-        let mut stream = TcpStream::connect(&a, socket(B4, 80)).await.expect("connects");
+        let mut stream = TcpStream::connect(&a, socket(B4, 80))
+            .await
+            .expect("connects");
         stream.write_all(&[1; 50_000]).await.expect("writes");
     });
     world.run();

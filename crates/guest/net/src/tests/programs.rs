@@ -57,7 +57,10 @@ fn an_echo_over_each_family() {
             stream.write_all(b"over and out").await.expect("writes");
             stream.shutdown().await.expect("shuts down");
             assert_eq!(stream.write(b"x").await, Err(Error::BrokenPipe));
-            assert_eq!(read_to_end(&mut stream).await.expect("reads"), b"over and out");
+            assert_eq!(
+                read_to_end(&mut stream).await.expect("reads"),
+                b"over and out"
+            );
         });
         world.run();
         assert_eq!(b.stats().accepted, 1);
@@ -96,7 +99,9 @@ fn the_guest_reaches_itself() {
             for chunk in data.chunks(1000) {
                 stream.write_all(chunk).await.expect("writes");
                 let mut back = [0; 1000];
-                Read::read_exact(&mut stream, &mut back).await.expect("reads");
+                Read::read_exact(&mut stream, &mut back)
+                    .await
+                    .expect("reads");
                 assert_eq!(back, *chunk);
             }
         });
@@ -156,7 +161,9 @@ fn an_abort_is_a_reset_at_the_other_end() {
         stream.abort();
     });
     world.spawn("client", async move {
-        let mut stream = TcpStream::connect(&a, socket(B4, 80)).await.expect("connects");
+        let mut stream = TcpStream::connect(&a, socket(B4, 80))
+            .await
+            .expect("connects");
         stream.write_all(b"x").await.expect("writes");
         let mut byte = [0];
         assert_eq!(stream.read(&mut byte).await, Err(Error::ConnectionReset));
@@ -180,7 +187,9 @@ fn a_peer_that_vanishes_is_found_out() {
     let outcome = Rc::new(Cell::new(None));
     let result = outcome.clone();
     world.spawn("client", async move {
-        let mut stream = TcpStream::connect(&a, socket(B4, 80)).await.expect("connects");
+        let mut stream = TcpStream::connect(&a, socket(B4, 80))
+            .await
+            .expect("connects");
         stream.set_keepalive(Some(Duration::from_secs(10)));
         stream.set_timeout(Some(Duration::from_secs(35)));
         result.set(Some(stream.read(&mut [0]).await));
@@ -201,7 +210,9 @@ fn an_idle_connection_is_left_alone() {
     let streams = Rc::new(Cell::new(None));
     let keep = streams.clone();
     world.spawn("client", async move {
-        let stream = TcpStream::connect(&a, socket(B4, 80)).await.expect("connects");
+        let stream = TcpStream::connect(&a, socket(B4, 80))
+            .await
+            .expect("connects");
         stream.set_timeout(Some(Duration::from_secs(5)));
         keep.set(Some(stream));
     });
@@ -210,7 +221,9 @@ fn an_idle_connection_is_left_alone() {
     world.spawn("later", async move {
         stream.write_all(b"still there").await.expect("writes");
         let mut back = [0; 11];
-        Read::read_exact(&mut stream, &mut back).await.expect("reads");
+        Read::read_exact(&mut stream, &mut back)
+            .await
+            .expect("reads");
     });
     world.run();
 }
@@ -221,7 +234,10 @@ fn ports_are_exclusive_where_addresses_overlap() {
     let v4 = TcpListener::bind(&a, socket(Ipv4Addr::UNSPECIFIED, 80)).expect("binds");
     let used = |address: std::net::IpAddr| TcpListener::bind(&a, socket(address, 80)).err();
     assert_eq!(used(A4.into()), Some(Error::AddressInUse));
-    assert_eq!(used(Ipv6Addr::UNSPECIFIED.into()), Some(Error::AddressInUse));
+    assert_eq!(
+        used(Ipv6Addr::UNSPECIFIED.into()),
+        Some(Error::AddressInUse)
+    );
     assert_eq!(used(A6.into()), None);
     drop(v4);
     assert_eq!(used(A4.into()), None);
@@ -247,7 +263,9 @@ fn dropped_connections_finish_and_leave_nothing_behind() {
     let client = a.clone();
     world.spawn("client", async move {
         for _ in 0..20 {
-            let mut stream = TcpStream::connect(&client, socket(B4, 80)).await.expect("connects");
+            let mut stream = TcpStream::connect(&client, socket(B4, 80))
+                .await
+                .expect("connects");
             assert_eq!(read_to_end(&mut stream).await.expect("reads"), [7; 3000]);
         }
     });
@@ -257,7 +275,11 @@ fn dropped_connections_finish_and_leave_nothing_behind() {
         let stats = stack.stats();
         assert_eq!((stats.connections, stats.buffer_bytes), (0, 0), "{stats:?}");
     }
-    assert_eq!(b.stats().time_wait, 20, "the side that closed first remembers");
+    assert_eq!(
+        b.stats().time_wait,
+        20,
+        "the side that closed first remembers"
+    );
     world.pass(Duration::from_secs(31));
     b.poll(world.now);
     assert_eq!(b.stats().time_wait, 0);
@@ -272,7 +294,9 @@ fn a_dropped_connection_whose_peer_is_gone_is_freed_in_bounded_time() {
     });
     let client = a.clone();
     world.spawn("client", async move {
-        let mut stream = TcpStream::connect(&client, socket(B4, 80)).await.expect("connects");
+        let mut stream = TcpStream::connect(&client, socket(B4, 80))
+            .await
+            .expect("connects");
         stream.write_all(b"lost").await.expect("writes");
     });
     world.run();
@@ -298,9 +322,13 @@ fn a_flood_of_syns_is_bounded_and_does_not_lock_others_out() {
     assert!(b.stats().half_open_dropped >= 990);
     world.spawn("server", echo_one(listener));
     world.spawn("client", async move {
-        let mut stream = TcpStream::connect(&a, socket(B4, 80)).await.expect("connects");
+        let mut stream = TcpStream::connect(&a, socket(B4, 80))
+            .await
+            .expect("connects");
         stream.write_all(b"me").await.expect("writes");
-        Read::read_exact(&mut stream, &mut [0; 2]).await.expect("reads");
+        Read::read_exact(&mut stream, &mut [0; 2])
+            .await
+            .expect("reads");
     });
     world.run();
     world.pass(Duration::from_secs(60));
@@ -315,9 +343,13 @@ fn a_full_backlog_makes_peers_wait_and_not_fail() {
     for _ in 0..5 {
         let (client, done) = (a.clone(), done.clone());
         world.spawn("client", async move {
-            let mut stream = TcpStream::connect(&client, socket(B4, 80)).await.expect("connects");
+            let mut stream = TcpStream::connect(&client, socket(B4, 80))
+                .await
+                .expect("connects");
             stream.write_all(b"x").await.expect("writes");
-            Read::read_exact(&mut stream, &mut [0]).await.expect("reads");
+            Read::read_exact(&mut stream, &mut [0])
+                .await
+                .expect("reads");
             done.set(done.get() + 1);
         });
     }
@@ -353,12 +385,9 @@ fn connections_stop_at_the_memory_budget() {
         drop(listener.accept().await);
     });
     let results = Rc::new(Cell::new((0, 0)));
-    let mut clients = Vec::new();
     for _ in 0..30 {
         let (client, results) = (a.clone(), results.clone());
-        clients.push(Box::new(()));
         world.spawn("client", async move {
-            let (open, refused) = results.get();
             match TcpStream::connect(&client, socket(B4, 80)).await {
                 Ok(stream) => {
                     let (open, refused) = results.get();
@@ -366,7 +395,10 @@ fn connections_stop_at_the_memory_budget() {
                     poll_fn(|_| Poll::<()>::Pending).await;
                     drop(stream);
                 }
-                Err(_) => results.set((open, refused + 1)),
+                Err(_) => {
+                    let (open, refused) = results.get();
+                    results.set((open, refused + 1));
+                }
             }
         });
     }
@@ -384,12 +416,18 @@ fn halves_work_apart_and_the_last_one_closes() {
     world.spawn("server", echo_one(listener));
     let stack = a.clone();
     world.spawn("client", async move {
-        let stream = TcpStream::connect(&stack, socket(B4, 80)).await.expect("connects");
+        let stream = TcpStream::connect(&stack, socket(B4, 80))
+            .await
+            .expect("connects");
         let (mut reader, mut writer) = stream.into_split();
-        Write::write_all(&mut writer, b"half").await.expect("writes");
+        Write::write_all(&mut writer, b"half")
+            .await
+            .expect("writes");
         drop(writer);
         let mut back = [0; 8];
-        Read::read_exact(&mut reader, &mut back[..4]).await.expect("reads");
+        Read::read_exact(&mut reader, &mut back[..4])
+            .await
+            .expect("reads");
         assert_eq!(reader.read(&mut back).await, Ok(0));
     });
     world.run();

@@ -142,10 +142,7 @@ fn a_reader_that_pauses_stops_the_writer_and_then_gets_everything() {
         let mut stream = TcpStream::connect(&a, socket(B4, 80))
             .await
             .expect("connects");
-        stream
-            .write_all(&pattern(100_000))
-            .await
-            .expect("writes");
+        stream.write_all(&pattern(100_000)).await.expect("writes");
     });
     world.pass(Duration::from_secs(120));
     assert_eq!(world.waiting(), ["writer"]);

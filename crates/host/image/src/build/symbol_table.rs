@@ -1,7 +1,8 @@
 //! The symbol table that stays in an image.
 //!
 //! Enough to name the functions of a stack and the variables of a program without its debug file: functions, hand-written
-//! code labels and writable variables. Constants, file names and the linker's own marks go.
+//! code labels and writable variables. Constants, file names and the linker's own marks go. Names are written as people
+//! read them and without generic arguments, which would be most of the table; the debug file has them in full.
 
 use std::collections::HashMap;
 
@@ -74,12 +75,17 @@ pub(super) fn essential(
         .filter(|(symbol, ..)| symbol.is_local())
         .count() as u32;
     for (symbol, section, name) in chosen {
-        let at = *known.entry(name).or_insert_with(|| {
-            let at = strings.len() as u32;
-            strings.extend_from_slice(name);
-            strings.push(0);
-            at
-        });
+        let name = readable(name);
+        let at = match known.get(&name) {
+            Some(&at) => at,
+            None => {
+                let at = strings.len() as u32;
+                strings.extend_from_slice(name.as_bytes());
+                strings.push(0);
+                known.insert(name, at);
+                at
+            }
+        };
         symbols.push(Sym64 {
             st_name: U32::new(E, at),
             st_shndx: U16::new(E, SymbolSection(section)),
@@ -91,4 +97,50 @@ pub(super) fn essential(
         strings,
         locals,
     })
+}
+
+/// The demangled name without hashes and generic arguments.
+fn readable(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    let full = format!("{:#}", rustc_demangle::demangle(&name));
+    let mut short = String::with_capacity(full.len());
+    let mut skipped = 0u32;
+    let mut before = ' ';
+    for letter in full.chars() {
+        // An angle bracket behind a name opens its arguments; elsewhere one opens `<Type as Trait>`.
+        let opens = letter == '<' && (before == ':' || before == '_' || before.is_alphanumeric());
+        let arrow = letter == '>' && before == '-';
+        if opens || (skipped > 0 && letter == '<') {
+            if skipped == 0 && short.ends_with("::") {
+                short.truncate(short.len() - 2);
+            }
+            skipped += 1;
+        } else if skipped > 0 && letter == '>' && !arrow {
+            skipped -= 1;
+        } else if skipped == 0 {
+            short.push(letter);
+        }
+        before = letter;
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::readable;
+
+    #[test]
+    fn names_lose_their_generic_arguments() {
+        let short = |name: &str| readable(name.as_bytes());
+        assert_eq!(short("memcpy"), "memcpy");
+        assert_eq!(short("a::b::<u8, fn(c::<d>) -> e>::f"), "a::b::f");
+        assert_eq!(
+            short("<a::B<c::D<E>> as core::fmt::Display>::fmt"),
+            "<a::B as core::fmt::Display>::fmt"
+        );
+        assert_eq!(
+            short("_RNvMs_NtCskXd7xfyR3Rh_7kiln_rt7reactorNtB4_7Reactor4turn"),
+            "<kiln_rt::reactor::Reactor>::turn"
+        );
+    }
 }

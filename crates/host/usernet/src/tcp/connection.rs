@@ -200,7 +200,7 @@ impl Connection {
                 }
                 Ok(Err(Errno::AGAIN)) => self.writable = false,
                 Ok(Err(Errno::INTR)) => {}
-                Ok(Err(e)) => { eprintln!("DBG splice {e:?}");
+                Ok(Err(_)) => {
                     socket.abort();
                     return Verdict::Broken;
                 }
@@ -233,7 +233,7 @@ impl Connection {
                 }
                 Ok(Err(Errno::AGAIN)) => self.readable = false,
                 Ok(Err(Errno::INTR)) => {}
-                Ok(Err(e)) => { eprintln!("DBG splice {e:?}");
+                Ok(Err(_)) => {
                     socket.abort();
                     return Verdict::Broken;
                 }

@@ -387,7 +387,6 @@ impl Tcp {
 
     /// Ends a connection that did not end properly: the guest has been told, the host's peer sees a reset.
     fn break_off(&mut self, cx: &mut Context, key: Key) {
-        eprintln!("DBG break_off {}", std::backtrace::Backtrace::force_capture());
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

@@ -1,0 +1,195 @@
+//! `kiln run`: start a guest, in the foreground or in the background.
+//!
+//! This is the path whose cost counts: see `bench/` for what it may take.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln_monitor::Spec;
+use kiln_monitor::devices::net::NetOption;
+use kiln_monitor::run::{detached, foreground};
+use kiln_monitor::size::Size;
+use kiln_monitor::spec::{BackendChoice, BlockOption, PortForward};
+
+use crate::exit::Failure;
+use crate::{style, target};
+
+/// Arguments of `kiln run`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Forward a port of the host: [ADDR:]HOST:GUEST[/udp]
+    #[arg(short = 'p', long, value_name = "PORTS")]
+    publish: Vec<String>,
+    /// Run in the background and print the instance's id
+    #[arg(short = 'd', long)]
+    detach: bool,
+    /// Set an environment variable: NAME=value, or NAME to pass the present one on
+    #[arg(short = 'e', long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Read environment variables from a file, one NAME=value a line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Name of the instance [default: a made-up one]
+    #[arg(long)]
+    name: Option<String>,
+    /// Remove the instance when it has ended
+    #[arg(long)]
+    rm: bool,
+    /// Memory of the guest, in bytes or with K, M or G [default: 64M]
+    #[arg(short = 'm', long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Connect a network device: [NAME=]user, none or tap:IFNAME[,ip=A/P][,gw=A]
+    #[arg(long, visible_alias = "network", value_name = "LINK")]
+    net: Vec<String>,
+    /// Attach a disk: NAME=FILE[:ro]
+    #[arg(long, value_name = "NAME=FILE")]
+    block: Vec<String>,
+    /// What runs the guest: auto or process [default: auto]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    /// Refuse to start when a protection is not available on this host
+    #[arg(long)]
+    strict: bool,
+    /// Seconds that the guest may take to end when asked to [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    stop_timeout: Option<u64>,
+    /// Show no progress while building
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Volumes are not in this version
+    #[arg(short = 'v', long, value_name = "VOLUME", hide = true)]
+    volume: Vec<String>,
+    /// An image file, or the folder of a Rust crate
+    target: PathBuf,
+    /// Arguments of the program
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let spec = spec(arguments)?;
+    if arguments.detach {
+        style::line(&detached(&spec)?.id)?;
+        return Ok(0);
+    }
+    Ok(foreground(&spec)?)
+}
+
+/// The arguments as a [`Spec`]. Options are checked before a crate is built: that takes long.
+fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
+    if !arguments.volume.is_empty() {
+        return Err(Failure::new(
+            "volumes (-v) come in a later version: use --block for data that must last",
+        ));
+    }
+    let mut spec = Spec::new(&arguments.target);
+    spec.name.clone_from(&arguments.name);
+    spec.remove = arguments.rm;
+    spec.strict = arguments.strict;
+    spec.args.clone_from(&arguments.args);
+    if let Some(memory) = &arguments.memory {
+        spec.memory = memory_size(memory)?;
+    }
+    if let Some(backend) = &arguments.backend {
+        spec.backend = backend.parse()?;
+    }
+    if let Some(seconds) = arguments.stop_timeout {
+        spec.stop_timeout = Duration::from_secs(seconds);
+    }
+    for text in &arguments.publish {
+        let ports = PortForward::parse_list(text).map_err(kiln_monitor::Error::from)?;
+        spec.ports.extend(ports);
+    }
+    for text in &arguments.net {
+        spec.nets.push(text.parse::<NetOption>()?);
+    }
+    for text in &arguments.block {
+        spec.blocks.push(text.parse::<BlockOption>()?);
+    }
+    for file in &arguments.env_file {
+        env_file(file, &mut spec.env)?;
+    }
+    for text in &arguments.env {
+        spec.env.extend(env(text));
+    }
+    debug_assert_eq!(BackendChoice::default(), BackendChoice::Auto);
+    spec.check()?;
+    spec.image = target::image(&arguments.target, arguments.quiet)?;
+    Ok(spec)
+}
+
+fn memory_size(text: &str) -> Result<Size, Failure> {
+    text.parse().map_err(|error: kiln_monitor::size::NotASize| {
+        kiln_monitor::Error::option("--memory", text, error.to_string()).into()
+    })
+}
+
+/// One `--env`: a bare name takes its value from here, and is left out if there is none, as with docker.
+fn env(text: &str) -> Option<String> {
+    if text.contains('=') || text.is_empty() {
+        return Some(text.to_owned());
+    }
+    std::env::var(text).ok().map(|value| format!("{text}={value}"))
+}
+
+fn env_file(path: &Path, into: &mut Vec<String>) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| kiln_monitor::Error::file("read", path, error))?;
+    let lines = text.lines().map(str::trim_start);
+    into.extend(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).filter_map(env));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, Command, FromArgMatches};
+
+    fn parse(args: &[&str]) -> Result<Spec, Failure> {
+        let command = Arguments::augment_args(Command::new("run").no_binary_name(true));
+        let matches = command.try_get_matches_from(args)?;
+        spec(&Arguments::from_arg_matches(&matches)?)
+    }
+
+    #[test]
+    fn options_come_before_the_target_and_arguments_behind_it() {
+        let spec = parse(&["-m", "2M", "-p", "8080:80", "--rm", "x.kiln", "-p", "--", "a"]).unwrap();
+        assert_eq!(spec.memory, Size::from_bytes(2 << 20));
+        assert_eq!(spec.ports.len(), 1);
+        assert!(spec.remove);
+        assert_eq!(spec.args, ["-p", "--", "a"]);
+    }
+
+    #[test]
+    fn bad_options_are_told_in_one_line_before_anything_is_built() {
+        for (args, text) in [
+            (&["-m", "lots", "nothing"][..], "--memory \"lots\": not a size"),
+            (&["-v", "/a:/b", "nothing"], "volumes (-v) come in a later version"),
+            (&["--backend", "kvm", "nothing"], "not in this version"),
+            (&["-e", "=x", "nothing"], "--env"),
+            (&["--net", "x", "nothing"], "--net"),
+            (&["nothing"], "no such image or folder"),
+        ] {
+            let Err(Failure::Message { text: message, .. }) = parse(args) else {
+                panic!("{args:?}");
+            };
+            assert!(message.contains(text), "{message}");
+            assert!(!message.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_dockers() {
+        assert_eq!(parse(&["nothing"]).unwrap_err().code(), 127);
+        assert_eq!(parse(&["/"]).unwrap_err().code(), 126);
+        assert_eq!(parse(&["-m", "x", "nothing"]).unwrap_err().code(), 125);
+    }
+
+    #[test]
+    fn a_bare_environment_name_is_passed_on() {
+        assert_eq!(env("A=b").as_deref(), Some("A=b"));
+        assert_eq!(env("KILN_TEST_SURELY_UNSET"), None);
+        assert!(env("PATH").unwrap().starts_with("PATH="));
+    }
+}
