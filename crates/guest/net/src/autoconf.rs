@@ -214,7 +214,7 @@ fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A router advertisement for 2001:db8:1::/64 with a DNS server.
+    /// A router advertisement for `2001:db8:1::/64` with a DNS server.
     pub(crate) fn advert(router_lifetime: u16, valid: u32) -> Vec<u8> {
         let mut bytes = std::vec![134, 0, 0, 0, 64, 0];
         bytes.extend(router_lifetime.to_be_bytes());

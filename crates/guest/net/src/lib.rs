@@ -21,7 +21,8 @@
 //! | `queue` | frames waiting to leave; checksum and segmentation offload |
 //! | `address` | which addresses the stack has, and where they come from |
 //! | `autoconf` | IPv6 stateless autoconfiguration |
-//! | `connections` | every TCP connection from its SYN to its end, listeners and backlogs |
+//! | `connections` | every TCP connection and every listener, and what programs do with them |
+//! | `lifecycle` | what happens to them on the network: who is let in, when buffers are freed |
 //! | `time_wait` | ended connections that must be remembered for a while |
 //! | `tcp`, `udp`, `dns` | the program's side |
 //! | `random` | unpredictable ports, sequence numbers and identifiers |
@@ -50,6 +51,7 @@ mod dns;
 pub mod error;
 mod frame;
 mod ingress;
+mod lifecycle;
 mod link;
 mod queue;
 mod random;

@@ -88,10 +88,9 @@ impl Stack {
         let config = config.checked();
         let mut random = Random::new(config.seed);
         let wire = Link::wire(&config, random.next_u64(), now);
-        let mut loopback = Link::loopback(&config, random.next_u64(), now);
+        let loopback = Link::loopback(&config, random.next_u64(), now);
         let spare = Link::loopback(&config, 0, now).queue;
         let addresses = Addresses::new(&config, now);
-        loopback.lost = 0;
         let mut core = Core {
             buffers: config.tcp_buffers(),
             connections: Connections::new(config.max_connections()),

@@ -5,8 +5,11 @@
 //!
 //! Only the verb that was asked for is set up for parsing: describing all of them would take longer than a small guest
 //! runs. The whole command exists as one for help, for completions, and for words that are no verb.
-#![forbid(unsafe_code)]
+#![cfg_attr(not(test), no_main)]
+#![deny(unsafe_code)]
 
+#[cfg(not(test))]
+mod entry;
 mod exit;
 mod progress;
 mod style;
@@ -15,19 +18,19 @@ mod target;
 mod verbs;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use exit::Failure;
 
-fn main() -> ExitCode {
+/// The whole command: from its arguments to its exit code.
+#[cfg_attr(test, allow(dead_code, reason = "the test harness has its own entry point"))]
+fn run() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let code = match dispatch(&args) {
+    match dispatch(&args) {
         Ok(code) => code,
         Err(failure) => failure.report(),
-    };
-    ExitCode::from(code)
+    }
 }
 
 /// Runs the verb that the arguments name.

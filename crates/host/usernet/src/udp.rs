@@ -24,7 +24,7 @@ use crate::poller::{Flags, Token};
 use crate::table::{Key, Table};
 
 /// How long a flow lives without traffic. RFC 4787 section 4.3 wants two minutes at least.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_mins(2);
 
 /// How often idle flows are looked for.
 const SWEEP: Duration = Duration::from_secs(10);

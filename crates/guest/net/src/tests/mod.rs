@@ -138,7 +138,7 @@ impl World {
 
     /// Runs until all programs have ended.
     pub(super) fn run(&mut self) {
-        let limit = self.now + Duration::from_secs(3600);
+        let limit = self.now + Duration::from_hours(1);
         while !self.programs.is_empty() {
             assert!(self.now < limit, "still waiting: {:?}", self.waiting());
             let next = self.step();

@@ -112,7 +112,10 @@ fn without_offloads_frames_are_complete_and_short() {
         let mut stream = TcpStream::connect(&a, socket(B4, 80))
             .await
             .expect("connects");
-        stream.write_all(&[1; 50_000]).await.expect("writes");
+        stream
+            .write_all(&super::pattern(50_000))
+            .await
+            .expect("writes");
     });
     world.run();
     for (header, frame) in record.borrow().iter() {

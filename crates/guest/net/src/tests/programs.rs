@@ -331,7 +331,7 @@ fn a_flood_of_syns_is_bounded_and_does_not_lock_others_out() {
             .expect("reads");
     });
     world.run();
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(b.stats().connections, 0);
 }
 
@@ -388,17 +388,14 @@ fn connections_stop_at_the_memory_budget() {
     for _ in 0..30 {
         let (client, results) = (a.clone(), results.clone());
         world.spawn("client", async move {
-            match TcpStream::connect(&client, socket(B4, 80)).await {
-                Ok(stream) => {
-                    let (open, refused) = results.get();
-                    results.set((open + 1, refused));
-                    poll_fn(|_| Poll::<()>::Pending).await;
-                    drop(stream);
-                }
-                Err(_) => {
-                    let (open, refused) = results.get();
-                    results.set((open, refused + 1));
-                }
+            let connected = TcpStream::connect(&client, socket(B4, 80)).await;
+            let (open, refused) = results.get();
+            if connected.is_ok() {
+                results.set((open + 1, refused));
+                poll_fn(|_| Poll::<()>::Pending).await;
+                drop(connected);
+            } else {
+                results.set((open, refused + 1));
             }
         });
     }
@@ -431,7 +428,7 @@ fn halves_work_apart_and_the_last_one_closes() {
         assert_eq!(reader.read(&mut back).await, Ok(0));
     });
     world.run();
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(a.stats().connections, 0);
 }
 

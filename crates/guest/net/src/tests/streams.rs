@@ -144,7 +144,7 @@ fn a_reader_that_pauses_stops_the_writer_and_then_gets_everything() {
             .expect("connects");
         stream.write_all(&pattern(100_000)).await.expect("writes");
     });
-    world.pass(Duration::from_secs(120));
+    world.pass(Duration::from_mins(2));
     assert_eq!(world.waiting(), ["writer"]);
     let mut stream = accepted.take().expect("accepted");
     world.spawn("reader", async move {

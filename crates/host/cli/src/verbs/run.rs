@@ -9,7 +9,7 @@ use kiln_monitor::Spec;
 use kiln_monitor::devices::net::NetOption;
 use kiln_monitor::run::{detached, foreground};
 use kiln_monitor::size::Size;
-use kiln_monitor::spec::{BackendChoice, BlockOption, PortForward};
+use kiln_monitor::spec::{BlockOption, PortForward};
 
 use crate::exit::Failure;
 use crate::{style, target};
@@ -59,11 +59,15 @@ pub struct Arguments {
     /// Volumes are not in this version
     #[arg(short = 'v', long, value_name = "VOLUME", hide = true)]
     volume: Vec<String>,
-    /// An image file, or the folder of a Rust crate
-    target: PathBuf,
-    /// Arguments of the program
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
+    /// An image file or the folder of a Rust crate, then the program's arguments
+    #[arg(
+        value_names = ["TARGET", "ARGS"],
+        num_args = 1..,
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    target: Vec<String>,
 }
 
 /// Runs the verb.
@@ -83,11 +87,15 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
             "volumes (-v) come in a later version: use --block for data that must last",
         ));
     }
-    let mut spec = Spec::new(&arguments.target);
+    // All words from TARGET on are one list for clap: so it leaves options behind TARGET to the program.
+    let Some((target, args)) = arguments.target.split_first() else {
+        return Err(Failure::new("TARGET is missing"));
+    };
+    let mut spec = Spec::new(target);
     spec.name.clone_from(&arguments.name);
     spec.remove = arguments.rm;
     spec.strict = arguments.strict;
-    spec.args.clone_from(&arguments.args);
+    spec.args = args.to_vec();
     if let Some(memory) = &arguments.memory {
         spec.memory = memory_size(memory)?;
     }
@@ -113,9 +121,8 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     for text in &arguments.env {
         spec.env.extend(env(text));
     }
-    debug_assert_eq!(BackendChoice::default(), BackendChoice::Auto);
     spec.check()?;
-    spec.image = target::image(&arguments.target, arguments.quiet)?;
+    spec.image = target::image(Path::new(target), arguments.quiet)?;
     Ok(spec)
 }
 

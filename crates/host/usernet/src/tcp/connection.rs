@@ -268,13 +268,16 @@ impl Connection {
         }
     }
 
-    /// True while the guest owes the last step of closing.
-    pub fn is_closing(&mut self) -> bool {
+    /// True while the guest owes nothing but the last step of opening or closing. A guest that is slow to take data is
+    /// not meant: it has all the time it wants.
+    pub fn is_owed_a_step(&mut self) -> bool {
         self.guest.as_mut().is_some_and(|guest| {
-            matches!(
-                guest.socket().state(),
-                State::SynReceived | State::FinWait1 | State::Closing | State::LastAck
-            )
+            let socket = guest.socket();
+            socket.send_queue() == 0
+                && matches!(
+                    socket.state(),
+                    State::SynReceived | State::FinWait1 | State::Closing | State::LastAck
+                )
         })
     }
 

@@ -82,8 +82,9 @@ fn bind_one(protocol: Protocol, address: SocketAddr) -> Result<(OwnedFd, SocketA
     if protocol == Protocol::Tcp {
         // Connections of a previous run in TIME-WAIT must not keep the port busy.
         sockopt::set_socket_reuseaddr(&fd, true)?;
-        // Accepted sockets inherit it.
+        // Accepted sockets inherit both: data go on as they come, and clients that died are noticed.
         sockopt::set_tcp_nodelay(&fd, true)?;
+        sockopt::set_socket_keepalive(&fd, true)?;
     }
     rustix::net::bind(&fd, &address)?;
     if protocol == Protocol::Tcp {
@@ -184,7 +185,7 @@ impl Tcp {
                 .add(&connection.host, Token::Tcp(key), EVENTS)
                 .is_err()
             {
-                self.remove(cx, key);
+                self.remove(key);
                 return;
             }
             connect(&mut self.interface, connection);

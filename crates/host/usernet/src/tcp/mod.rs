@@ -33,14 +33,14 @@ const EVENTS: Flags = Flags::IN
     .union(Flags::RDHUP)
     .union(Flags::ET);
 
-/// How long the guest may take for the last step of closing.
-const CLOSING: Duration = Duration::from_mins(1);
+/// How long the guest may take for the last step of opening or closing.
+const CLOSING: Duration = Duration::from_mins(5);
 
 /// Buffer sizes of one direction: while a quarter of all is used, while half is used, and then.
 const SIZES: [usize; 3] = [256 << 10, 64 << 10, 16 << 10];
 
 /// Closed sockets of the greatest size that are kept for the next connections.
-const SPARES: usize = 32;
+const SPARES: usize = 64;
 
 /// Connections served in one slice.
 const SLICE: usize = 128;
@@ -130,7 +130,7 @@ impl Tcp {
         };
         if let Phase::Connecting { syn } = &mut connection.phase {
             if segment.rst() {
-                self.remove(cx, key);
+                self.remove(key);
             } else if opens {
                 // Usually the same again; with another sequence number it is the one that counts.
                 *syn = packet.bytes.into();
@@ -237,10 +237,10 @@ impl Tcp {
             };
             match verdict {
                 Verdict::Alive => {}
-                Verdict::Finished => return self.remove(cx, key),
+                Verdict::Finished => return self.remove(key),
                 Verdict::Broken => return self.break_off(cx, key),
             }
-            if !connection.is_closing() {
+            if !connection.is_owed_a_step() {
                 connection.close_by = None;
             } else if *connection.close_by.get_or_insert(cx.now + CLOSING) <= cx.now {
                 return self.break_off(cx, key);
@@ -395,11 +395,11 @@ impl Tcp {
             guest.socket().abort();
         }
         self.send(cx, key);
-        self.remove(cx, key);
+        self.remove(key);
     }
 
     /// Forgets a connection and closes the host's side.
-    fn remove(&mut self, _: &Context, key: Key) {
+    fn remove(&mut self, key: Key) {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use super::connection::{Connection, Flow, Phase};
 use super::{EVENTS, Tcp};
 use crate::context::Context;
+use crate::dns;
 use crate::packet::{Packet, Unreachable, send_unreachable};
 use crate::policy::{Route, route};
 use crate::poller::Token;
@@ -26,15 +27,13 @@ impl Tcp {
         packet: &Packet<'_>,
         resolver: Option<SocketAddr>,
     ) {
-        let target = match route(&cx.config, packet.target) {
-            Route::Host(address) => SocketAddr::new(address, flow.peer.port()),
-            Route::Dns if flow.peer.port() == 53 && resolver.is_some() => match resolver {
-                Some(resolver) => resolver,
-                None => return,
-            },
+        let to_dns = resolver.filter(|_| flow.peer.port() == dns::PORT);
+        let target = match (route(&cx.config, packet.target), to_dns) {
+            (Route::Host(address), _) => SocketAddr::new(address, flow.peer.port()),
+            (Route::Dns, Some(resolver)) => resolver,
             // Nobody listens there, as far as the guest is concerned.
-            Route::Dns | Route::Gateway => return self.refuse(cx, packet),
-            Route::Refused => {
+            (Route::Dns | Route::Gateway, _) => return self.refuse(cx, packet),
+            (Route::Refused, _) => {
                 cx.stats.refused += 1;
                 send_unreachable(&mut cx.out, packet, Unreachable::Prohibited);
                 return;
@@ -69,6 +68,7 @@ impl Tcp {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let host = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
         sockopt::set_tcp_nodelay(&host, true)?;
+        sockopt::set_socket_keepalive(&host, true)?;
         match rustix::net::connect(&host, &target) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno),
@@ -83,7 +83,7 @@ impl Tcp {
             None => Ok(()),
         };
         if added.is_err() {
-            self.remove(cx, key);
+            self.remove(key);
         }
         added
     }
@@ -106,11 +106,11 @@ impl Tcp {
             return;
         };
         if let Err(errno) = outcome {
-            self.remove(cx, key);
+            self.remove(key);
             return self.fail(cx, &syn, errno);
         }
         let Some(mut side) = self.take_buffers(cx) else {
-            self.remove(cx, key);
+            self.remove(key);
             cx.stats.tcp_limited += 1;
             if let Some(packet) = Packet::parse(&syn) {
                 self.refuse(cx, &packet);

@@ -1,0 +1,5 @@
+//! kv
+#![no_std]
+#![no_main]
+#[kiln::main(net)]
+async fn main() {}

@@ -1,0 +1,144 @@
+//! What cargo cannot express: `cargo xtask test | lint | fuzz | bench | ci`.
+//!
+//! Nothing here installs anything; `.ci/run` does that. A tool that is missing is named together with what is skipped
+//! for want of it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Packages of the host workspace that are libraries inside of guests, checked once more as guests see them.
+const GUEST_LINTS: &[&str] = &["hello", "echo", "web", "kv"];
+/// Seconds for each fuzz target in `cargo xtask fuzz`.
+const FUZZ_SECONDS: &str = "30";
+/// What whole-system tests use if it is there: the program, its Debian package, what is skipped without it.
+const TOOLS: &[(&str, &str, &str)] = &[
+    ("curl", "curl", "tests of the web example"),
+    ("ip", "iproute2", "tests on tap devices"),
+    ("ping", "iputils-ping", "ping tests on tap devices"),
+    ("dnsmasq", "dnsmasq-base", "DHCP tests on tap devices"),
+    ("setpriv", "util-linux", "tests as an ordinary user"),
+    ("runc", "runc", "the test inside a container"),
+];
+
+fn main() -> ExitCode {
+    let verb = env::args().nth(1).unwrap_or_default();
+    let done = match verb.as_str() {
+        "test" => test(),
+        "lint" => lint(),
+        "fuzz" => fuzz(),
+        "bench" => bench(),
+        "ci" => lint().and_then(|()| test()).and_then(|()| fuzz()),
+        _ => Err("usage: cargo xtask test | lint | fuzz | bench | ci".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Every test: crates on the host, then whole systems through the real command.
+fn test() -> Result<(), String> {
+    report_tools();
+    cargo(&["test"])?;
+    cargo(&["test", "--package", "web", "--package", "kv"])?;
+    cargo(&["build", "--release", "--package", "kiln-cli"])?;
+    cargo(&["test", "--package", "kiln-system-tests"])
+}
+
+fn lint() -> Result<(), String> {
+    cargo(&["fmt", "--all", "--check"])?;
+    let host = ["clippy", "--all-targets", "--", "--deny", "warnings"];
+    cargo(&host)?;
+    let system = [
+        "clippy",
+        "--all-targets",
+        "--package",
+        "kiln-system-tests",
+        "--package",
+        "xtask",
+    ];
+    cargo(&[&system[..], &["--", "--deny", "warnings"]].concat())?;
+    for guest in GUEST_LINTS {
+        lint_guest(guest)?;
+    }
+    run(Command::new("cargo")
+        .args(["doc", "--no-deps"])
+        .env("RUSTDOCFLAGS", "--deny warnings"))?;
+    if has("cargo-deny") {
+        cargo(&["deny", "check", "bans", "licenses", "sources"])
+    } else {
+        println!("skipped: cargo deny (not installed: cargo install cargo-deny)");
+        Ok(())
+    }
+}
+
+/// Code that only exists in guests is linted with their flags, in a folder of its own so that nothing is rebuilt.
+fn lint_guest(package: &str) -> Result<(), String> {
+    let flags = ["--cfg", "kiln_guest", "-C", "panic=abort"];
+    run(Command::new("cargo")
+        .args(["clippy", "--package", package, "--bins"])
+        .args(["--target-dir", "target/lint", "--", "--deny", "warnings"])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")))
+}
+
+fn fuzz() -> Result<(), String> {
+    let targets = root().join("fuzz/fuzz_targets");
+    let entries = targets
+        .read_dir()
+        .map_err(|error| format!("{}: {error}", targets.display()))?;
+    let mut names: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    names.sort();
+    for name in names.iter().filter_map(|path| path.file_stem()) {
+        run(Command::new(root().join("fuzz/run"))
+            .arg(name)
+            .arg(FUZZ_SECONDS))?;
+    }
+    Ok(())
+}
+
+fn bench() -> Result<(), String> {
+    cargo(&["build", "--release", "--package", "kiln-cli"])?;
+    cargo(&["run", "--release", "--package", "bench-suite"])?;
+    cargo(&["run", "--release", "--package", "bench-mem"])
+}
+
+fn report_tools() {
+    for (program, package, what) in TOOLS {
+        if !has(program) {
+            println!("skipped for want of `{program}` (Debian: {package}): {what}");
+        }
+    }
+}
+
+fn has(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
+}
+
+fn cargo(args: &[&str]) -> Result<(), String> {
+    run(Command::new("cargo").args(args))
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let command = command.current_dir(root());
+    println!("+ {command:?}");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command:?}: {status}")),
+        Err(error) => Err(format!("{command:?}: {error}")),
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a folder of the repository")
+}
