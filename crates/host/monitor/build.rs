@@ -9,11 +9,17 @@ use std::{env, fs};
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let here =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let crates = here.join("../..");
     let abi = crates.join("shared/abi/src");
     let gate = crates.join("guest/gate");
-    for path in [&abi, &gate.join("src"), &gate.join("gate.ld"), &here.join("build.rs")] {
+    for path in [
+        &abi,
+        &gate.join("src"),
+        &gate.join("gate.ld"),
+        &here.join("build.rs"),
+    ] {
         println!("cargo:rerun-if-changed={}", path.display());
     }
 
@@ -49,9 +55,24 @@ fn rustc(out: &Path, name: &str, kind: &str, source: &Path, dependencies: &[&str
     let mut command = Command::new(compiler);
     command
         .args(["--edition=2024", "--target=x86_64-unknown-linux-gnu"])
-        .args(["-Copt-level=2", "-Cpanic=abort", "-Ccodegen-units=1", "-Crelocation-model=pie"])
-        .args(["-Coverflow-checks=off", "-Cdebug-assertions=off", "-Cforce-frame-pointers=yes"])
-        .args(["--cap-lints=allow", "--crate-name", name, "--crate-type", kind])
+        .args([
+            "-Copt-level=2",
+            "-Cpanic=abort",
+            "-Ccodegen-units=1",
+            "-Crelocation-model=pie",
+        ])
+        .args([
+            "-Coverflow-checks=off",
+            "-Cdebug-assertions=off",
+            "-Cforce-frame-pointers=yes",
+        ])
+        .args([
+            "--cap-lints=allow",
+            "--crate-name",
+            name,
+            "--crate-type",
+            kind,
+        ])
         .arg("-L")
         .arg(out)
         .arg("--out-dir")

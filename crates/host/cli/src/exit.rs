@@ -62,7 +62,9 @@ impl Failure {
     /// Says it and returns the exit code.
     pub fn report(self) -> u8 {
         match &self {
-            Self::Usage(error) if error.use_stderr() => eprintln!("kiln: {}", one_line(error)),
+            Self::Usage(error) if error.use_stderr() && !is_help(error) => {
+                eprintln!("kiln: {}", one_line(error));
+            }
             Self::Usage(error) => {
                 // Whoever closed the output does not want the help.
                 let _ = error.print();
@@ -74,13 +76,14 @@ impl Failure {
     }
 }
 
+/// Whether it is help, asked for or in place of a missing verb.
+fn is_help(error: &clap::Error) -> bool {
+    error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
 /// Clap's message without its paragraphs: what is wrong, and where help is.
 fn one_line(error: &clap::Error) -> String {
-    use clap::error::ErrorKind;
     let text = error.to_string();
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return text.trim_end().to_owned();
-    }
     let mut lines = text
         .lines()
         .map(str::trim)
@@ -88,9 +91,9 @@ fn one_line(error: &clap::Error) -> String {
     let first = lines.next().unwrap_or_default();
     let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
     for line in lines {
-        if line.starts_with("Usage: ") {
+        if let Some(usage) = line.strip_prefix("Usage: ") {
             message.push_str("; usage: ");
-            message.push_str(&line["Usage: ".len()..]);
+            message.push_str(usage);
         } else if let Some(tip) = line.strip_prefix("tip: ") {
             message.push_str("; ");
             message.push_str(tip);

@@ -13,7 +13,10 @@ use crate::progress;
 /// A target that is not there, or a folder that is no crate or does not build.
 pub fn image(target: &Path, quiet: bool) -> Result<PathBuf, Failure> {
     // The common case costs no system call: opening the image tells whether it is there.
-    if target.extension().is_some_and(|ending| ending == kiln_image::build::IMAGE_EXTENSION) {
+    if target
+        .extension()
+        .is_some_and(|ending| ending == kiln_image::build::IMAGE_EXTENSION)
+    {
         return Ok(target.to_owned());
     }
     match target.metadata() {
@@ -25,12 +28,12 @@ pub fn image(target: &Path, quiet: bool) -> Result<PathBuf, Failure> {
             "{}: a folder without Cargo.toml: name an image or the folder of a Rust crate",
             target.display()
         ))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Failure::not_found(format!(
-                "{}: no such image or folder",
-                target.display()
-            )))
-        }
-        Err(error) => Err(Failure::cannot_run(format!("{}: {error}", target.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::not_found(
+            format!("{}: no such image or folder", target.display()),
+        )),
+        Err(error) => Err(Failure::cannot_run(format!(
+            "{}: {error}",
+            target.display()
+        ))),
     }
 }

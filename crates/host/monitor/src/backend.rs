@@ -66,7 +66,7 @@ pub trait Guest {
     fn wait(&mut self) -> std::io::Result<Ended>;
 
     /// The protections around the guest, for `kiln inspect`.
-    fn protections(&self) -> &[Protection];
+    fn protections(&self) -> Vec<Protection>;
 
     /// What the guest has used so far.
     fn usage(&self) -> Usage;

@@ -62,7 +62,8 @@ impl WallTime {
 /// A time span in words, as docker prints ages: `3 minutes`, `About an hour`.
 pub fn in_words(span: Duration) -> String {
     let seconds = span.as_secs();
-    let plural = |count: u64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
+    let plural =
+        |count: u64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
     match seconds {
         0 => "Less than a second".to_owned(),
         1..60 => plural(seconds, "second"),
@@ -179,10 +180,7 @@ mod tests {
     #[test]
     fn spans_count_back_from_now() {
         let now = WallTime(10_000 * SECOND);
-        assert_eq!(
-            WallTime::parse("1h30m", now),
-            Some(WallTime(4600 * SECOND))
-        );
+        assert_eq!(WallTime::parse("1h30m", now), Some(WallTime(4600 * SECOND)));
         assert_eq!(WallTime::parse("90s", now), Some(WallTime(9910 * SECOND)));
         assert_eq!(WallTime::parse("42", now), Some(WallTime(42 * SECOND)));
         assert_eq!(WallTime::parse("", now), None);
@@ -194,6 +192,6 @@ mod tests {
     fn ages_are_said_as_docker_says_them() {
         assert_eq!(in_words(Duration::from_millis(10)), "Less than a second");
         assert_eq!(in_words(Duration::from_secs(61)), "About a minute");
-        assert_eq!(in_words(Duration::from_secs(7200)), "2 hours");
+        assert_eq!(in_words(Duration::from_hours(2)), "2 hours");
     }
 }

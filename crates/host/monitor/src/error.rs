@@ -45,7 +45,9 @@ pub enum Error {
     Device(String),
 
     /// The memory asked for is less than the image needs.
-    #[error("{image} needs at least {needed} of memory: use --memory {needed} or more (now {given})")]
+    #[error(
+        "{image} needs at least {needed} of memory: use --memory {needed} or more (now {given})"
+    )]
     MemoryTooSmall {
         /// The image's file name.
         image: String,
@@ -68,7 +70,9 @@ pub enum Error {
     Ambiguous(String),
 
     /// The name is taken.
-    #[error("the name {name:?} is in use by instance {id}: choose another, or remove that one with `kiln rm {name}`")]
+    #[error(
+        "the name {name:?} is in use by instance {id}: choose another, or remove that one with `kiln rm {name}`"
+    )]
     NameInUse {
         /// The name.
         name: String,
@@ -123,7 +127,7 @@ pub enum Error {
     },
 
     /// The image file was refused.
-    #[error("{}{}", .0, image_advice(.0))]
+    #[error("{}", image_text(.0))]
     Image(#[from] ImageError),
 
     /// The backend could not start the guest.
@@ -203,13 +207,14 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-/// What is known beyond the image's own fault.
-fn image_advice(error: &ImageError) -> &'static str {
+/// What is wrong with an image, with what is known beyond its own fault.
+fn image_text(error: &ImageError) -> String {
     match &error.reason {
-        Reason::Fault(Fault::LinuxProgram) => {
-            ": running those comes with Kiln's Linux personality, which is not in this version"
-        }
-        _ => "",
+        Reason::Io(host) => format!("{}: {}", error.path.display(), describe(host)),
+        Reason::Fault(Fault::LinuxProgram) => format!(
+            "{error}: running those comes with Kiln's Linux personality, which is not in this version"
+        ),
+        Reason::Fault(_) => error.to_string(),
     }
 }
 

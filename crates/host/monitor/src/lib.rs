@@ -21,7 +21,10 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
-#[allow(unsafe_code, reason = "running foreign code in a process of its own is what they are for")]
+#[allow(
+    unsafe_code,
+    reason = "running foreign code in a process of its own is what they are for"
+)]
 pub mod backends;
 pub mod clock;
 pub mod console;

@@ -12,11 +12,11 @@ pub const ID_LEN: usize = 12;
 const ADJECTIVES: [&str; 64] = [
     "able", "airy", "amber", "ample", "arctic", "basic", "bold", "brave", "brief", "bright",
     "brisk", "bronze", "calm", "candid", "civil", "clear", "clever", "cobalt", "copper", "cosmic",
-    "crisp", "deft", "dense", "direct", "eager", "early", "exact", "fair", "fast", "firm", "fluent",
-    "fond", "frank", "fresh", "gentle", "glad", "golden", "grand", "hardy", "honest", "humble",
-    "ideal", "keen", "kind", "light", "lively", "loyal", "lucid", "mellow", "modest", "neat",
-    "nimble", "noble", "patient", "plain", "polite", "prime", "quick", "quiet", "sharp", "solid",
-    "swift", "tidy", "vivid",
+    "crisp", "deft", "dense", "direct", "eager", "early", "exact", "fair", "fast", "firm",
+    "fluent", "fond", "frank", "fresh", "gentle", "glad", "golden", "grand", "hardy", "honest",
+    "humble", "ideal", "keen", "kind", "light", "lively", "loyal", "lucid", "mellow", "modest",
+    "neat", "nimble", "noble", "patient", "plain", "polite", "prime", "quick", "quiet", "sharp",
+    "solid", "swift", "tidy", "vivid",
 ];
 
 const NOUNS: [&str; 64] = [
@@ -31,7 +31,9 @@ const NOUNS: [&str; 64] = [
 
 /// The id made of random bytes.
 pub fn id(random: [u8; 6]) -> String {
-    let number = random.iter().fold(0u64, |all, &byte| all << 8 | u64::from(byte));
+    let number = random
+        .iter()
+        .fold(0u64, |all, &byte| all << 8 | u64::from(byte));
     format!("{number:012x}")
 }
 
@@ -67,9 +69,7 @@ pub fn valid_id(id: &str) -> bool {
 /// True for what can be the first digits of an id.
 pub fn is_id_prefix(text: &str) -> bool {
     (1..=ID_LEN).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// As much of a name as the guest is told, cut between characters (they are all ASCII).

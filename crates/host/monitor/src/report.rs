@@ -69,7 +69,14 @@ pub fn full(name: &str, ended: &Ended, symbols: Option<&Symbols>) -> String {
     for (nth, &address) in ended.frames.iter().enumerate() {
         // A return address lies behind its call. The first may be the faulting instruction, which is exact.
         let exact = nth == 0 && ended.registers.as_ref().is_some_and(|f| f.rip == address);
-        place(&mut text, &mut index, address, u64::from(!exact), ended, symbols);
+        place(
+            &mut text,
+            &mut index,
+            address,
+            u64::from(!exact),
+            ended,
+            symbols,
+        );
     }
     text
 }
@@ -101,7 +108,10 @@ fn fault(frame: &TrapFrame, image_start: u64) -> String {
 }
 
 fn registers(text: &mut String, frame: &TrapFrame) {
-    push(text, format_args!("    rip {:016x}  rflags {:08x}\n", frame.rip, frame.rflags));
+    push(
+        text,
+        format_args!("    rip {:016x}  rflags {:08x}\n", frame.rip, frame.rflags),
+    );
     for (names, values) in REGISTERS.chunks(4).zip(frame.registers.chunks(4)) {
         text.push_str("   ");
         for (name, value) in names.iter().zip(values) {
@@ -207,7 +217,10 @@ mod tests {
     fn reasons_are_one_line() {
         for (how, text) in [
             (How::Exited(ExitReason::Boot), "could not start"),
-            (How::ForbiddenCall(41), "ended: it tried host system call 41, which the sandbox does not have"),
+            (
+                How::ForbiddenCall(41),
+                "ended: it tried host system call 41, which the sandbox does not have",
+            ),
             (How::Killed(15), "killed by signal 15"),
         ] {
             assert_eq!(reason(&ended(how)), text);

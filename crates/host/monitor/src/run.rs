@@ -268,8 +268,13 @@ fn publish(registry: &Registry, claim: &mut Option<Claim>, record: &Record) -> R
         None => claim.insert(registry.claim(&record.id, &record.name)?),
     };
     claim.record(record)?;
-    Log::create(claim.dir())
-        .map_err(|error| Error::file("create", claim.path().join(crate::console::log::FILE), error))
+    Log::create(claim.dir()).map_err(|error| {
+        Error::file(
+            "create",
+            claim.path().join(crate::console::log::FILE),
+            error,
+        )
+    })
 }
 
 /// Deletes what a failed start has made. Its own error is the one to tell.
@@ -298,7 +303,11 @@ fn program_name(spec: &Spec) -> String {
 
 fn tell_stderr(text: &str) {
     use std::io::Write;
-    let prefix = if text.starts_with("kiln: ") { "" } else { "kiln: " };
+    let prefix = if text.starts_with("kiln: ") {
+        ""
+    } else {
+        "kiln: "
+    };
     // If nobody reads it there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "{prefix}{text}");
 }

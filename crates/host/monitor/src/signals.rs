@@ -36,7 +36,10 @@ pub fn block() -> Result<Signals, Error> {
         libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };
     if fd < 0 {
-        return Err(Error::host("watch for signals", std::io::Error::last_os_error()));
+        return Err(Error::host(
+            "watch for signals",
+            std::io::Error::last_os_error(),
+        ));
     }
     Ok(Signals {
         // SAFETY: it was just made and is not negative.

@@ -23,10 +23,7 @@ impl Size {
     /// Rounded to three digits, for tables: `1.93 MiB`.
     pub fn rounded(self) -> String {
         const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "three digits are shown of it"
-        )]
+        #[allow(clippy::cast_precision_loss, reason = "three digits are shown of it")]
         let mut value = self.0 as f64;
         let mut unit = 0;
         while value >= 1024.0 && unit + 1 < UNITS.len() {

@@ -86,6 +86,10 @@ pub struct Progress {
 }
 
 /// What one turn found ready.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "one for each thing waited for"
+)]
 struct Ready {
     ended: bool,
     signals: bool,
@@ -106,7 +110,9 @@ impl Supervisor<'_> {
             self.progress.settle_at = Some(Instant::now() + SETTLED);
         }
         loop {
-            let ready = self.wait().map_err(|error| Error::host("wait for the guest", error))?;
+            let ready = self
+                .wait()
+                .map_err(|error| Error::host("wait for the guest", error))?;
             let now = Instant::now();
             if ready.signals {
                 self.take_signals(now);
@@ -270,7 +276,9 @@ impl Supervisor<'_> {
                 Ok(server) => self.control = Some(server),
                 Err(error) => {
                     let error = Error::file("create", self.path.join(CONTROL_SOCKET), error);
-                    (self.tell)(&format!("{error}: `kiln stop` will not reach this instance"));
+                    (self.tell)(&format!(
+                        "{error}: `kiln stop` will not reach this instance"
+                    ));
                 }
             }
         }
@@ -343,14 +351,14 @@ impl Supervisor<'_> {
 
 /// The protections around a guest, in the form that is recorded.
 pub fn protections(guest: &dyn Guest) -> Vec<Protection> {
-    let owned = |protection: &crate::backend::Protection| Protection {
+    let owned = |protection: crate::backend::Protection| Protection {
         name: protection.name.to_owned(),
-        missing: protection.missing.clone(),
+        missing: protection.missing,
     };
-    guest.protections().iter().map(owned).collect()
+    guest.protections().into_iter().map(owned).collect()
 }
 
-/// Resident memory of this process in bytes, see proc_pid_statm(5).
+/// Resident memory of this process in bytes, see `proc_pid_statm(5)`.
 fn own_resident() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;

@@ -55,7 +55,7 @@ pub struct BootInfo {
     pub now: u64,
     /// Wall clock at the same moment, nanoseconds since 1970-01-01 UTC.
     pub wall: u64,
-    /// A set of `CPU_*` bits: what the guest may use without asking the processor.
+    /// A set of `CPU_*` bits: what the guest may use without asking the processor. A bit that is not set says nothing.
     pub cpu: u64,
     /// Random bytes from the host, different at every boot. The guest's generator is seeded with them.
     pub entropy: [u8; 64],

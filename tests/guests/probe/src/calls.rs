@@ -131,12 +131,8 @@ fn bad_buffers() {
     for buffer in forbidden(false) {
         refused(Op::ConsoleWrite { buffer }.encode(), OpError::BadAddress);
     }
-    for buffer in forbidden(true) {
-        let buffer = Segment { len: buffer.len.min(MAX_RANDOM), ..buffer };
-        let result = outcome(Op::Random { buffer }.encode());
-        // A cut length may have made the place a good one.
-        let cut = forbidden(true).iter().all(|f| f.len != buffer.len || f.addr != buffer.addr);
-        assert!(cut || result == Err(OpError::BadAddress), "{buffer:x?}: {result:?}");
+    for buffer in forbidden(true).into_iter().filter(|b| b.len <= MAX_RANDOM) {
+        refused(Op::Random { buffer }.encode(), OpError::BadAddress);
     }
     // What may be read may be written to the console: rodata, text, the boot record.
     for place in ["rodata", "text", "boot"] {
@@ -152,7 +148,7 @@ fn bad_batches() {
     assert_eq!(call(start, u32::MAX, 0).done, 0);
     assert!(many.iter().all(|op| op.result == 0), "operations of a refused batch were performed");
     assert_eq!(call(start + 4, 1, 0).done, 0, "misaligned");
-    for place in forbidden(true) {
+    for place in forbidden(true).into_iter().filter(|place| place.len <= 16) {
         assert_eq!(call(place.addr & !7, 4, 0).done, 0, "{place:x?}");
     }
     assert_eq!(call(u64::MAX - 63, 8, 0).done, 0);

@@ -10,7 +10,7 @@ use kiln::{println, spawn};
 pub async fn run(case: &str) -> Option<u8> {
     match case {
         "panic" => outermost(7),
-        "panic-deep" => deep(200),
+        "panic-deep" => println!("{}", deep(200)),
         "panic-long" => panic!("{}THE END", "0123456789".repeat(500)),
         "panic-unicode" => panic!("{}", "äöü€".repeat(400)),
         "panic-lines" => panic!("first line\nsecond line\n\x1b[31mthird line"),

@@ -8,6 +8,7 @@ use crate::exit::Failure;
 use crate::{progress, style};
 
 /// Arguments of `kiln build`.
+#[allow(clippy::struct_excessive_bools, reason = "they are options")]
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The folder of a Rust crate

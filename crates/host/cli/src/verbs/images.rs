@@ -49,7 +49,10 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     } else {
         arguments.folders.clone()
     };
-    let mut rows: Vec<Row> = folders.iter().flat_map(|folder| images_in(folder)).collect();
+    let mut rows: Vec<Row> = folders
+        .iter()
+        .flat_map(|folder| images_in(folder))
+        .collect();
     rows.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     rows.dedup_by(|a, b| a.path == b.path);
     if arguments.quiet {
@@ -97,7 +100,10 @@ fn images_in(folder: &Path) -> Vec<Row> {
     entries
         .filter_map(Result::ok)
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == IMAGE_EXTENSION))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|ending| ending == IMAGE_EXTENSION)
+        })
         .filter_map(|path| row(&path))
         .collect()
 }

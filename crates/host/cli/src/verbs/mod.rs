@@ -38,7 +38,7 @@ macro_rules! verbs {
         /// All verbs.
         pub const ALL: &[Verb] = &[$(Verb {
             name: stringify!($name),
-            describe: |command| $name::Arguments::augment_args(command.about($about)),
+            describe: |command| $name::Arguments::augment_args(command).about($about),
             run: |matches| $name::run(&arguments_of(matches)?),
         }),*];
     };

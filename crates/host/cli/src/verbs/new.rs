@@ -25,10 +25,18 @@ const README: &str = include_str!("new/README.md.txt");
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let path = &arguments.path;
-    let name = match (&arguments.name, path.file_name().and_then(|name| name.to_str())) {
+    let name = match (
+        &arguments.name,
+        path.file_name().and_then(|name| name.to_str()),
+    ) {
         (Some(name), _) => name.as_str(),
         (None, Some(name)) => name,
-        (None, None) => return Err(Failure::new(format!("{}: not a name for a crate", path.display()))),
+        (None, None) => {
+            return Err(Failure::new(format!(
+                "{}: not a name for a crate",
+                path.display()
+            )));
+        }
     };
     if !valid_crate_name(name) {
         return Err(Failure::new(format!(
@@ -67,7 +75,9 @@ fn files(name: &str, library: Option<&Path>) -> [(&'static str, String); 4] {
 /// Kiln's library in the checkout that this command was built from, if it is still there.
 fn library() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest/kiln");
-    path.join("Cargo.toml").is_file().then(|| path.canonicalize().ok())?
+    path.join("Cargo.toml")
+        .is_file()
+        .then(|| path.canonicalize().ok())?
 }
 
 fn valid_crate_name(name: &str) -> bool {
@@ -95,14 +105,22 @@ mod tests {
         assert!(manifest.contains("name = \"my-app\""));
         assert!(manifest.contains("kiln = { path = \"/src/kiln\" }"));
         assert!(main.contains("#[kiln::main]"));
-        assert!(files.iter().all(|(_, text)| !text.contains("{name}") && !text.contains("{kiln}")));
+        assert!(
+            files
+                .iter()
+                .all(|(_, text)| !text.contains("{name}") && !text.contains("{kiln}"))
+        );
         assert!(readme.contains("kiln run"));
     }
 
     #[test]
     fn without_a_checkout_the_published_version_is_used() {
         let files = files("x", None);
-        assert!(files[0].1.contains(&format!("kiln = \"{}\"", env!("CARGO_PKG_VERSION"))));
+        assert!(
+            files[0]
+                .1
+                .contains(&format!("kiln = \"{}\"", env!("CARGO_PKG_VERSION")))
+        );
     }
 
     #[test]

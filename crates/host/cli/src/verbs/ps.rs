@@ -71,7 +71,9 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
             format!("{head}…")
         }
     };
-    let mut table = Table::new(&["ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
+    let mut table = Table::new(&[
+        "ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES",
+    ]);
     for instance in &instances {
         let row = row(instance, now);
         let image = if arguments.no_trunc {
@@ -113,7 +115,11 @@ fn status(instance: &Instance, now: WallTime) -> String {
     match &instance.end {
         None => format!("Up {}", in_words(now.since(instance.record.started))),
         Some(end) => {
-            let word = if instance.status == Status::Dead { "Dead" } else { "Exited" };
+            let word = if instance.status == Status::Dead {
+                "Dead"
+            } else {
+                "Exited"
+            };
             let ago = in_words(now.since(end.finished));
             format!("{word} ({}) {ago} ago", end.exit_code)
         }

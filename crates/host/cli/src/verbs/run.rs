@@ -15,6 +15,7 @@ use crate::exit::Failure;
 use crate::{style, target};
 
 /// Arguments of `kiln run`.
+#[allow(clippy::struct_excessive_bools, reason = "they are options")]
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Forward a port of the host: [ADDR:]HOST:GUEST[/udp]
@@ -91,6 +92,11 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     let Some((target, args)) = arguments.target.split_first() else {
         return Err(Failure::new("TARGET is missing"));
     };
+    if target.starts_with('-') {
+        return Err(Failure::new(format!(
+            "unknown option {target}: `kiln run --help` lists them"
+        )));
+    }
     let mut spec = Spec::new(target);
     spec.name.clone_from(&arguments.name);
     spec.remove = arguments.rm;
@@ -137,14 +143,20 @@ fn env(text: &str) -> Option<String> {
     if text.contains('=') || text.is_empty() {
         return Some(text.to_owned());
     }
-    std::env::var(text).ok().map(|value| format!("{text}={value}"))
+    std::env::var(text)
+        .ok()
+        .map(|value| format!("{text}={value}"))
 }
 
 fn env_file(path: &Path, into: &mut Vec<String>) -> Result<(), Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| kiln_monitor::Error::file("read", path, error))?;
     let lines = text.lines().map(str::trim_start);
-    into.extend(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).filter_map(env));
+    into.extend(
+        lines
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .filter_map(env),
+    );
     Ok(())
 }
 
@@ -161,7 +173,10 @@ mod tests {
 
     #[test]
     fn options_come_before_the_target_and_arguments_behind_it() {
-        let spec = parse(&["-m", "2M", "-p", "8080:80", "--rm", "x.kiln", "-p", "--", "a"]).unwrap();
+        let spec = parse(&[
+            "-m", "2M", "-p", "8080:80", "--rm", "x.kiln", "-p", "--", "a",
+        ])
+        .unwrap();
         assert_eq!(spec.memory, Size::from_bytes(2 << 20));
         assert_eq!(spec.ports.len(), 1);
         assert!(spec.remove);
@@ -171,12 +186,19 @@ mod tests {
     #[test]
     fn bad_options_are_told_in_one_line_before_anything_is_built() {
         for (args, text) in [
-            (&["-m", "lots", "nothing"][..], "--memory \"lots\": not a size"),
-            (&["-v", "/a:/b", "nothing"], "volumes (-v) come in a later version"),
+            (
+                &["-m", "lots", "nothing"][..],
+                "--memory \"lots\": not a size",
+            ),
+            (
+                &["-v", "/a:/b", "nothing"],
+                "volumes (-v) come in a later version",
+            ),
             (&["--backend", "kvm", "nothing"], "not in this version"),
             (&["-e", "=x", "nothing"], "--env"),
             (&["--net", "x", "nothing"], "--net"),
             (&["nothing"], "no such image or folder"),
+            (&["--memroy", "2M", "x"], "unknown option --memroy"),
         ] {
             let Err(Failure::Message { text: message, .. }) = parse(args) else {
                 panic!("{args:?}");

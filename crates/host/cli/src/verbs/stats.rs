@@ -69,7 +69,9 @@ fn look(registry: &Registry, keys: &[String], earlier: &mut Earlier) -> Result<V
     let instances: Vec<Instance> = if keys.is_empty() {
         registry.list()?
     } else {
-        keys.iter().map(|key| registry.find(key)).collect::<Result<_, _>>()?
+        keys.iter()
+            .map(|key| registry.find(key))
+            .collect::<Result<_, _>>()?
     };
     let running = instances
         .into_iter()
@@ -108,7 +110,13 @@ fn print(rows: &[Row], arguments: &Arguments) -> io::Result<()> {
     }
     let size = |bytes| Size::from_bytes(bytes).rounded();
     let mut table = Table::new(&[
-        "ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "SUPERVISOR", "NET IN / OUT", "CALLS",
+        "ID",
+        "NAME",
+        "CPU %",
+        "MEM USAGE / LIMIT",
+        "SUPERVISOR",
+        "NET IN / OUT",
+        "CALLS",
     ]);
     for row in rows {
         let stats = &row.stats;

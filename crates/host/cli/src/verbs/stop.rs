@@ -23,8 +23,12 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
-    let signal = signals::parse(&arguments.signal)
-        .ok_or_else(|| Failure::new(format!("unknown signal {:?}: use TERM or INT", arguments.signal)))?;
+    let signal = signals::parse(&arguments.signal).ok_or_else(|| {
+        Failure::new(format!(
+            "unknown signal {:?}: use TERM or INT",
+            arguments.signal
+        ))
+    })?;
     let request = Request::Stop {
         signal,
         timeout_ms: arguments.time.map(|seconds| seconds.saturating_mul(1000)),

@@ -16,7 +16,8 @@ pub struct Arguments {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Version {
-    version: &'static str,
+    #[serde(rename = "Version")]
+    kiln: &'static str,
     abi: u32,
     backends: [&'static str; 1],
 }
@@ -24,7 +25,7 @@ struct Version {
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let version = Version {
-        version: env!("CARGO_PKG_VERSION"),
+        kiln: env!("CARGO_PKG_VERSION"),
         abi: kiln_monitor::ABI_VERSION,
         backends: ["process"],
     };
@@ -32,7 +33,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Format::Json => style::json_line(&version)?,
         Format::Table => style::line(&format!(
             "kiln {} (ABI {}, backends: {})",
-            version.version,
+            version.kiln,
             version.abi,
             version.backends.join(", ")
         ))?,

@@ -122,7 +122,8 @@ mod tests {
         let mut log = Log::with_limit(&folder, 1000).unwrap();
         for number in 0..500 {
             let line = format!("line {number}\n");
-            log.write(&folder, WallTime(number), line.as_bytes()).unwrap();
+            log.write(&folder, WallTime(number), line.as_bytes())
+                .unwrap();
         }
         let kept = lines(&dir);
         assert_eq!(kept.last().unwrap(), "line 499\n");

@@ -128,7 +128,10 @@ impl Output {
             let (Some(fd), Some(until)) = (self.waits_for(), self.deadline()) else {
                 return;
             };
-            let Some(left) = until.checked_duration_since(now).filter(|left| !left.is_zero()) else {
+            let Some(left) = until
+                .checked_duration_since(now)
+                .filter(|left| !left.is_zero())
+            else {
                 return;
             };
             let mut fds = [
@@ -289,7 +292,10 @@ mod tests {
         let mut buffer = [0; 200];
         let count = rustix::io::read(&read, &mut buffer).unwrap();
         let note = String::from_utf8_lossy(&buffer[..count]).into_owned();
-        assert!(note.contains("4 bytes of output are in the log only"), "{note}");
+        assert!(
+            note.contains("4 bytes of output are in the log only"),
+            "{note}"
+        );
     }
 
     #[test]

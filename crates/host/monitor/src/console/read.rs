@@ -66,7 +66,7 @@ impl Reader {
     /// The host's.
     pub fn next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
-            if let Some(line) = self.from_pending() {
+            if let Some(line) = self.take_line() {
                 return Ok(Some(line));
             }
             if !self.fill()? {
@@ -76,7 +76,7 @@ impl Reader {
     }
 
     /// A whole line out of what was read already.
-    fn from_pending(&mut self) -> Option<Line> {
+    fn take_line(&mut self) -> Option<Line> {
         loop {
             if self.piece.1 == 0 {
                 self.piece = self.header()?;
@@ -108,7 +108,10 @@ impl Reader {
         let end = rest.iter().take(64).position(|&byte| byte == b'\n');
         let parsed = end.and_then(|end| {
             let (time, len) = std::str::from_utf8(&rest[..end]).ok()?.split_once(' ')?;
-            let len = len.parse().ok().filter(|len| (1..=MAX_PIECE).contains(len))?;
+            let len = len
+                .parse()
+                .ok()
+                .filter(|len| (1..=MAX_PIECE).contains(len))?;
             Some((WallTime(time.parse().ok()?), len))
         });
         match (end, parsed) {
@@ -196,7 +199,10 @@ mod tests {
         log.write(&folder, WallTime(20), b"b\nc\n").unwrap();
         let mut reader = Reader::open(dir.path()).unwrap();
         let first = reader.next_line().unwrap().unwrap();
-        assert_eq!((first.time, first.text.as_slice()), (WallTime(10), &b"ab\n"[..]));
+        assert_eq!(
+            (first.time, first.text.as_slice()),
+            (WallTime(10), &b"ab\n"[..])
+        );
         assert_eq!(reader.next_line().unwrap().unwrap().time, WallTime(20));
     }
 

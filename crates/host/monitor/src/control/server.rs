@@ -109,7 +109,7 @@ impl Server {
         for (client, flags) in self.clients.iter_mut().zip(ready.iter().skip(1)) {
             client.advance(*flags, now, &mut requests);
         }
-        self.clients.retain(|client| !matches!(client.state, State::Done));
+        self.forget_done();
         if ready.first().is_some_and(|flags| !flags.is_empty()) {
             self.accept(now);
         }
@@ -122,6 +122,13 @@ impl Server {
             return;
         };
         client.respond(response, now);
+        self.forget_done();
+    }
+
+    /// Hangs up on clients that are done, which is how they know that the response is complete.
+    fn forget_done(&mut self) {
+        self.clients
+            .retain(|client| !matches!(client.state, State::Done));
     }
 
     fn accept(&mut self, now: Instant) {
@@ -150,12 +157,7 @@ impl Server {
 }
 
 impl Client {
-    fn advance(
-        &mut self,
-        ready: PollFlags,
-        now: Instant,
-        requests: &mut Vec<(ClientId, Request)>,
-    ) {
+    fn advance(&mut self, ready: PollFlags, now: Instant, requests: &mut Vec<(ClientId, Request)>) {
         let gone = ready.intersects(PollFlags::HUP | PollFlags::ERR);
         match &mut self.state {
             State::Reading { until, .. } | State::Writing { until, .. } if now >= *until => {
@@ -243,7 +245,10 @@ fn socket() -> rustix::io::Result<OwnedFd> {
 pub(super) fn address(dir: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<SocketAddrUnix> {
     use std::os::fd::AsRawFd;
     SocketAddrUnix::new(path.join(CONTROL_SOCKET)).or_else(|_| {
-        SocketAddrUnix::new(format!("/proc/self/fd/{}/{CONTROL_SOCKET}", dir.as_raw_fd()))
+        SocketAddrUnix::new(format!(
+            "/proc/self/fd/{}/{CONTROL_SOCKET}",
+            dir.as_raw_fd()
+        ))
     })
 }
 

@@ -165,7 +165,10 @@ mod tests {
         let dir = TempDir::new();
         for file in ["/dev/null", "/tmp"] {
             let error = open(&option(&dir, file, false)).unwrap_err().to_string();
-            assert!(error.contains("neither a file nor a block device"), "{error}");
+            assert!(
+                error.contains("neither a file nor a block device"),
+                "{error}"
+            );
         }
         let error = open(&option(&dir, "none", false)).unwrap_err().to_string();
         assert!(error.contains("no such file"), "{error}");

@@ -303,7 +303,10 @@ mod tests {
         let declared = [optional(disk("data")), optional(net("eth0"))];
         let nets = ["none".parse().unwrap()];
         assert_eq!(plan("web.kiln", &declared, &nets, &[], false).unwrap(), []);
-        assert_eq!(plan("web.kiln", &declared, &[], &[], false).unwrap().len(), 1);
+        assert_eq!(
+            plan("web.kiln", &declared, &[], &[], false).unwrap().len(),
+            1
+        );
     }
 
     #[test]

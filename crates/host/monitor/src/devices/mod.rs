@@ -35,7 +35,13 @@ pub struct Attached {
 /// [`Error::Manifest`] when options and manifest do not fit, [`Error::Device`] and [`Error::Network`] when a device
 /// cannot be opened.
 pub fn attach(spec: &Spec, name: &str, declared: &[Declared]) -> Result<Attached, Error> {
-    let plan = manifest::plan(&spec.image_name(), declared, &spec.nets, &spec.blocks, !spec.ports.is_empty())?;
+    let plan = manifest::plan(
+        &spec.image_name(),
+        declared,
+        &spec.nets,
+        &spec.blocks,
+        !spec.ports.is_empty(),
+    )?;
     let mut attached = Attached {
         devices: Vec::with_capacity(plan.len()),
         usernet: None,
@@ -63,9 +69,11 @@ pub fn attach(spec: &Spec, name: &str, declared: &[Declared]) -> Result<Attached
                 ),
             ),
         };
-        attached
-            .described
-            .push(format!("{} {}={described}", planned.kind.name(), planned.name));
+        attached.described.push(format!(
+            "{} {}={described}",
+            planned.kind.name(),
+            planned.name
+        ));
         attached.devices.push(device);
     }
     Ok(attached)

@@ -181,7 +181,9 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
         return Err(format!("mac={text} is not like 02:00:00:00:00:01"));
     }
     if mac[0] & 1 != 0 {
-        return Err(format!("mac={text} is a group address: use one like 02:00:00:00:00:01"));
+        return Err(format!(
+            "mac={text} is a group address: use one like 02:00:00:00:00:01"
+        ));
     }
     Ok(mac)
 }
@@ -226,11 +228,7 @@ fn link_pair() -> Result<(OwnedFd, OwnedFd), Error> {
 
 /// The forwarded ports with the numbers that the host chose, as `kiln ps` shows them.
 pub fn bound_ports(usernet: &Usernet) -> Vec<String> {
-    usernet
-        .forwards()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    usernet.forwards().iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

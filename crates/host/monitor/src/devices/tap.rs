@@ -13,8 +13,8 @@ use kiln_abi::layout::Record;
 use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::ioctl::{IntegerSetter, Setter, Updater, ioctl, opcode};
+use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::net::TapOptions;
 use crate::Error;
@@ -31,6 +31,10 @@ const TUNSETVNETHDRSZ: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 216);
 const TUN_F_CSUM: usize = 1;
 const TUN_F_TSO4: usize = 2;
 const TUN_F_TSO6: usize = 4;
+
+/// Bytes of a [`NetHeader`], as the device's control takes them.
+const HEADER: i32 = 12;
+const _: () = assert!(NetHeader::SIZE == 12);
 
 /// How often and how far apart to ask again for a device that is in use: one whose last user is just ending.
 const RETRIES: u32 = 20;
@@ -87,8 +91,12 @@ fn attach(host: &OwnedFd, options: &TapOptions) -> Result<(), Error> {
     request.name[..interface.len()].copy_from_slice(interface);
     for attempt in 0.. {
         // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `InterfaceRequest` is in size and layout.
-        let result =
-            unsafe { ioctl(host, Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request)) };
+        let result = unsafe {
+            ioctl(
+                host,
+                Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request),
+            )
+        };
         match result {
             Err(Errno::BUSY) if attempt < RETRIES => std::thread::sleep(RETRY_AFTER),
             other => return other.map_err(|error| refused(options, error)),
@@ -98,11 +106,10 @@ fn attach(host: &OwnedFd, options: &TapOptions) -> Result<(), Error> {
 }
 
 fn set_up(host: &OwnedFd) -> rustix::io::Result<()> {
-    let header = NetHeader::SIZE as i32;
     let offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
     // SAFETY: TUNSETVNETHDRSZ reads one `int`; TUNSETOFFLOAD takes its argument as an integer.
     unsafe {
-        ioctl(host, Setter::<TUNSETVNETHDRSZ, i32>::new(header))?;
+        ioctl(host, Setter::<TUNSETVNETHDRSZ, i32>::new(HEADER))?;
         ioctl(host, IntegerSetter::<TUNSETOFFLOAD>::new_usize(offloads))
     }
 }

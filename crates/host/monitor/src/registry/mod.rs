@@ -96,7 +96,10 @@ impl Registry {
         if stat.st_mode & 0o077 != 0 {
             return Err(folder_error(
                 root,
-                &format!("other users have access to it: chmod 700 {}", root.display()),
+                &format!(
+                    "other users have access to it: chmod 700 {}",
+                    root.display()
+                ),
             ));
         }
         Ok(Self {
@@ -174,8 +177,7 @@ impl Registry {
             Err(error) => return Err(Error::file("open", path, error)),
         };
         // The lock is asked for before the record is read: a supervisor records the end before it lets go.
-        let abandoned =
-            rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+        let abandoned = rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
         let state = record::read(&dir).map_err(|error| Error::file("read", &path, error))?;
         let Some((record, end)) = state else {
             if abandoned && older_than(&dir, STARTING) {
@@ -260,8 +262,12 @@ impl Registry {
         for entry in Dir::read_from(dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if entry.file_type() != FileType::Directory {
-                gone(rustix::fs::unlinkat(dir, entry.file_name(), AtFlags::empty()))
-                    .map_err(failed)?;
+                gone(rustix::fs::unlinkat(
+                    dir,
+                    entry.file_name(),
+                    AtFlags::empty(),
+                ))
+                .map_err(failed)?;
             }
         }
         gone(rustix::fs::unlinkat(&self.dir, id, AtFlags::REMOVEDIR)).map_err(failed)

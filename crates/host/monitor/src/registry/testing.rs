@@ -16,7 +16,10 @@ impl TempDir {
         use std::os::unix::fs::DirBuilderExt;
         let name = format!("kiln-test-{}", crate::names::id(super::random()));
         let path = std::env::temp_dir().join(name);
-        std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .unwrap();
         Self(path)
     }
 

@@ -68,7 +68,15 @@ fn a_lost_supervisor_that_wished_it_leaves_nothing() {
     drop(start(&registry, A, "web", true));
     assert!(registry.list().unwrap().is_empty());
     assert!(!registry.root().join(A).exists());
-    assert!(registry.root().join(NAMES).read_dir().unwrap().next().is_none());
+    assert!(
+        registry
+            .root()
+            .join(NAMES)
+            .read_dir()
+            .unwrap()
+            .next()
+            .is_none()
+    );
 }
 
 #[test]
@@ -99,7 +107,12 @@ fn ids_may_be_shortened_while_they_are_unique() {
     assert!(matches!(registry.find("aaa"), Err(Error::Ambiguous(_))));
     assert_eq!(registry.find(B).unwrap().record.name, "two");
     assert!(matches!(registry.find("../x"), Err(Error::NoInstance(_))));
-    let names: Vec<_> = registry.list().unwrap().into_iter().map(|i| i.record.name).collect();
+    let names: Vec<_> = registry
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|i| i.record.name)
+        .collect();
     assert_eq!(names, ["one", "two"]);
 }
 

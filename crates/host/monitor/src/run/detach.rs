@@ -86,13 +86,14 @@ fn supervisor(spec: &Spec, parent: OwnedFd) -> u8 {
         Ok(image) => image,
         Err(error) => return refuse(&error, &mut say),
     };
-    let started = Instance::start(spec, &image, &registry).and_then(|mut instance| {
-        match instance.wait_started().and_then(|()| instance.listen()) {
-            Ok((id, server)) => Ok((instance, id, server)),
-            Err(error) => {
-                instance.give_up();
-                Err(error)
-            }
+    let started = Instance::start(spec, &image, &registry).and_then(|mut instance| match instance
+        .wait_started()
+        .and_then(|()| instance.listen())
+    {
+        Ok((id, server)) => Ok((instance, id, server)),
+        Err(error) => {
+            instance.give_up();
+            Err(error)
         }
     });
     let (mut instance, id, server) = match started {
@@ -128,7 +129,10 @@ impl Instance<'_> {
     /// Makes the control socket at once: whoever is told the id may use it.
     fn listen(&self) -> Result<(String, Server), Error> {
         let Some(claim) = &self.claim else {
-            return Err(Error::host("find the instance's folder", rustix::io::Errno::NOENT));
+            return Err(Error::host(
+                "find the instance's folder",
+                rustix::io::Errno::NOENT,
+            ));
         };
         let server = Server::bind(claim.dir(), claim.path())
             .map_err(|error| Error::file("create", claim.path().join(CONTROL_SOCKET), error))?;

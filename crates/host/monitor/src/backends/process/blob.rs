@@ -59,8 +59,12 @@ impl Blob {
     pub fn place(&self, to: &mut [u8], base: u64) {
         to[..BLOB.len()].copy_from_slice(BLOB);
         for rela in BLOB[self.rela.clone()].chunks_exact(RELA_SIZE) {
-            let field = |at: usize| u64::from_le_bytes(rela[at..at + 8].try_into().expect("eight bytes"));
-            assert!(field(8) == R_X86_64_RELATIVE, "gate.ld lets no other relocation through");
+            let field =
+                |at: usize| u64::from_le_bytes(rela[at..at + 8].try_into().expect("eight bytes"));
+            assert!(
+                field(8) == R_X86_64_RELATIVE,
+                "gate.ld lets no other relocation through"
+            );
             let at = field(0) as usize;
             to[at..at + 8].copy_from_slice(&(base + field(16)).to_le_bytes());
         }

@@ -14,7 +14,6 @@ use kiln_image::Access;
 
 use super::Error;
 use super::blob::Blob;
-use super::filter;
 use super::layout::Layout;
 use super::os::checked;
 use crate::backend::Launch;
@@ -81,10 +80,12 @@ pub enum Step {
     Privileges = 8,
     /// Restartable sequences of the C library, whose memory is about to go.
     Rseq = 9,
+    /// Landlock, which `--strict` does not do without.
+    Landlock = 10,
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Tie,
         Self::Descriptors,
         Self::Limits,
@@ -94,10 +95,12 @@ impl Step {
         Self::Signals,
         Self::Privileges,
         Self::Rseq,
+        Self::Landlock,
     ];
 
     /// The step's failure as the supervisor tells it.
     pub fn error(self, errno: u32) -> Error {
+        let error = io::Error::from_raw_os_error(errno.cast_signed());
         let step = match self {
             Self::Tie => "tie the guest's process to its supervisor",
             Self::Descriptors => "arrange the guest's descriptors",
@@ -108,11 +111,14 @@ impl Step {
             Self::Signals => "install signal handlers",
             Self::Privileges => "give up privileges",
             Self::Rseq => "unregister restartable sequences",
+            Self::Landlock => {
+                return Error::Missing {
+                    name: "Landlock",
+                    reason: error.to_string(),
+                };
+            }
         };
-        Error::Host {
-            step,
-            error: io::Error::from_raw_os_error(errno.cast_signed()),
-        }
+        Error::Host { step, error }
     }
 }
 
@@ -133,9 +139,16 @@ pub struct Plan<'a> {
     pub control: OwnedFd,
     /// Shared with the supervisor.
     pub setup: *mut Setup,
+    /// The seccomp filter.
+    pub filter: &'a [u64],
+    /// What the gate is told of the devices.
+    pub devices: &'a [DeviceState],
     /// The supervisor's process id.
     pub parent: u32,
 }
+
+/// The number of the tick timer: the kernel counts a process's timers from 0, and the child makes one.
+pub const TIMER: i32 = 0;
 
 /// The child as the supervisor sees it.
 #[derive(Debug)]
@@ -153,11 +166,20 @@ pub struct Forked {
 const NAMESPACES: i32 = libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
 
 /// Forks; the child becomes the guest.
-pub fn fork(plan: &Plan) -> io::Result<Forked> {
+///
+/// # Errors
+/// [`Error::Host`]; with `--strict` and no namespaces [`Error::Missing`].
+pub fn fork(plan: &Plan) -> Result<Forked, Error> {
     let (pid, pidfd, no_namespaces) = match clone(NAMESPACES) {
         Ok((pid, pidfd)) => (pid, pidfd, None),
+        Err(refused) if plan.launch.strict => {
+            return Err(Error::Missing {
+                name: "user namespace",
+                reason: refused.to_string(),
+            });
+        }
         Err(refused) => {
-            let (pid, pidfd) = clone(0)?;
+            let (pid, pidfd) = clone(0).map_err(Error::host("start a process"))?;
             (pid, pidfd, Some(refused.to_string()))
         }
     };
@@ -178,7 +200,16 @@ fn clone(namespaces: i32) -> io::Result<(i64, RawFd)> {
     let mut pidfd: RawFd = -1;
     let flags = namespaces | libc::CLONE_PIDFD | libc::SIGCHLD;
     // SAFETY: like fork(2), without shared memory; the child runs on a copy of this stack.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags as usize, 0usize, &raw mut pidfd, 0usize, 0usize) };
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            flags as usize,
+            0usize,
+            &raw mut pidfd,
+            0usize,
+            0usize,
+        )
+    };
     Ok((checked(pid)?, pidfd))
 }
 
@@ -216,6 +247,9 @@ fn prepare(plan: &Plan, namespaces: bool, setup: &mut Setup) -> Result<Start, Fa
     let timer = place_handlers(plan).map_err(at(Step::Signals))?;
     place_gate(plan, timer).map_err(at(Step::Gate))?;
     if let Err(error) = drop_privileges(namespaces).map_err(at(Step::Privileges))? {
+        if plan.launch.strict {
+            return Err((Step::Landlock, error));
+        }
         setup.landlock_errno = error.raw_os_error().unwrap_or(0).cast_unsigned();
     }
     unregister_rseq().map_err(at(Step::Rseq))?;
@@ -229,7 +263,16 @@ fn call(number: i64, args: [usize; 5]) -> io::Result<i64> {
 }
 
 fn tie(parent: u32, namespaces: bool) -> io::Result<()> {
-    call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0])?;
+    call(
+        libc::SYS_prctl,
+        [
+            libc::PR_SET_PDEATHSIG as usize,
+            libc::SIGKILL as usize,
+            0,
+            0,
+            0,
+        ],
+    )?;
     // SAFETY: no arguments.
     let now = unsafe { libc::getppid() };
     // Seen from a process namespace of its own, the parent is 0.
@@ -257,7 +300,11 @@ fn map(range: Range, protection: i32, flags: i32, fd: RawFd, offset: u64) -> io:
             offset.cast_signed(),
         )
     };
-    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if at == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 const READ: i32 = libc::PROT_READ;
@@ -268,32 +315,74 @@ fn map_image(plan: &Plan) -> io::Result<()> {
     let file = image.file().as_raw_fd();
     // Writable segments lie on the guest's memory, which starts with them.
     let data = plan.layout.image_data;
-    map(data, READ_WRITE, libc::MAP_SHARED, plan.memory.as_raw_fd(), 0)?;
+    map(
+        data,
+        READ_WRITE,
+        libc::MAP_SHARED,
+        plan.memory.as_raw_fd(),
+        0,
+    )?;
+    let mut filled: Option<(u64, u64, u64)> = None;
     for segment in image.segments() {
         let start = segment.address + plan.layout.bias;
         if segment.access == Access::ReadWrite {
-            let (mut at, mut left, mut offset) = (start, segment.file_size, segment.file_offset);
-            while left > 0 {
-                // SAFETY: inside the mapping just made.
-                let got = checked(unsafe {
-                    libc::pread(file, at as *mut libc::c_void, left as usize, offset.cast_signed())
-                } as i64)?
-                .cast_unsigned();
-                if got == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+            // Segments side by side in the file as in memory are read at once.
+            filled = Some(match filled {
+                Some((at, len, offset))
+                    if at + len == start && offset + len == segment.file_offset =>
+                {
+                    (at, len + segment.file_size, offset)
                 }
-                at += got;
-                left -= got;
-                offset += got;
-            }
+                Some((at, len, offset)) => {
+                    fill(file, at, len, offset)?;
+                    (start, segment.file_size, segment.file_offset)
+                }
+                None => (start, segment.file_size, segment.file_offset),
+            });
         } else {
-            let execute = if segment.access == Access::ReadExecute { libc::PROT_EXEC } else { 0 };
+            let execute = if segment.access == Access::ReadExecute {
+                libc::PROT_EXEC
+            } else {
+                0
+            };
             let range = Range {
                 start,
                 end: segment.page_end() + plan.layout.bias,
             };
-            map(range, READ | execute, libc::MAP_PRIVATE, file, segment.file_offset)?;
+            map(
+                range,
+                READ | execute,
+                libc::MAP_PRIVATE,
+                file,
+                segment.file_offset,
+            )?;
         }
+    }
+    match filled {
+        Some((at, len, offset)) => fill(file, at, len, offset),
+        None => Ok(()),
+    }
+}
+
+/// Reads a part of the image into writable memory at `at`.
+fn fill(file: RawFd, mut at: u64, mut left: u64, mut offset: u64) -> io::Result<()> {
+    while left > 0 {
+        // SAFETY: inside the mapping of the image's writable segments, of which nobody else knows yet.
+        let read = unsafe {
+            libc::pread(
+                file,
+                at as *mut libc::c_void,
+                left as usize,
+                offset.cast_signed(),
+            )
+        };
+        let got = checked(read as i64)?.cast_unsigned();
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        at += got;
+        left -= got;
+        offset += got;
     }
     Ok(())
 }
@@ -308,10 +397,17 @@ fn map_memory(plan: &Plan) -> io::Result<()> {
     }
     // SAFETY: the layout made room for the record, and the memory was just mapped.
     unsafe {
-        std::ptr::copy_nonoverlapping(plan.boot.as_ptr(), layout.boot.start as *mut u8, plan.boot.len());
+        std::ptr::copy_nonoverlapping(
+            plan.boot.as_ptr(),
+            layout.boot.start as *mut u8,
+            plan.boot.len(),
+        );
     }
     let len = (layout.boot.end - layout.boot.start) as usize;
-    call(libc::SYS_mprotect, [layout.boot.start as usize, len, READ as usize, 0, 0])?;
+    call(
+        libc::SYS_mprotect,
+        [layout.boot.start as usize, len, READ as usize, 0, 0],
+    )?;
     Ok(())
 }
 
@@ -326,23 +422,33 @@ fn arrange_descriptors(plan: &Plan) -> io::Result<()> {
     // First out of each other's way, then into place.
     for fd in &mut wanted {
         if *fd < count {
-            *fd = call(libc::SYS_fcntl, [*fd as usize, libc::F_DUPFD as usize, count as usize, 0, 0])? as RawFd;
+            *fd = call(
+                libc::SYS_fcntl,
+                [*fd as usize, libc::F_DUPFD as usize, count as usize, 0, 0],
+            )? as RawFd;
         }
     }
     for (place, fd) in (0..count).zip(&wanted) {
         call(libc::SYS_dup3, [*fd as usize, place as usize, 0, 0, 0])?;
     }
-    call(libc::SYS_close_range, [count as usize, u32::MAX as usize, 0, 0, 0])?;
+    call(
+        libc::SYS_close_range,
+        [count as usize, u32::MAX as usize, 0, 0, 0],
+    )?;
     Ok(())
 }
 
 fn limit() -> io::Result<()> {
     let set = |resource, most: u64| {
         let limit = [most; 2];
-        call(libc::SYS_prlimit64, [0, resource as usize, limit.as_ptr() as usize, 0, 0])
+        call(
+            libc::SYS_prlimit64,
+            [0, resource as usize, limit.as_ptr() as usize, 0, 0],
+        )
     };
     set(libc::RLIMIT_CORE, 0)?;
-    set(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 3)?;
+    // One more than the devices and the console need: Landlock's ruleset is a descriptor for a moment.
+    set(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 4)?;
     Ok(())
 }
 
@@ -388,7 +494,13 @@ fn place_handlers(plan: &Plan) -> io::Result<i32> {
     }
     set(libc::SIGPIPE, &ignore)?;
     let none = 0u64;
-    let mask = [libc::SIG_SETMASK as usize, &raw const none as usize, 0, 8, 0];
+    let mask = [
+        libc::SIG_SETMASK as usize,
+        &raw const none as usize,
+        0,
+        8,
+        0,
+    ];
     call(libc::SYS_rt_sigprocmask, mask)?;
 
     // SAFETY: all fields are integers.
@@ -407,14 +519,29 @@ fn place_handlers(plan: &Plan) -> io::Result<i32> {
         ],
     );
     // A host without timers has no ticks; a guest finds out when it asks for one.
-    Ok(if made.is_ok() { timer } else { -1 })
+    Ok(if made.is_ok() && timer == TIMER {
+        timer
+    } else {
+        -1
+    })
 }
 
 fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
     let layout = plan.layout;
     let gate = layout.gate;
-    map(gate, READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
     let code_len = plan.blob.state;
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let code = Range {
+        start: gate.start,
+        end: gate.start + code_len,
+    };
+    let state = Range {
+        start: code.end,
+        end: gate.end,
+    };
+    // Every page of the code is about to be written: one call is cheaper than a fault for each.
+    map(code, READ_WRITE, anonymous | libc::MAP_POPULATE, -1, 0)?;
+    map(state, READ_WRITE, anonymous, -1, 0)?;
     // SAFETY: just mapped, and nobody else knows of it.
     let code = unsafe { std::slice::from_raw_parts_mut(gate.start as *mut u8, code_len as usize) };
     plan.blob.place(code, gate.start);
@@ -437,8 +564,19 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
         end: report_end,
     };
     state.keep[..4].copy_from_slice(&[layout.image, window, report, gate]);
-    state.readable[..5].copy_from_slice(&[layout.image, layout.boot, layout.stack, layout.trap_stack, layout.free]);
-    state.writable[..4].copy_from_slice(&[layout.image_data, layout.stack, layout.trap_stack, layout.free]);
+    state.readable[..5].copy_from_slice(&[
+        layout.image,
+        layout.boot,
+        layout.stack,
+        layout.trap_stack,
+        layout.free,
+    ]);
+    state.writable[..4].copy_from_slice(&[
+        layout.image_data,
+        layout.stack,
+        layout.trap_stack,
+        layout.free,
+    ]);
     state.free = layout.free;
     state.text = layout.text;
     state.entry = plan.launch.image.entry() + layout.bias;
@@ -446,39 +584,24 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
     state.boot = layout.boot.start;
     state.trap_stack = Range::default();
     state.timer = timer;
-    state.device_count = plan.launch.devices.len() as u32;
-    for (to, device) in state.devices.iter_mut().zip(&plan.launch.devices) {
-        *to = DeviceState {
-            kind: device.info.kind,
-            flags: device.info.flags,
-            capacity: device.info.capacity,
-            sector_size: device.info.sector_size,
-            reserved: 0,
-        };
-    }
-    let filter = filter::build(&filter::Rules {
-        gate: state.code,
-        protectable: [
-            layout.image_data,
-            Range {
-                start: layout.stack.start,
-                end: layout.free.end,
-            },
-        ],
-        releasable: layout.free,
-        devices: &state.devices[..plan.launch.devices.len()],
-        timer: u32::try_from(timer).ok(),
-    });
-    state.filter[..filter.len()].copy_from_slice(&filter);
-    state.filter_len = filter.len() as u16;
+    state.device_count = plan.devices.len() as u32;
+    state.devices[..plan.devices.len()].copy_from_slice(plan.devices);
+    state.filter[..plan.filter.len()].copy_from_slice(plan.filter);
+    state.filter_len = plan.filter.len() as u16;
     let executable = (READ | libc::PROT_EXEC) as usize;
-    call(libc::SYS_mprotect, [gate.start as usize, code_len as usize, executable, 0, 0])?;
+    call(
+        libc::SYS_mprotect,
+        [gate.start as usize, code_len as usize, executable, 0, 0],
+    )?;
     Ok(())
 }
 
 /// Gives up everything that can be given up. The inner result is Landlock's, which not every host has.
 fn drop_privileges(namespaces: bool) -> io::Result<io::Result<()>> {
-    call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0])?;
+    call(
+        libc::SYS_prctl,
+        [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0],
+    )?;
     let landlock = landlock();
     // SAFETY: no arguments.
     if !namespaces && unsafe { libc::geteuid() } == 0 {
@@ -487,11 +610,23 @@ fn drop_privileges(namespaces: bool) -> io::Result<io::Result<()>> {
         call(libc::SYS_setresgid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
         call(libc::SYS_setresuid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
         // Changing the user clears the parent-death signal (prctl(2)).
-        call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0])?;
+        call(
+            libc::SYS_prctl,
+            [
+                libc::PR_SET_PDEATHSIG as usize,
+                libc::SIGKILL as usize,
+                0,
+                0,
+                0,
+            ],
+        )?;
     }
     let header = [0x2008_0522u32, 0];
     let none = [0u32; 6];
-    call(libc::SYS_capset, [header.as_ptr() as usize, none.as_ptr() as usize, 0, 0, 0])?;
+    call(
+        libc::SYS_capset,
+        [header.as_ptr() as usize, none.as_ptr() as usize, 0, 0, 0],
+    )?;
     Ok(landlock)
 }
 
@@ -500,8 +635,14 @@ fn landlock() -> io::Result<()> {
     /// Every file access right of the first Landlock version.
     const FILE_RIGHTS: u64 = 0x1fff;
     let attributes = [FILE_RIGHTS];
-    let ruleset = call(libc::SYS_landlock_create_ruleset, [attributes.as_ptr() as usize, 8, 0, 0, 0])?;
-    let restricted = call(libc::SYS_landlock_restrict_self, [ruleset as usize, 0, 0, 0, 0]);
+    let ruleset = call(
+        libc::SYS_landlock_create_ruleset,
+        [attributes.as_ptr() as usize, 8, 0, 0, 0],
+    )?;
+    let restricted = call(
+        libc::SYS_landlock_restrict_self,
+        [ruleset as usize, 0, 0, 0, 0],
+    );
     call(libc::SYS_close, [ruleset as usize, 0, 0, 0, 0])?;
     restricted.map(|_| ())
 }

@@ -139,7 +139,10 @@ struct Filter(Vec<u64>);
 
 impl Filter {
     fn emit(&mut self, code: u16, if_true: u8, if_false: u8, k: u32) {
-        let word = u64::from(code) | u64::from(if_true) << 16 | u64::from(if_false) << 24 | u64::from(k) << 32;
+        let word = u64::from(code)
+            | u64::from(if_true) << 16
+            | u64::from(if_false) << 24
+            | u64::from(k) << 32;
         self.0.push(word);
     }
 

@@ -22,19 +22,24 @@ pub struct ProcessGuest {
     setup: os::Shared<Setup>,
     control: std::fs::File,
     image_start: u64,
-    protections: Vec<Protection>,
+    no_namespaces: Option<String>,
     ended: Option<Ended>,
 }
 
 impl ProcessGuest {
-    pub(super) fn new(forked: Forked, setup: os::Shared<Setup>, control: OwnedFd, image_start: u64) -> Self {
+    pub(super) fn new(
+        forked: Forked,
+        setup: os::Shared<Setup>,
+        control: OwnedFd,
+        image_start: u64,
+    ) -> Self {
         Self {
             pid: forked.pid,
             pidfd: forked.pidfd,
             setup,
             control: control.into(),
             image_start,
-            protections: protections(forked.no_namespaces.as_deref(), None),
+            no_namespaces: forked.no_namespaces,
             ended: None,
         }
     }
@@ -54,7 +59,6 @@ impl ProcessGuest {
                 Stage::Failed(step) => return Err(step.error(setup.errno)),
             }
         }
-        self.note_protections();
         self.failure().map_or(Ok(()), Err)
     }
 
@@ -67,20 +71,11 @@ impl ProcessGuest {
         }
     }
 
-    fn note_protections(&mut self) {
-        let setup = self.setup.read();
-        if setup.landlock_errno != 0 {
-            let reason = io::Error::from_raw_os_error(setup.landlock_errno.cast_signed()).to_string();
-            for protection in &mut self.protections {
-                if protection.name.contains("Landlock") {
-                    protection.missing = Some(reason.clone());
-                }
-            }
-        }
-    }
-
     fn has_ended(&self, pause: Duration) -> bool {
-        let mut fds = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+        let mut fds = [rustix::event::PollFd::new(
+            &self.pidfd,
+            rustix::event::PollFlags::IN,
+        )];
         let timeout = rustix::event::Timespec {
             tv_sec: 0,
             tv_nsec: pause.as_nanos() as i64,
@@ -127,13 +122,14 @@ impl Guest for ProcessGuest {
             ..self.counted(&report)
         };
         let ended = describe(status, &report, usage, self.image_start);
-        self.note_protections();
         self.ended = Some(ended.clone());
         Ok(ended)
     }
 
-    fn protections(&self) -> &[Protection] {
-        &self.protections
+    fn protections(&self) -> Vec<Protection> {
+        let errno = self.setup.read().landlock_errno.cast_signed();
+        let no_landlock = (errno != 0).then(|| io::Error::from_raw_os_error(errno).to_string());
+        protections(self.no_namespaces.as_deref(), no_landlock.as_deref())
     }
 
     fn usage(&self) -> Usage {

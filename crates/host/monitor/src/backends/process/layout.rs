@@ -17,7 +17,9 @@ use kiln_image::{Access, Image, LoadSegment};
 
 use super::Error;
 use super::blob::Blob;
-use kiln_gate::state::Range;
+use super::child::TIMER;
+use super::filter::Rules;
+use kiln_gate::state::{DeviceState, Range};
 
 /// Bytes of stack for traps. The handler formats a message and walks the stack.
 const TRAP_STACK: u64 = 16 * 1024;
@@ -71,7 +73,13 @@ impl Layout {
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`], [`Error::ScatteredData`].
-    pub fn new(image: &Image, memory: u64, boot_size: u64, blob: &Blob, random: [u64; 4]) -> Result<Self, Error> {
+    pub fn new(
+        image: &Image,
+        memory: u64,
+        boot_size: u64,
+        blob: &Blob,
+        random: [u64; 4],
+    ) -> Result<Self, Error> {
         let pick = |(base, pages): (u64, u64), random: u64| base + (random % pages) * PAGE_SIZE;
         // The first segment has address 0.
         let bias = pick(IMAGE_REGION, random[0]).next_multiple_of(image.alignment());
@@ -88,17 +96,24 @@ impl Layout {
         let image_data = with(Access::ReadWrite).unwrap_or_default();
         let text = with(Access::ReadExecute).unwrap_or_default();
         // The writable segments are one mapping of the guest's memory.
-        let between = |s: &LoadSegment| s.access != Access::ReadWrite && image_data.contains(s.address + bias, 1);
+        let between = |s: &LoadSegment| {
+            s.access != Access::ReadWrite && image_data.contains(s.address + bias, 1)
+        };
         if image.segments().iter().any(between) {
             return Err(Error::ScatteredData);
         }
 
-        let small = if memory < SMALL_MEMORY { STACK_SMALL } else { STACK };
+        let small = if memory < SMALL_MEMORY {
+            STACK_SMALL
+        } else {
+            STACK
+        };
         let stack_size = match image.abi().stack_size {
             0 => small,
             asked => page_up(asked),
         };
-        let fixed = (image_data.end - image_data.start) + page_up(boot_size) + stack_size + TRAP_STACK;
+        let fixed =
+            (image_data.end - image_data.start) + page_up(boot_size) + stack_size + TRAP_STACK;
         let needed = (fixed + MIN_FREE).max(image.abi().min_memory);
         if memory < needed {
             return Err(Error::MemoryTooSmall { memory, needed });
@@ -135,5 +150,25 @@ impl Layout {
                 end: gate / PAGE_SIZE * PAGE_SIZE + blob.size(),
             },
         })
+    }
+
+    /// What the seccomp filter is to hold the gate to.
+    pub fn rules<'a>(&self, blob: &Blob, devices: &'a [DeviceState]) -> Rules<'a> {
+        Rules {
+            gate: Range {
+                start: self.gate.start,
+                end: self.gate.start + blob.state,
+            },
+            protectable: [
+                self.image_data,
+                Range {
+                    start: self.stack.start,
+                    end: self.free.end,
+                },
+            ],
+            releasable: self.free,
+            devices,
+            timer: Some(TIMER.cast_unsigned()),
+        }
     }
 }

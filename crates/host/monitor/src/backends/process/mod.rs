@@ -16,7 +16,10 @@
 //! | [`guest`] | the supervisor's handle |
 //! | [`os`] | the few raw system calls |
 
-#![allow(unsafe_code, reason = "this backend maps memory, forks and talks to the kernel")]
+#![allow(
+    unsafe_code,
+    reason = "this backend maps memory, forks and talks to the kernel"
+)]
 
 pub mod blob;
 pub mod boot;
@@ -28,7 +31,9 @@ mod os;
 
 use std::io;
 
-use crate::backend::{Launch, Protection};
+use kiln_gate::state::DeviceState;
+
+use crate::backend::{Device, Launch, Protection};
 use blob::Blob;
 use child::{Plan, Setup};
 use guest::ProcessGuest;
@@ -61,7 +66,9 @@ pub enum Error {
         error: io::Error,
     },
     /// `--strict`, and this host does not have a protection.
-    #[error("--strict: no {name} on this host ({reason}); run without --strict to go on without it")]
+    #[error(
+        "--strict: no {name} on this host ({reason}); run without --strict to go on without it"
+    )]
     Missing {
         /// Which protection.
         name: &'static str,
@@ -89,19 +96,28 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
     for (pick, bytes) in picks.iter_mut().zip(random.chunks_exact(8)) {
         *pick = u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
     }
-    let layout = Layout::new(launch.image, launch.memory, boot::size(&launch), &blob, picks)?;
+    let layout = Layout::new(
+        launch.image,
+        launch.memory,
+        boot::size(&launch),
+        &blob,
+        picks,
+    )?;
     let facts = boot::HostFacts {
-        tsc_hz: os::tsc_hz(),
-        cpu: os::cpu_features(),
         now: os::monotonic(),
         wall: os::wall(),
         entropy: random[32..].try_into().expect("64 bytes left"),
     };
     let boot = boot::record(&launch, &layout, &blob, &facts);
     let memory = os::memory_file(launch.memory).map_err(Error::host("make the guest's memory"))?;
-    let setup = os::Shared::<Setup>::new(layout.report).map_err(Error::host("map shared memory"))?;
+    let setup =
+        os::Shared::<Setup>::new(layout.report).map_err(Error::host("map shared memory"))?;
     let (control, control_write) = os::pipe().map_err(Error::host("make a pipe"))?;
+    let devices: Vec<DeviceState> = launch.devices.iter().map(device_state).collect();
+    let filter = filter::build(&layout.rules(&blob, &devices));
     let plan = Plan {
+        filter: &filter,
+        devices: &devices,
         launch: &launch,
         layout: &layout,
         blob: &blob,
@@ -111,23 +127,31 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
         setup: setup.as_ptr(),
         parent: std::process::id(),
     };
-    let forked = child::fork(&plan).map_err(Error::host("start a process"))?;
-    if launch.strict
-        && let Some(reason) = &forked.no_namespaces
-    {
-        os::kill(&forked.pidfd);
-        os::reap(forked.pid).map_err(Error::host("wait for a process"))?;
-        return Err(Error::Missing {
-            name: "user namespace",
-            reason: reason.clone(),
-        });
+    let forked = child::fork(&plan)?;
+    Ok(ProcessGuest::new(
+        forked,
+        setup,
+        control_write,
+        layout.image.start,
+    ))
+}
+
+fn device_state(device: &Device) -> DeviceState {
+    DeviceState {
+        kind: device.info.kind,
+        flags: device.info.flags,
+        capacity: device.info.capacity,
+        sector_size: device.info.sector_size,
+        reserved: 0,
     }
-    Ok(ProcessGuest::new(forked, setup, control_write, layout.image.start))
 }
 
 /// The protections around every guest of this backend, with the reason for each that is missing.
 fn protections(no_namespaces: Option<&str>, no_landlock: Option<&str>) -> Vec<Protection> {
-    let always = |name| Protection { name, missing: None };
+    let always = |name| Protection {
+        name,
+        missing: None,
+    };
     let given = |name, missing: Option<&str>| Protection {
         name,
         missing: missing.map(str::to_owned),

@@ -1,15 +1,16 @@
-//! The few raw system calls and processor questions of this backend, with the unsafe code they need.
+//! The few raw system calls of this backend, with the unsafe code they need.
 
-use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use kiln_abi::BootInfo;
-
 /// The result of a system call, or the error it left.
 pub fn checked(result: i64) -> io::Result<i64> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// Fills `into` with the kernel's random numbers.
@@ -24,7 +25,10 @@ pub fn random(into: &mut [u8]) -> io::Result<()> {
 }
 
 fn clock(id: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the kernel writes one timespec; these clocks always exist.
     unsafe { libc::clock_gettime(id, &raw mut time) };
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
@@ -40,38 +44,11 @@ pub fn wall() -> u64 {
     clock(libc::CLOCK_REALTIME)
 }
 
-/// Ticks of the time-stamp counter per second, where the processor or hypervisor says so and the counter is invariant.
-pub fn tsc_hz() -> u64 {
-    // SDM volume 2, CPUID leaf 15H: crystal clock times a ratio.
-    let highest = __cpuid(0).eax;
-    let invariant = __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & 1 << 8 != 0;
-    if !invariant || highest < 0x15 {
-        return 0;
-    }
-    let leaf = __cpuid(0x15);
-    if leaf.eax == 0 || leaf.ebx == 0 || leaf.ecx == 0 {
-        return 0;
-    }
-    u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax)
-}
-
-/// The processor's `CPU_*` bits of [`BootInfo::cpu`].
-pub fn cpu_features() -> u64 {
-    let basic = __cpuid(1);
-    let extended = __cpuid_count(7, 0);
-    let osxsave = basic.ecx & 1 << 27 != 0;
-    // SAFETY: OSXSAVE says that xgetbv exists.
-    let ymm_saved = osxsave && unsafe { _xgetbv(0) } & 6 == 6;
-    let bit = |condition: bool, bit| if condition { bit } else { 0 };
-    bit(extended.ebx & 1 << 9 != 0, BootInfo::CPU_ERMS)
-        | bit(extended.edx & 1 << 4 != 0, BootInfo::CPU_FSRM)
-        | bit(ymm_saved && extended.ebx & 1 << 5 != 0, BootInfo::CPU_AVX2)
-}
-
 /// A file in memory of `size` bytes that nobody else can open.
 pub fn memory_file(size: u64) -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string.
-    let fd = checked(unsafe { libc::memfd_create(c"kiln-guest".as_ptr(), libc::MFD_CLOEXEC) }.into())?;
+    let fd =
+        checked(unsafe { libc::memfd_create(c"kiln-guest".as_ptr(), libc::MFD_CLOEXEC) }.into())?;
     // SAFETY: just made, and ours.
     let file = unsafe { File::from_raw_fd(fd as i32) };
     file.set_len(size)?;
@@ -90,7 +67,15 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Kills a process by its pidfd. One that has ended already is left alone.
 pub fn kill(pidfd: &OwnedFd) {
     // SAFETY: no memory is passed.
-    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, 0usize, 0) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            0usize,
+            0,
+        )
+    };
 }
 
 /// Waits for a child's end: its wait status and processor time in nanoseconds.
@@ -107,7 +92,9 @@ pub fn reap(pid: u32) -> io::Result<(i32, u64)> {
             Err(error) => return Err(error),
         }
     }
-    let nanos = |t: libc::timeval| t.tv_sec.cast_unsigned() * 1_000_000_000 + t.tv_usec.cast_unsigned() * 1000;
+    let nanos = |t: libc::timeval| {
+        t.tv_sec.cast_unsigned() * 1_000_000_000 + t.tv_usec.cast_unsigned() * 1000
+    };
     Ok((status, nanos(usage.ru_utime) + nanos(usage.ru_stime)))
 }
 

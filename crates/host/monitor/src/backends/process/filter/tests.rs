@@ -83,7 +83,13 @@ fn verdict(number: u32, args: [u64; 6]) -> u32 {
 
 #[test]
 fn calls_from_elsewhere_trap() {
-    for ip in [0, GATE.start - 1, GATE.end + 1, GATE.start + (1 << 32), 0x40_1000] {
+    for ip in [
+        0,
+        GATE.start - 1,
+        GATE.end + 1,
+        GATE.start + (1 << 32),
+        0x40_1000,
+    ] {
         assert_eq!(verdict_at(ip, nr::EXIT_GROUP, [0; 6]), RET_TRAP, "{ip:#x}");
     }
     assert_eq!(verdict_at(GATE.end, nr::EXIT_GROUP, [0; 6]), RET_ALLOW);
@@ -107,8 +113,16 @@ fn descriptors_are_those_of_the_devices() {
         (nr::WRITE, vec![1]),
     ] {
         for fd in 0..8 {
-            let expected = if allowed.contains(&fd) { RET_ALLOW } else { RET_KILL };
-            assert_eq!(verdict(number, [fd, 0x1000, 1, 0, 0, 0]), expected, "call {number} on {fd}");
+            let expected = if allowed.contains(&fd) {
+                RET_ALLOW
+            } else {
+                RET_KILL
+            };
+            assert_eq!(
+                verdict(number, [fd, 0x1000, 1, 0, 0, 0]),
+                expected,
+                "call {number} on {fd}"
+            );
         }
     }
 }
@@ -153,18 +167,42 @@ fn discarding_keeps_the_size() {
 fn memory_calls_stay_in_guest_memory_and_never_make_code() {
     let protect = |addr, len, prot| verdict(nr::MPROTECT, [addr, len, prot, 0, 0, 0]);
     for addr in [STACK.start, STACK.end - 4096, DATA.start, DATA.end - 4096] {
-        for (prot, expected) in [(0, RET_ALLOW), (1, RET_ALLOW), (3, RET_ALLOW), (4, RET_KILL), (5, RET_KILL), (7, RET_KILL)] {
+        for (prot, expected) in [
+            (0, RET_ALLOW),
+            (1, RET_ALLOW),
+            (3, RET_ALLOW),
+            (4, RET_KILL),
+            (5, RET_KILL),
+            (7, RET_KILL),
+        ] {
             assert_eq!(protect(addr, 4096, prot), expected, "{addr:#x} {prot}");
         }
         assert_eq!(protect(addr, 1 << 32, 3), RET_KILL);
         assert_eq!(protect(addr, 4096, 1 << 32), RET_KILL);
     }
-    for addr in [0, STACK.start - 1, STACK.end, DATA.start - 4096, DATA.end, GATE.start, u64::MAX] {
+    for addr in [
+        0,
+        STACK.start - 1,
+        STACK.end,
+        DATA.start - 4096,
+        DATA.end,
+        GATE.start,
+        u64::MAX,
+    ] {
         assert_eq!(protect(addr, 4096, 3), RET_KILL, "{addr:#x}");
     }
-    assert_eq!(verdict(nr::MADVISE, [STACK.start, 4096, 9, 0, 0, 0]), RET_ALLOW);
-    assert_eq!(verdict(nr::MADVISE, [DATA.start, 4096, 9, 0, 0, 0]), RET_KILL);
-    assert_eq!(verdict(nr::MADVISE, [STACK.start, 4096, 4, 0, 0, 0]), RET_KILL);
+    assert_eq!(
+        verdict(nr::MADVISE, [STACK.start, 4096, 9, 0, 0, 0]),
+        RET_ALLOW
+    );
+    assert_eq!(
+        verdict(nr::MADVISE, [DATA.start, 4096, 9, 0, 0, 0]),
+        RET_KILL
+    );
+    assert_eq!(
+        verdict(nr::MADVISE, [STACK.start, 4096, 4, 0, 0, 0]),
+        RET_KILL
+    );
 }
 
 #[test]
@@ -187,7 +225,15 @@ fn a_guest_without_devices_has_fewer_calls() {
     let names: Vec<u32> = (0..500).filter(|&number| allowed(number)).collect();
     // With all arguments zero some calls are refused for their arguments, so this is a lower bound that shows which
     // calls are gone.
-    for gone in [nr::READV, nr::WRITEV, nr::PREAD64, nr::PWRITE64, nr::FDATASYNC, nr::FALLOCATE, nr::TIMER_SETTIME] {
+    for gone in [
+        nr::READV,
+        nr::WRITEV,
+        nr::PREAD64,
+        nr::PWRITE64,
+        nr::FDATASYNC,
+        nr::FALLOCATE,
+        nr::TIMER_SETTIME,
+    ] {
         assert!(!names.contains(&gone), "call {gone}");
     }
 }
@@ -202,5 +248,9 @@ fn sixty_three_disks_fit() {
         devices: &[disk; kiln_abi::MAX_DEVICES],
         timer: Some(0),
     });
-    assert!(filter.len() <= kiln_gate::state::MAX_FILTER, "{}", filter.len());
+    assert!(
+        filter.len() <= kiln_gate::state::MAX_FILTER,
+        "{}",
+        filter.len()
+    );
 }

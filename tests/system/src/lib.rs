@@ -1,0 +1,39 @@
+//! What the whole-system tests share: the command, guests' images, instances with a state folder of their own.
+//!
+//! The tests in `tests/*.rs` drive the real `kiln` command as a user does and look at it from outside: exit codes,
+//! output, `/proc`, sockets. Nothing here links against Kiln's monitor; only building guests uses the library, since a
+//! test run builds many.
+//!
+//! ```text
+//! cargo test -p kiln-system-tests                   # all of it, about three minutes
+//! cargo test -p kiln-system-tests --test faults     # one subject
+//! KILN=/usr/bin/kiln cargo test -p kiln-system-tests
+//! ```
+//!
+//! Without `KILN` the command is built from this workspace. What a machine cannot do (tap devices without root, a
+//! missing program) is skipped, and the test says so in a line that starts with `skipped:` (seen with `--nocapture`).
+//!
+//! | module | its part |
+//! | --- | --- |
+//! | [`artifacts`] | builds the command and the guests, once for all test processes |
+//! | [`session`] | a state folder, commands in it, and the end of everything that was started there |
+//! | [`process`] | a running command: its output as it comes, signals, a bounded wait |
+//! | [`host`] | `/proc`, free ports, what this machine can do |
+//! | [`elf`] | changing an image's headers |
+//! | [`netns`] | network namespaces with a tap device |
+
+pub mod artifacts;
+pub mod elf;
+pub mod host;
+pub mod netns;
+pub mod process;
+pub mod session;
+
+pub use artifacts::{guest, kiln};
+pub use process::{Outcome, Running};
+pub use session::{Session, probe, probe_with};
+
+/// Says why a test does not test anything on this machine.
+pub fn skip(reason: impl std::fmt::Display) {
+    println!("skipped: {reason}");
+}
