@@ -51,7 +51,7 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Geometry => f.write_str(
-                "the disk must have at least 256 KiB and sectors of 512 to 4096 bytes",
+                "the disk must have at least 264 KiB, and sectors of 512 to 4096 bytes",
             ),
             Self::Foreign => f.write_str(
                 "the disk holds something else; to give it to this program, fill its first 128 KiB with zeros",
@@ -88,7 +88,10 @@ pub async fn open<S: Storage>(
         Some(superblock) => superblock,
         None => format(&storage, random).await?,
     };
-    let end = superblock.half_len.checked_mul(2).and_then(|l| l.checked_add(SUPERBLOCK_AREA));
+    let end = superblock
+        .half_len
+        .checked_mul(2)
+        .and_then(|l| l.checked_add(SUPERBLOCK_AREA));
     if end.is_none_or(|end| end > storage.capacity()) {
         return Err(OpenError::Shrunk);
     }
@@ -240,7 +243,10 @@ impl<S: Storage> Scan<'_, S> {
         let mut at = 0;
         while at < header.len {
             let len = (header.len - at).min(MAX_FRAME as u64);
-            let part = self.window.get(start + HEADER_LEN as u64 + at, len as usize).await?;
+            let part = self
+                .window
+                .get(start + HEADER_LEN as u64 + at, len as usize)
+                .await?;
             crc.update(part);
             at += len;
         }
@@ -263,7 +269,10 @@ impl<S: Storage> Scan<'_, S> {
             if head.rest_len() > left - OP_LEN {
                 return Err(damaged);
             }
-            let rest = self.window.get(start + at + OP_LEN as u64, head.rest_len()).await?;
+            let rest = self
+                .window
+                .get(start + at + OP_LEN as u64, head.rest_len())
+                .await?;
             let op = head.operation(rest);
             at += op.encoded_len() as u64;
             self.map.apply(op);

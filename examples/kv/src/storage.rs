@@ -6,7 +6,10 @@ use core::fmt;
 ///
 /// What the store relies on: after a crash each sector has the content it had at the last flush or that of a later
 /// write, never a mixture. Nothing is assumed about the order in which writes between two flushes arrive.
-#[allow(async_fn_in_trait, reason = "one executor, one thread: nobody asks for Send")]
+#[allow(
+    async_fn_in_trait,
+    reason = "one executor, one thread: nobody asks for Send"
+)]
 pub trait Storage {
     /// Bytes that are written whole or not at all.
     fn sector_size(&self) -> usize;

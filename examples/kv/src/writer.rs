@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::crc::{Crc, crc32c};
 use crate::format::{
@@ -43,6 +44,24 @@ pub enum Refusal {
     Storage(Fault),
     /// An earlier failure left it unknown what is on the disk; only opening it anew finds out.
     Unknown,
+}
+
+/// For people, as a reply has it.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong => write!(
+                f,
+                "ERR too long: keys have at most {MAX_KEY} bytes, values {MAX_VALUE}, and a small disk takes less at once"
+            ),
+            Self::DiskFull => f.write_str("ERR the disk is full: delete keys, or use a larger disk"),
+            Self::MemoryFull => f.write_str("OOM the memory for keys and values is used up"),
+            Self::Storage(fault) => write!(f, "ERR not stored: {fault}"),
+            Self::Unknown => f.write_str(
+                "ERR not stored: the disk failed in the middle of a compaction; a restart finds out its state",
+            ),
+        }
+    }
 }
 
 /// Where the log ends.
@@ -251,13 +270,18 @@ impl<S: Storage> Writer<S> {
         let store = self.superblock.store.to_le_bytes();
         header.crc = crc32c(&[&store, &header.covered(), &self.frame[HEADER_LEN..]]);
         self.frame[..HEADER_LEN].copy_from_slice(&header.encode());
-        let len = self.frame.len().next_multiple_of(self.superblock.sector as usize);
+        let len = self
+            .frame
+            .len()
+            .next_multiple_of(self.superblock.sector as usize);
         self.frame.resize(len, 0);
 
         // Should anything fail from here on, or this future be dropped, the frame may be whole on the disk.
         self.condition = Condition::Torn;
         let start = self.superblock.half(self.superblock.active);
-        self.storage.write(start + self.tail.offset, &self.frame).await?;
+        self.storage
+            .write(start + self.tail.offset, &self.frame)
+            .await?;
         self.storage.flush().await?;
         self.condition = Condition::Sound;
         self.tail.offset += len as u64;
@@ -320,14 +344,16 @@ impl<S: Storage> Writer<S> {
     /// Adds entries to a chunk until it is long enough. True if there are more.
     fn fill(&self, chunk: &mut Vec<u8>, last: &mut Option<Box<[u8]>>) -> bool {
         let map = self.view.read();
+        let mut full_at: Option<Box<[u8]>> = None;
         for (key, value) in map.entries_behind(last.as_deref()) {
             encode_set(key, value, chunk);
             if chunk.len() >= CHUNK {
-                *last = Some(key.into());
-                return true;
+                full_at = Some(key.into());
+                break;
             }
         }
-        false
+        *last = full_at;
+        last.is_some()
     }
 
     fn snapshot_crc(&self, header: &Header) -> u32 {

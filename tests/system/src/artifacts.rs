@@ -16,7 +16,10 @@ use rustix::fs::{FlockOperation, flock};
 /// The workspace's folder.
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = here.ancestors().nth(2).expect("tests/system lies two folders deep");
+    let root = here
+        .ancestors()
+        .nth(2)
+        .expect("tests/system lies two folders deep");
     root.to_owned()
 }
 
@@ -24,7 +27,8 @@ pub fn workspace() -> PathBuf {
 pub fn kiln() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| match std::env::var_os("KILN") {
-        Some(path) => fs::canonicalize(&path).unwrap_or_else(|error| panic!("KILN={}: {error}", path.display())),
+        Some(path) => fs::canonicalize(&path)
+            .unwrap_or_else(|error| panic!("KILN={}: {error}", path.display())),
         None => built("kiln", &["crates"], build_command),
     })
 }
@@ -33,7 +37,9 @@ pub fn kiln() -> &'static Path {
 pub fn guest(name: &str) -> PathBuf {
     static IMAGES: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
     // A failed build has poisoned the lock; the others may still succeed.
-    let mut images = IMAGES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut images = IMAGES
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let images = images.get_or_insert_default();
     if let Some(path) = images.get(name) {
         return path.clone();
@@ -53,11 +59,22 @@ pub fn try_guest(name: &str) -> Result<PathBuf, String> {
     } else {
         (format!("examples/{name}"), name.to_owned())
     };
-    let sources = ["crates/guest", "crates/shared", "crates/host/image", "tests/guests", "examples"];
+    let sources = [
+        "crates/guest",
+        "crates/shared",
+        "crates/host/image",
+        "tests/guests",
+        "examples",
+    ];
     try_built(&output, &sources, || {
         let image = outputs().join(format!("{output}.kiln"));
-        let builder = Builder::new(workspace().join(folder)).output(&image).quiet(true);
-        builder.build().map(|built| built.image).map_err(|error| error.to_string())
+        let builder = Builder::new(workspace().join(folder))
+            .output(&image)
+            .quiet(true);
+        builder
+            .build()
+            .map(|built| built.image)
+            .map_err(|error| error.to_string())
     })
 }
 
@@ -82,7 +99,10 @@ fn try_built(
     let newest = sources
         .iter()
         .map(|folder| newest(&workspace().join(folder)))
-        .chain([modified(&workspace().join("Cargo.lock")), modified(&workspace().join("Cargo.toml"))])
+        .chain([
+            modified(&workspace().join("Cargo.lock")),
+            modified(&workspace().join("Cargo.toml")),
+        ])
         .max();
     if let Ok(path) = fs::read_to_string(&stamp)
         && Some(modified(&stamp)) > newest
@@ -99,7 +119,14 @@ fn build_command() -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--release", "-p", "kiln-cli", "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "-p",
+            "kiln-cli",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -112,11 +139,15 @@ fn build_command() -> Result<PathBuf, String> {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message["executable"].as_str()?))
     });
-    executables.last().ok_or_else(|| "cargo names no executable".into())
+    executables
+        .last()
+        .ok_or_else(|| "cargo names no executable".into())
 }
 
 fn modified(path: &Path) -> SystemTime {
-    path.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+    path.metadata()
+        .and_then(|metadata| metadata.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// When the last of a folder's files was changed.
@@ -126,7 +157,11 @@ fn newest(folder: &Path) -> SystemTime {
     };
     let times = entries.filter_map(Result::ok).map(|entry| {
         let path = entry.path();
-        if path.is_dir() { newest(&path) } else { modified(&path) }
+        if path.is_dir() {
+            newest(&path)
+        } else {
+            modified(&path)
+        }
     });
     times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -11,7 +11,10 @@ pub const NOTE: u32 = 4;
 
 /// Where a field of a program header lies in it, and how long it is.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the fields' names in the gABI, without their prefix")]
+#[allow(
+    missing_docs,
+    reason = "the fields' names in the gABI, without their prefix"
+)]
 pub enum Field {
     Type,
     Flags,
@@ -97,7 +100,8 @@ impl Elf {
     /// # Panics
     /// If there are not so many.
     pub fn nth(&self, kind: u32, n: usize) -> usize {
-        let mut found = (0..self.header_count()).filter(|&i| self.get(i, Field::Type) == u64::from(kind));
+        let mut found =
+            (0..self.header_count()).filter(|&i| self.get(i, Field::Type) == u64::from(kind));
         found.nth(n).expect("so many headers of the type")
     }
 
@@ -105,7 +109,10 @@ impl Elf {
     pub fn notes(&self) -> Vec<usize> {
         let header = self.nth(NOTE, 0);
         let usize_of = |field| usize::try_from(self.get(header, field)).expect("a small number");
-        let (mut at, end) = (usize_of(Field::Offset), usize_of(Field::Offset) + usize_of(Field::Filesz));
+        let (mut at, end) = (
+            usize_of(Field::Offset),
+            usize_of(Field::Offset) + usize_of(Field::Filesz),
+        );
         let mut found = Vec::new();
         while at + 12 <= end {
             let size = |offset| usize::try_from(self.word(at + offset, 4)).expect("a small number");

@@ -26,7 +26,10 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 /// If there is none.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
 }
 
 /// The same for UDP.
@@ -35,13 +38,18 @@ pub fn free_port() -> u16 {
 /// If there is none.
 pub fn free_udp_port() -> u16 {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
+    socket
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
 }
 
 /// True while a process exists and is no zombie.
 pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.trim_start().chars().next());
     state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 
@@ -53,7 +61,12 @@ pub fn is_alive(pid: u32) -> bool {
 pub fn cpu_time(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running process");
     let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|f| f.parse().unwrap_or(0)).sum();
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|f| f.parse().unwrap_or(0))
+        .sum();
     Duration::from_millis(ticks * 10)
 }
 
@@ -64,7 +77,10 @@ pub fn cpu_time(pid: u32) -> Duration {
 #[track_caller]
 pub fn status_bytes(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a known field");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .expect("a known field");
     let number = line.trim_start_matches(':').trim().trim_end_matches(" kB");
     number.parse::<u64>().expect("a number") * 1024
 }
@@ -72,8 +88,12 @@ pub fn status_bytes(pid: u32, field: &str) -> u64 {
 /// The first of some programs that is installed.
 pub fn find_program(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
-    names.iter().find_map(|name| folders.iter().map(|f| f.join(name)).find(|p| p.is_file()))
+    let folders: Vec<PathBuf> = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .collect();
+    names
+        .iter()
+        .find_map(|name| folders.iter().map(|f| f.join(name)).find(|p| p.is_file()))
 }
 
 /// True if the tests run as root.

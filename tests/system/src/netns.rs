@@ -36,7 +36,10 @@ impl Netns {
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("kiln-test-{}-{number}", std::process::id());
-        let made = Command::new("ip").args(["netns", "add", &name]).stderr(Stdio::null()).status();
+        let made = Command::new("ip")
+            .args(["netns", "add", &name])
+            .stderr(Stdio::null())
+            .status();
         if !made.is_ok_and(|status| status.success()) {
             return Err("network namespaces cannot be made here".into());
         }
@@ -56,7 +59,11 @@ impl Netns {
             .args(words.split_whitespace())
             .output()
             .expect("`ip` was found");
-        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ip {words}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Adds a tap device with an address, up and ready.
@@ -76,7 +83,13 @@ impl Netns {
     }
 
     /// Starts a guest in the foreground, in the namespace.
-    pub fn start_guest(&self, session: &Session, options: &str, guest: &str, args: &str) -> Running {
+    pub fn start_guest(
+        &self,
+        session: &Session,
+        options: &str,
+        guest: &str,
+        args: &str,
+    ) -> Running {
         let words = Session::words(options, guest, args);
         Running::start(&mut self.command(session, crate::kiln(), &words))
     }
@@ -97,8 +110,11 @@ impl Netns {
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 let file = std::fs::File::open(path).expect("the namespace");
-                move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
-                    .expect("root may enter it");
+                move_into_link_name_space(
+                    std::os::fd::AsFd::as_fd(&file),
+                    Some(LinkNameSpaceType::Network),
+                )
+                .expect("root may enter it");
                 work()
             });
             match thread.join() {
@@ -112,6 +128,8 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         // Whatever is left of it, the name must go.
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
     }
 }

@@ -46,7 +46,10 @@ impl Outcome {
     /// If it does not.
     #[track_caller]
     pub fn prints(&self, text: &str) -> &Self {
-        assert!(self.text().contains(text), "{text:?} is not in the output\n{self}");
+        assert!(
+            self.text().contains(text),
+            "{text:?} is not in the output\n{self}"
+        );
         self
     }
 
@@ -56,7 +59,10 @@ impl Outcome {
     /// If it does not.
     #[track_caller]
     pub fn tells(&self, text: &str) -> &Self {
-        assert!(self.stderr.contains(text), "{text:?} is not in the error output\n{self}");
+        assert!(
+            self.stderr.contains(text),
+            "{text:?} is not in the error output\n{self}"
+        );
         self
     }
 
@@ -67,7 +73,10 @@ impl Outcome {
     #[track_caller]
     pub fn is_one_line_error(&self) -> &Self {
         let one = self.stderr.trim_end_matches('\n');
-        assert!(one.starts_with("kiln: ") && !one.contains('\n'), "not a one-line error\n{self}");
+        assert!(
+            one.starts_with("kiln: ") && !one.contains('\n'),
+            "not a one-line error\n{self}"
+        );
         assert!(self.stdout.is_empty(), "output before an error\n{self}");
         self
     }
@@ -89,14 +98,19 @@ impl Outcome {
     pub fn value(&self, prefix: &str) -> String {
         let text = self.text();
         let found = text.lines().find_map(|line| line.strip_prefix(prefix));
-        found.unwrap_or_else(|| panic!("no line starts with {prefix:?}\n{self}")).to_owned()
+        found
+            .unwrap_or_else(|| panic!("no line starts with {prefix:?}\n{self}"))
+            .to_owned()
     }
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = self.text();
-        let end = text.char_indices().nth(4000).map_or(text.len(), |(at, _)| at);
+        let end = text
+            .char_indices()
+            .nth(4000)
+            .map_or(text.len(), |(at, _)| at);
         writeln!(f, "ended with {} after {:?}", self.code, self.took)?;
         writeln!(f, "--- output ---\n{}", &text[..end])?;
         write!(f, "--- error output ---\n{}", self.stderr)
@@ -137,7 +151,13 @@ impl Running {
             collect(child.stdout.take().expect("a pipe was asked for"), &stdout),
             collect(child.stderr.take().expect("a pipe was asked for"), &stderr),
         ];
-        Self { child, started, stdout, stderr, readers }
+        Self {
+            child,
+            started,
+            stdout,
+            stderr,
+            readers,
+        }
     }
 
     /// The command's process id.
@@ -161,7 +181,9 @@ impl Running {
         loop {
             let ended = self.child.try_wait().expect("our child").is_some();
             let bytes = self.stdout.bytes.lock().expect("readers do not panic");
-            let found = bytes.windows(text.len()).any(|part| part == text.as_bytes());
+            let found = bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes());
             if found {
                 return;
             }
@@ -171,7 +193,10 @@ impl Running {
                 "waited in vain for {text:?} (ended: {ended})\n{so_far}\n{}",
                 String::from_utf8_lossy(&self.stderr.bytes.lock().expect("readers do not panic")),
             );
-            let wait = self.stdout.more.wait_timeout(bytes, Duration::from_millis(20));
+            let wait = self
+                .stdout
+                .more
+                .wait_timeout(bytes, Duration::from_millis(20));
             drop(wait.expect("readers do not panic"));
         }
     }
@@ -218,7 +243,9 @@ impl Running {
         for reader in self.readers.drain(..) {
             reader.join().expect("readers do not panic");
         }
-        let taken = |from: &Collected| std::mem::take(&mut *from.bytes.lock().expect("readers do not panic"));
+        let taken = |from: &Collected| {
+            std::mem::take(&mut *from.bytes.lock().expect("readers do not panic"))
+        };
         Outcome {
             code: code(status),
             stdout: taken(&self.stdout),
@@ -241,7 +268,10 @@ fn collect(mut pipe: impl Read + Send + 'static, into: &Arc<Collected>) -> JoinH
     std::thread::spawn(move || {
         let mut buffer = vec![0; 65536];
         while let Ok(len @ 1..) = pipe.read(&mut buffer) {
-            into.bytes.lock().expect("only this thread writes").extend(&buffer[..len]);
+            into.bytes
+                .lock()
+                .expect("only this thread writes")
+                .extend(&buffer[..len]);
             into.more.notify_all();
         }
     })
@@ -250,5 +280,7 @@ fn collect(mut pipe: impl Read + Send + 'static, into: &Arc<Collected>) -> JoinH
 /// The exit code as a shell sees it.
 pub fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }

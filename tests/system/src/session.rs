@@ -51,7 +51,9 @@ impl Session {
     /// If it cannot be made.
     pub fn disk(&self, name: &str, len: u64) -> PathBuf {
         let path = self.file(name);
-        fs::File::create(&path).and_then(|file| file.set_len(len)).expect("a disk file");
+        fs::File::create(&path)
+            .and_then(|file| file.set_len(len))
+            .expect("a disk file");
         path
     }
 
@@ -66,7 +68,11 @@ impl Session {
     }
 
     /// Another program in this session's environment.
-    pub fn wrapped<S: AsRef<OsStr>>(&self, program: &Path, args: impl IntoIterator<Item = S>) -> Command {
+    pub fn wrapped<S: AsRef<OsStr>>(
+        &self,
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
         let mut command = Command::new(program);
         command
             .args(args)
@@ -112,7 +118,10 @@ impl Session {
     pub fn detach(&self, options: &str, guest: &str, args: &str) -> String {
         let started = self.run(&format!("-d {options}"), guest, args);
         let id = started.ends_with(0).text().trim().to_owned();
-        assert!(id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()), "not an id\n{started}");
+        assert!(
+            id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()),
+            "not an id\n{started}"
+        );
         id
     }
 
@@ -135,7 +144,9 @@ impl Session {
     pub fn rows(&self, args: &[&str]) -> Vec<Value> {
         let printed = self.kiln(args.iter().chain(&["--format", "json"]));
         let text = printed.ends_with(0).text();
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
     }
 
     /// Process ids of an instance's guest and supervisor.
@@ -145,7 +156,8 @@ impl Session {
     #[track_caller]
     pub fn pids(&self, instance: &str) -> (u32, u32) {
         let shown = self.inspect(instance);
-        let pid = |name: &str| u32::try_from(shown["State"][name].as_u64().unwrap_or(0)).unwrap_or(0);
+        let pid =
+            |name: &str| u32::try_from(shown["State"][name].as_u64().unwrap_or(0)).unwrap_or(0);
         let pids = (pid("Pid"), pid("SupervisorPid"));
         assert!(pids.0 != 0 && pids.1 != 0, "does not run: {shown:#}");
         pids
@@ -170,7 +182,9 @@ impl Session {
     pub fn leftovers(&self) -> Vec<String> {
         let in_folder = |path: PathBuf| {
             let entries = path.read_dir().into_iter().flatten().filter_map(Result::ok);
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+            entries
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
         };
         let mut found = in_folder(self.state());
         found.retain(|name| name.len() == 12);
@@ -182,7 +196,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let listed = self.command(["ps", "-aq"]).output();
-        let ids = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let ids = listed
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default();
         if !ids.trim().is_empty() {
             let args = ["rm", "-f"].into_iter().chain(ids.split_whitespace());
             // What cannot be removed is what some test is about; it has failed already then.

@@ -12,13 +12,21 @@ fn hello() {
 #[test]
 fn the_example_runs() {
     let session = Session::new();
-    session.run("--rm", "hello", "").ends_with(0).prints("Hello from a unikernel!\n");
-    session.run("--memory 512K", "hello", "you").ends_with(0).prints("Hello, you!\n");
+    session
+        .run("--rm", "hello", "")
+        .ends_with(0)
+        .prints("Hello from a unikernel!\n");
+    session
+        .run("--memory 512K", "hello", "you")
+        .ends_with(0)
+        .prints("Hello, you!\n");
 }
 
 #[test]
 fn an_image_is_nothing_that_the_host_executes() {
-    let error = std::process::Command::new(guest("probe")).status().expect_err("executed");
+    let error = std::process::Command::new(guest("probe"))
+        .status()
+        .expect_err("executed");
     assert!(error.raw_os_error().is_some(), "{error}");
 }
 
@@ -27,7 +35,9 @@ fn arguments_arrive_as_they_are() {
     let session = Session::new();
     let image = guest("probe");
     let image = image.to_str().expect("a path in UTF-8");
-    let words = ["args", "", "a b", "--rm", "-d", "--", "ä€", "\"'\\", "a\nb", "=", "$HOME"];
+    let words = [
+        "args", "", "a b", "--rm", "-d", "--", "ä€", "\"'\\", "a\nb", "=", "$HOME",
+    ];
     let printed = session.kiln(["run", image].iter().chain(&words));
     let mut expected = String::from("0: \"guest-probe\"\n");
     for (index, word) in words.iter().enumerate() {
@@ -43,18 +53,30 @@ fn many_long_arguments_arrive() {
     let image = guest("probe");
     let long = "x".repeat(1000);
     let mut command = session.command(["run", "--rm"]);
-    command.arg(&image).arg("args").args(std::iter::repeat_n(&long, 300));
+    command
+        .arg(&image)
+        .arg("args")
+        .args(std::iter::repeat_n(&long, 300));
     let printed = kiln_system_tests::Running::start(&mut command).finish();
-    assert_eq!(printed.succeeds().text().matches(long.as_str()).count(), 300);
+    assert_eq!(
+        printed.succeeds().text().matches(long.as_str()).count(),
+        300
+    );
 }
 
 #[test]
 fn the_environment_is_what_was_given_and_nothing_else() {
     let session = Session::new();
     let env = session.run("-e COLOUR=red -e EMPTY= -e URL=a=b", "probe", "env-all");
-    assert_eq!(env.ends_with(0).text(), "COLOUR=red\nEMPTY=\nURL=a=b\nSUCCESS\n");
+    assert_eq!(
+        env.ends_with(0).text(),
+        "COLOUR=red\nEMPTY=\nURL=a=b\nSUCCESS\n"
+    );
     let env = session.run("-e A=1", "probe", "env A PATH HOME");
-    env.succeeds().prints("A=Some(\"1\")").prints("PATH=None").prints("HOME=None");
+    env.succeeds()
+        .prints("A=Some(\"1\")")
+        .prints("PATH=None")
+        .prints("HOME=None");
     let mut command = session.command(Session::words("-e PASSED -e ABSENT", "probe", "env-all"));
     command.env("PASSED", "on").env_remove("ABSENT");
     let env = kiln_system_tests::Running::start(&mut command).finish();
@@ -66,13 +88,19 @@ fn environment_files_are_read() {
     let session = Session::new();
     let file = session.file("env");
     std::fs::write(&file, "# colours\nA=1\n\n  B=two words\n").expect("a file");
-    let env = session.run(&format!("--env-file {} -e A=3", file.display()), "probe", "env A B");
+    let env = session.run(
+        &format!("--env-file {} -e A=3", file.display()),
+        "probe",
+        "env A B",
+    );
     env.succeeds().prints("B=Some(\"two words\")");
 }
 
 #[test]
 fn the_instance_knows_its_name() {
-    probe_with("--name dorothy", "name").succeeds().prints("name=dorothy\n");
+    probe_with("--name dorothy", "name")
+        .succeeds()
+        .prints("name=dorothy\n");
 }
 
 #[test]
@@ -82,12 +110,17 @@ fn exit_codes_are_the_guests() {
     }
     let returned = probe("return 17");
     returned.ends_with(17);
-    assert!(returned.stderr.is_empty(), "a return of the program's own is not worth a word\n{returned}");
+    assert!(
+        returned.stderr.is_empty(),
+        "a return of the program's own is not worth a word\n{returned}"
+    );
 }
 
 #[test]
 fn an_error_from_main_is_told() {
-    probe("error").ends_with(1).prints("Error: \"it did not work\"\n");
+    probe("error")
+        .ends_with(1)
+        .prints("Error: \"it did not work\"\n");
 }
 
 #[test]
@@ -112,11 +145,16 @@ fn one_write_of_a_mebibyte_arrives_whole() {
 
 #[test]
 fn a_last_line_without_newline_arrives() {
-    probe("no-newline").ends_with(0).prints("no newline at the endSUCCESS\n");
+    probe("no-newline")
+        .ends_with(0)
+        .prints("no newline at the endSUCCESS\n");
     // And where nothing at all follows it.
     let session = Session::new();
     let started = session.run("", "probe", "bytes");
-    assert_eq!(started.ends_with(0).stdout[..256], (0..=255).collect::<Vec<u8>>());
+    assert_eq!(
+        started.ends_with(0).stdout[..256],
+        (0..=255).collect::<Vec<u8>>()
+    );
 }
 
 #[test]
@@ -136,7 +174,13 @@ fn all_of_alloc_links_and_works() {
 
 #[test]
 fn log_levels_come_from_the_environment() {
-    let all = ["an error", "a warning", "information", "for debugging", "every step"];
+    let all = [
+        "an error",
+        "a warning",
+        "information",
+        "for debugging",
+        "every step",
+    ];
     for (level, shown) in [
         ("", 3),
         ("-e KILN_LOG=off", 0),
@@ -150,7 +194,11 @@ fn log_levels_come_from_the_environment() {
         let logged = probe_with(level, "log");
         let text = logged.succeeds().text();
         for (index, line) in all.iter().enumerate() {
-            assert_eq!(text.contains(line), index < shown, "{level}: {line}\n{logged}");
+            assert_eq!(
+                text.contains(line),
+                index < shown,
+                "{level}: {line}\n{logged}"
+            );
         }
     }
     probe("log").prints("INFO  guest_probe::basics: information");
@@ -158,9 +206,19 @@ fn log_levels_come_from_the_environment() {
 
 #[test]
 fn memory_is_what_was_asked_for() {
-    for (option, bytes) in [("-m 1M", 1 << 20), ("--memory 8m", 8 << 20), ("--memory 256M", 256 << 20)] {
-        let capacity: u64 = probe_with(option, "memory").value("capacity=").parse().expect("a number");
-        assert!(capacity <= bytes && capacity > bytes * 6 / 10, "{option}: {capacity} of {bytes} bytes");
+    for (option, bytes) in [
+        ("-m 1M", 1 << 20),
+        ("--memory 8m", 8 << 20),
+        ("--memory 256M", 256 << 20),
+    ] {
+        let capacity: u64 = probe_with(option, "memory")
+            .value("capacity=")
+            .parse()
+            .expect("a number");
+        assert!(
+            capacity <= bytes && capacity > bytes * 6 / 10,
+            "{option}: {capacity} of {bytes} bytes"
+        );
     }
     // More than the machine has: memory costs nothing until it is touched.
     probe_with("--memory 64G", "memory").succeeds();

@@ -25,10 +25,19 @@ fn past_deadlines_return_at_once() {
 
 #[test]
 fn the_wall_clock_is_the_hosts() {
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_nanos()
+    };
     let before = now();
     let guest: u128 = probe("wall").value("wall=").parse().expect("a number");
-    assert!((before..=now()).contains(&guest), "{before} <= {guest} <= {}", now());
+    assert!(
+        (before..=now()).contains(&guest),
+        "{before} <= {guest} <= {}",
+        now()
+    );
 }
 
 #[test]
@@ -40,16 +49,27 @@ fn a_waiting_guest_uses_no_processor_time() {
     let before = cpu_time(guest) + cpu_time(supervisor);
     std::thread::sleep(Duration::from_secs(2));
     let used = cpu_time(guest) + cpu_time(supervisor) - before;
-    assert!(used <= Duration::from_millis(10), "{used:?} of processor time in two idle seconds");
+    assert!(
+        used <= Duration::from_millis(10),
+        "{used:?} of processor time in two idle seconds"
+    );
 }
 
 #[test]
 fn waking_often_costs_little() {
     let session = Session::new();
-    session.run("--name waker", "probe", "many-sleeps 1000").succeeds();
+    session
+        .run("--name waker", "probe", "many-sleeps 1000")
+        .succeeds();
     let usage = session.inspect("waker")["Usage"].clone();
     let calls = usage["Calls"].as_u64().unwrap_or(0);
-    assert!((1000..4000).contains(&calls), "{calls} calls for 1000 sleeps");
+    assert!(
+        (1000..4000).contains(&calls),
+        "{calls} calls for 1000 sleeps"
+    );
     let nanoseconds = usage["CpuNanoseconds"].as_u64().unwrap_or(u64::MAX);
-    assert!(nanoseconds < 500_000_000, "{nanoseconds} ns of processor time for 1000 sleeps");
+    assert!(
+        nanoseconds < 500_000_000,
+        "{nanoseconds} ns of processor time for 1000 sleeps"
+    );
 }

@@ -17,7 +17,11 @@ fn names_in_order(outcome: &Outcome, names: &[&str]) {
 #[test]
 fn a_panic_is_told_with_message_place_and_backtrace() {
     let outcome = probe("panic");
-    outcome.ends_with(101).tells("panicked").tells("the answer is 42").tells("src/panics.rs:");
+    outcome
+        .ends_with(101)
+        .tells("panicked")
+        .tells("the answer is 42")
+        .tells("src/panics.rs:");
     names_in_order(
         &outcome,
         &[
@@ -33,7 +37,10 @@ fn a_panic_is_told_with_message_place_and_backtrace() {
 #[test]
 fn a_deep_stack_is_cut() {
     let outcome = probe("panic-deep");
-    outcome.ends_with(101).tells("deep down").tells("guest_probe::panics::deep");
+    outcome
+        .ends_with(101)
+        .tells("deep down")
+        .tells("guest_probe::panics::deep");
     let frames = outcome.stderr.matches("guest_probe::panics::deep").count();
     assert!((30..=200).contains(&frames), "{frames} frames\n{outcome}");
 }
@@ -44,19 +51,28 @@ fn long_messages_are_cut() {
         let outcome = probe(case);
         outcome.ends_with(101).tells("panicked");
         assert!(!outcome.stderr.contains("THE END"), "{outcome}");
-        assert!(!outcome.stderr.contains('\u{fffd}'), "cut inside a character\n{outcome}");
+        assert!(
+            !outcome.stderr.contains('\u{fffd}'),
+            "cut inside a character\n{outcome}"
+        );
     }
 }
 
 #[test]
 fn all_lines_of_a_message_are_shown_and_control_characters_do_no_harm() {
     let outcome = probe("panic-lines");
-    outcome.ends_with(101).tells("first line").tells("second line").tells("third line");
+    outcome
+        .ends_with(101)
+        .tells("first line")
+        .tells("second line")
+        .tells("third line");
 }
 
 #[test]
 fn a_panic_while_panicking_ends_the_guest_too() {
-    probe("panic-in-panic").ends_with(101).tells("panicked while panicking");
+    probe("panic-in-panic")
+        .ends_with(101)
+        .tells("panicked while panicking");
     // No unwinding: the guard is not dropped, so its panic does not happen.
     probe("panic-in-drop").ends_with(101).tells("the first");
 }
@@ -71,17 +87,32 @@ fn a_panic_in_a_task_ends_the_guest() {
 
 #[test]
 fn the_languages_own_panics_are_told() {
-    probe("panic-index").ends_with(101).tells("index out of bounds: the len is 0 but the index is 3");
-    probe("panic-unwrap").ends_with(101).tells("no luck").tells("src/panics.rs:");
-    probe("panic-alloc").ends_with(101).tells("memory allocation of 70368744177664 bytes failed");
+    probe("panic-index")
+        .ends_with(101)
+        .tells("index out of bounds: the len is 0 but the index is 3");
+    probe("panic-unwrap")
+        .ends_with(101)
+        .tells("no luck")
+        .tells("src/panics.rs:");
+    probe("panic-alloc")
+        .ends_with(101)
+        .tells("memory allocation of 70368744177664 bytes failed");
 }
 
 #[test]
 fn logs_and_inspect_tell_of_a_panic() {
     let session = Session::new();
     session.run("--name sad", "probe", "panic").ends_with(101);
-    session.kiln(["logs", "sad"]).prints("the answer is 42").prints("guest_probe::panics::innermost");
+    session
+        .kiln(["logs", "sad"])
+        .prints("the answer is 42")
+        .prints("guest_probe::panics::innermost");
     let shown = session.inspect("sad");
     assert_eq!(shown["State"]["ExitCode"], 101);
-    assert!(shown["State"]["Reason"].as_str().is_some_and(|r| r.contains("panicked")), "{shown:#}");
+    assert!(
+        shown["State"]["Reason"]
+            .as_str()
+            .is_some_and(|r| r.contains("panicked")),
+        "{shown:#}"
+    );
 }

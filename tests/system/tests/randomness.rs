@@ -53,7 +53,15 @@ fn addresses_differ_at_every_boot() {
         let zeroes = addresses.iter().fold(0, |bits, a| bits | !a);
         let varying = (ones & zeroes) >> 12;
         println!("{name}: {} bits vary", varying.count_ones());
-        assert!(varying.count_ones() >= NEEDED_BITS, "{name}: only {} bits vary", varying.count_ones());
+        assert!(
+            varying.count_ones() >= NEEDED_BITS,
+            "{name}: only {} bits vary",
+            varying.count_ones()
+        );
     }
-    assert_eq!(distances.len(), 3 * BOOTS, "two regions keep their distance");
+    assert_eq!(
+        distances.len(),
+        3 * BOOTS,
+        "two regions keep their distance"
+    );
 }

@@ -12,7 +12,9 @@ fn system_calls_of_the_program_trap_and_are_reported_with_their_number() {
     // read, write, open, mmap, mprotect, fork, execve, getpid, socket, ptrace, exit_group, and none that exists.
     for number in [0, 1, 2, 9, 10, 57, 59, 39, 41, 101, 231, 5000] {
         let outcome = probe(&format!("syscall {number}"));
-        outcome.ends_with(FORBIDDEN).tells(&format!("system call {number}"));
+        outcome
+            .ends_with(FORBIDDEN)
+            .tells(&format!("system call {number}"));
         outcome.tells("guest_probe::host_calls::syscall");
         assert!(!outcome.text().contains("SURVIVED"), "{outcome}");
     }
@@ -20,7 +22,9 @@ fn system_calls_of_the_program_trap_and_are_reported_with_their_number() {
 
 #[test]
 fn calls_of_32_bit_programs_end_the_guest() {
-    probe("int80").ends_with(FORBIDDEN).tells("host system call");
+    probe("int80")
+        .ends_with(FORBIDDEN)
+        .tells("host system call");
     let outcome = probe("sysenter");
     assert!([132, FORBIDDEN].contains(&outcome.code), "{outcome}");
 }
@@ -29,7 +33,16 @@ fn calls_of_32_bit_programs_end_the_guest() {
 fn the_gates_own_instruction_makes_no_other_call() {
     for call in [
         // openat, socket, clone, execve, ptrace, process_vm_writev, io_uring_setup, userfaultfd, prctl, kill.
-        "257", "41", "56", "59", "101", "311", "425", "323", "157", "62",
+        "257",
+        "41",
+        "56",
+        "59",
+        "101",
+        "311",
+        "425",
+        "323",
+        "157",
+        "62",
         // mmap of a page for writing and executing.
         "9 0 4096 7 34",
         // mprotect: to executable, of the program, of the gate, and with a flag that the kernel may not know.
@@ -58,10 +71,16 @@ fn the_gates_own_instruction_makes_no_other_call() {
         "228 2 heap",
         "318 heap 32 2",
         // pread64 and pwrite64 without a disk, readv and writev without a link.
-        "17 3 heap 512", "18 3 heap 512", "19 3 heap 1", "20 3 heap 1",
+        "17 3 heap 512",
+        "18 3 heap 512",
+        "19 3 heap 1",
+        "20 3 heap 1",
     ] {
         let outcome = probe(&format!("gate-syscall {call}"));
-        outcome.ends_with(FORBIDDEN).prints("gate instruction found").tells("host system call");
+        outcome
+            .ends_with(FORBIDDEN)
+            .prints("gate instruction found")
+            .tells("host system call");
         assert!(!outcome.text().contains("SURVIVED"), "{call}\n{outcome}");
     }
 }
@@ -69,10 +88,17 @@ fn the_gates_own_instruction_makes_no_other_call() {
 #[test]
 fn a_forbidden_call_is_in_the_log_and_in_inspect() {
     let session = Session::new();
-    session.run("--name bad", "probe", "syscall 59").ends_with(FORBIDDEN);
+    session
+        .run("--name bad", "probe", "syscall 59")
+        .ends_with(FORBIDDEN);
     session.kiln(["logs", "bad"]).prints("system call 59");
     let shown = session.inspect("bad");
-    assert!(shown["State"]["Reason"].as_str().is_some_and(|r| r.contains("system call 59")), "{shown:#}");
+    assert!(
+        shown["State"]["Reason"]
+            .as_str()
+            .is_some_and(|r| r.contains("system call 59")),
+        "{shown:#}"
+    );
 }
 
 /// Every case asserts in the guest what the monitor answers.
@@ -98,7 +124,10 @@ fn memory_can_be_protected_and_released() {
     probe("protect").succeeds();
     probe("release").succeeds();
     let outcome = probe("protected-write");
-    outcome.ends_with(139).prints("read 0").tells("page fault: write");
+    outcome
+        .ends_with(139)
+        .prints("read 0")
+        .tells("page fault: write");
     assert!(!outcome.text().contains("SURVIVED"), "{outcome}");
 }
 
@@ -106,7 +135,10 @@ fn memory_can_be_protected_and_released() {
 fn call_records_outside_of_memory_end_the_guest() {
     for place in ["null", "boot", "text", "gate", "kernel", "end"] {
         let outcome = probe(&format!("call-record-{place}"));
-        outcome.ends_with(139).prints("about to call").tells("faulted");
+        outcome
+            .ends_with(139)
+            .prints("about to call")
+            .tells("faulted");
         assert!(!outcome.text().contains("SURVIVED"), "{outcome}");
     }
 }
@@ -125,8 +157,14 @@ fn a_running_guest_has_little_of_the_host() {
     assert_ne!(guest, supervisor);
     let status = fs::read_to_string(format!("/proc/{guest}/status")).expect("a running guest");
     let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a known field");
-        line.trim_start_matches(':').split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("a known field");
+        line.trim_start_matches(':')
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     assert_eq!(field("Seccomp"), ["2"], "no filter");
     assert_eq!(field("NoNewPrivs"), ["1"]);
@@ -138,10 +176,19 @@ fn a_running_guest_has_little_of_the_host() {
     for line in maps.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let access = words.get(1).copied().unwrap_or_default();
-        assert!(!(access.contains('w') && access.contains('x')), "writable code: {line}");
+        assert!(
+            !(access.contains('w') && access.contains('x')),
+            "writable code: {line}"
+        );
         let file = words.get(5).copied().unwrap_or_default();
-        let ours = file.is_empty() || file.ends_with(".kiln") || file.contains("memfd") || file.starts_with("/dev/zero");
-        assert!(ours || file == "[vsyscall]", "something of the monitor's or the host's is mapped: {line}");
+        let ours = file.is_empty()
+            || file.ends_with(".kiln")
+            || file.contains("memfd")
+            || file.starts_with("/dev/zero");
+        assert!(
+            ours || file == "[vsyscall]",
+            "something of the monitor's or the host's is mapped: {line}"
+        );
     }
     let descriptors = fs::read_dir(format!("/proc/{guest}/fd")).expect("a running guest");
     for entry in descriptors.filter_map(Result::ok) {
@@ -157,10 +204,19 @@ fn inspect_lists_the_protections() {
     for ended in [false, true] {
         let shown = session.inspect("idle");
         let protections = shown["Protections"].as_array().cloned().unwrap_or_default();
-        for name in ["seccomp filter", "W^X", "guard pages", "random addresses", "user namespace"] {
+        for name in [
+            "seccomp filter",
+            "W^X",
+            "guard pages",
+            "random addresses",
+            "user namespace",
+        ] {
             let found = protections.iter().find(|p| p["Name"] == name);
             let found = found.unwrap_or_else(|| panic!("{name} (ended: {ended})\n{shown:#}"));
-            assert!(found["InForce"] == true || found["Missing"].is_string(), "{found:#}");
+            assert!(
+                found["InForce"] == true || found["Missing"].is_string(),
+                "{found:#}"
+            );
         }
         session.kiln(["stop", "idle"]).ends_with(0);
     }

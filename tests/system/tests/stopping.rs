@@ -15,7 +15,11 @@ fn a_guest_that_does_not_care_ends_at_once() {
         let asked = Instant::now();
         running.signal(signal);
         running.finish().ends_with(code);
-        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            asked.elapsed()
+        );
     }
 }
 
@@ -27,21 +31,36 @@ fn a_guest_that_handles_it_ends_as_it_likes() {
         running.wait_for("ready");
         running.signal(signal);
         let outcome = running.finish();
-        outcome.ends_with(7).prints(&format!("signal {number}\ncleaned up\n"));
+        outcome
+            .ends_with(7)
+            .prints(&format!("signal {number}\ncleaned up\n"));
     }
 }
 
 #[test]
 fn stop_asks_and_then_insists() {
     let session = Session::new();
-    for (case, code) in [("wait", 143), ("graceful 9", 9), ("stubborn", 137), ("spin", 137)] {
+    for (case, code) in [
+        ("wait", 143),
+        ("graceful 9", 9),
+        ("stubborn", 137),
+        ("spin", 137),
+    ] {
         session.detach("--name it", "probe", case);
-        eventually("it is ready", || session.kiln(["logs", "it"]).text().contains("ready"));
+        eventually("it is ready", || {
+            session.kiln(["logs", "it"]).text().contains("ready")
+        });
         let asked = Instant::now();
-        session.kiln(["stop", "-t", "1", "it"]).ends_with(0).prints("it");
+        session
+            .kiln(["stop", "-t", "1", "it"])
+            .ends_with(0)
+            .prints("it");
         let took = asked.elapsed();
         assert!(took < Duration::from_secs(3), "{case}: {took:?}");
-        assert!(code != 137 || took >= Duration::from_secs(1), "{case}: killed after {took:?}");
+        assert!(
+            code != 137 || took >= Duration::from_secs(1),
+            "{case}: killed after {took:?}"
+        );
         let shown = session.inspect("it");
         assert_eq!(shown["State"]["ExitCode"], code, "{case}: {shown:#}");
         assert_eq!(shown["State"]["Running"], false);
@@ -53,10 +72,16 @@ fn stop_asks_and_then_insists() {
 fn the_time_to_stop_can_be_given_at_the_start() {
     let session = Session::new();
     session.detach("--name it --stop-timeout 1", "probe", "spin");
-    eventually("it is ready", || session.kiln(["logs", "it"]).text().contains("ready"));
+    eventually("it is ready", || {
+        session.kiln(["logs", "it"]).text().contains("ready")
+    });
     let asked = Instant::now();
     session.kiln(["stop", "it"]).ends_with(0);
-    assert!((900..4000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert!(
+        (900..4000).contains(&asked.elapsed().as_millis()),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 #[test]
@@ -66,7 +91,10 @@ fn a_second_signal_in_the_foreground_ends_by_force() {
     running.wait_for("ready");
     running.signal(Signal::INT);
     std::thread::sleep(Duration::from_millis(300));
-    assert!(running.is_running(), "a spinning guest cannot have heard of it");
+    assert!(
+        running.is_running(),
+        "a spinning guest cannot have heard of it"
+    );
     running.signal(Signal::INT);
     running.finish().ends_with(137);
 }
@@ -75,17 +103,28 @@ fn a_second_signal_in_the_foreground_ends_by_force() {
 fn kill_ends_at_once_or_sends_a_signal() {
     let session = Session::new();
     session.detach("--name it", "probe", "stubborn");
-    eventually("it is ready", || session.kiln(["logs", "it"]).text().contains("ready"));
+    eventually("it is ready", || {
+        session.kiln(["logs", "it"]).text().contains("ready")
+    });
     session.kiln(["kill", "-s", "TERM", "it"]).ends_with(0);
-    eventually("it hears of it", || session.kiln(["logs", "it"]).text().contains("ignoring 15"));
-    session.kiln(["kill", "--signal", "SIGINT", "it"]).ends_with(0);
-    eventually("it hears of it", || session.kiln(["logs", "it"]).text().contains("ignoring 2"));
+    eventually("it hears of it", || {
+        session.kiln(["logs", "it"]).text().contains("ignoring 15")
+    });
+    session
+        .kiln(["kill", "--signal", "SIGINT", "it"])
+        .ends_with(0);
+    eventually("it hears of it", || {
+        session.kiln(["logs", "it"]).text().contains("ignoring 2")
+    });
     let (guest, supervisor) = session.pids("it");
     session.kiln(["kill", "it"]).ends_with(0);
     assert!(!is_alive(guest));
     eventually("the supervisor ends", || !is_alive(supervisor));
     assert_eq!(session.inspect("it")["State"]["ExitCode"], 137);
-    session.kiln(["kill", "it"]).ends_with(1).tells("not running");
+    session
+        .kiln(["kill", "it"])
+        .ends_with(1)
+        .tells("not running");
 }
 
 #[test]
@@ -96,9 +135,17 @@ fn a_flooding_guest_harms_only_itself() {
     let (_, supervisor) = session.pids("flood");
     std::thread::sleep(Duration::from_millis(1500));
     // Its log is bounded, and so is its supervisor.
-    let log = session.inspect("flood")["LogPath"].as_str().map(std::path::PathBuf::from).expect("a log");
+    let log = session.inspect("flood")["LogPath"]
+        .as_str()
+        .map(std::path::PathBuf::from)
+        .expect("a log");
     let folder = log.parent().expect("a log lies in a folder");
-    let size: u64 = folder.read_dir().expect("a folder").filter_map(Result::ok).map(|e| e.metadata().map_or(0, |m| m.len())).sum();
+    let size: u64 = folder
+        .read_dir()
+        .expect("a folder")
+        .filter_map(Result::ok)
+        .map(|e| e.metadata().map_or(0, |m| m.len()))
+        .sum();
     assert!(size < 64 << 20, "{size} bytes of log");
     let resident = kiln_system_tests::host::status_bytes(supervisor, "VmRSS");
     assert!(resident < 32 << 20, "{resident} bytes in the supervisor");
@@ -106,7 +153,11 @@ fn a_flooding_guest_harms_only_itself() {
     assert!(ticks > 30, "the other guest ticked {ticks} times in 1.5 s");
     let asked = Instant::now();
     session.kiln(["stop", "-t", "5", "flood"]).ends_with(0);
-    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        asked.elapsed()
+    );
     let tail = session.kiln(["logs", "-n", "5", "flood"]);
     assert!(tail.ends_with(0).text().contains("flood "), "{tail}");
 }
@@ -115,7 +166,10 @@ fn a_flooding_guest_harms_only_itself() {
 fn a_flood_into_a_closed_pipe_ends() {
     let session = Session::new();
     let mut command = session.command(Session::words("--rm", "probe", "lines 200000"));
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("kiln starts");
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("kiln starts");
     let mut stdout = child.stdout.take().expect("a pipe was asked for");
     let mut start = [0; 100];
     std::io::Read::read_exact(&mut stdout, &mut start).expect("output");
@@ -135,7 +189,10 @@ fn a_flood_into_a_closed_pipe_ends() {
 fn a_slow_reader_gets_everything() {
     let session = Session::new();
     let mut command = session.command(Session::words("--rm", "probe", "lines 20000"));
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("kiln starts");
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("kiln starts");
     std::thread::sleep(Duration::from_millis(700));
     let mut text = String::new();
     let mut stdout = child.stdout.take().expect("a pipe was asked for");

@@ -4,6 +4,7 @@
 
 #![allow(
     clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
     reason = "descriptors and timers are never negative here"
 )]
 
@@ -104,7 +105,7 @@ impl Timespec {
     }
 }
 
-#[inline(always)]
+#[inline]
 unsafe fn syscall(nr: u32, a: [usize; 5]) -> isize {
     let result: isize;
     // SAFETY: the caller answers for what the system call does; the registers are those that the kernel's calling

@@ -4,25 +4,23 @@
 //! and that image is all there is on its (virtual) machine. `kiln new NAME` makes such a crate; it looks like this:
 //!
 //! ```no_run
-//! # #![allow(unexpected_cfgs)]
-//! # #![cfg_attr(kiln_guest, no_std, no_main)]
 //! use kiln::net::TcpListener;
 //! use kiln::io::{Read, Write};
 //!
 //! #[kiln::main(net)]
 //! async fn main() -> Result<(), kiln::net::Error> {
-//!     let mut listener = TcpListener::bind("[::]:7".parse().unwrap())?;
+//!     let listener = TcpListener::bind(([0, 0, 0, 0], 7))?;
 //!     loop {
 //!         let (mut stream, peer) = listener.accept().await?;
 //!         kiln::println!("{peer} is here");
-//!         kiln::spawn(async move {
+//!         drop(kiln::spawn(async move {
 //!             let mut buffer = [0; 2048];
 //!             while let Ok(n @ 1..) = stream.read(&mut buffer).await {
 //!                 if stream.write_all(&buffer[..n]).await.is_err() {
 //!                     break;
 //!                 }
 //!             }
-//!         });
+//!         }));
 //!     }
 //! }
 //! ```
@@ -31,16 +29,18 @@
 //!
 //! # What is here
 //!
-//! - [`main`](macro@main): the entry point, and what the program declares it needs
-//! - [`spawn`], [`yield_now`], [`select`], [`join`]: tasks
-//! - [`time`]: sleeping, time-outs, clocks
-//! - [`net`]: TCP, UDP, name look-ups
-//! - [`block`]: disks
-//! - [`random`]: random numbers fit for keys
-//! - [`args`], [`vars`], [`var`]: what `kiln run` was given
-//! - [`print!`], [`println!`], [`log`]: the console
-//! - [`shutdown`]: being asked to stop
-//! - [`memory`]: what the heap holds
+//! | | |
+//! | --- | --- |
+//! | [`main`](macro@main) | the entry point, and what the program declares it needs |
+//! | [`spawn`], [`yield_now`], [`select`], [`join`] | tasks |
+//! | [`time`] | sleeping, time-outs, clocks |
+//! | [`net`] | TCP, UDP, name look-ups |
+//! | [`block`] | disks |
+//! | [`random`] | random numbers fit for keys |
+//! | [`args`], [`vars`], [`var`] | what `kiln run` was given |
+//! | [`print!`], [`println!`], [`log`] | the console |
+//! | [`shutdown`] | being asked to stop |
+//! | [`memory`] | what the heap holds |
 //!
 //! Everything runs on one virtual CPU: futures need not be `Send`, `Rc` and `RefCell` are fine, and a task that
 //! computes for long holds up all others (see [`yield_now`]).

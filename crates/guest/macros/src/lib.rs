@@ -6,7 +6,7 @@ extern crate proc_macro;
 
 mod devices;
 
-use proc_macro::{Delimiter, TokenStream, TokenTree};
+use proc_macro::{Delimiter, Group, Punct, Spacing, TokenStream, TokenTree};
 
 use devices::Declarations;
 
@@ -49,19 +49,31 @@ pub fn main(attributes: TokenStream, item: TokenStream) -> TokenStream {
         ""
     };
     let glue = format!(
-        "const _: () = {{
-            {notes}
-            #[unsafe(no_mangle)]
-            extern \"Rust\" fn __kiln_main() -> u8 {{
-                {start_net}
-                ::kiln::__private::run({name}())
-            }}
-        }};",
+        "{notes}
+        #[unsafe(no_mangle)]
+        extern \"Rust\" fn __kiln_main() -> u8 {{
+            {start_net}
+            ::kiln::__private::run({name}())
+        }}",
         notes = declarations.notes(),
     );
-    let mut output = item;
-    output.extend(glue.parse::<TokenStream>().expect("the text above is Rust"));
+    // Inside of a constant the function's name cannot collide with the `main` of an ordinary program, so that
+    // `cargo check` and examples in documentation work on a host too.
+    let mut inside = item;
+    inside.extend(parse(&glue));
+    let mut output = parse("const _: () =");
+    output.extend([
+        TokenTree::Group(Group::new(Delimiter::Brace, inside)),
+        TokenTree::Punct(Punct::new(';', Spacing::Alone)),
+    ]);
+    output.extend(parse(
+        "#[allow(unexpected_cfgs, dead_code)] #[cfg(not(kiln_guest))] fn main() {}",
+    ));
     output
+}
+
+fn parse(text: &str) -> TokenStream {
+    text.parse().expect("the texts of this file are Rust")
 }
 
 /// The name in `async fn NAME()`, if that is what the item looks like.
@@ -87,9 +99,7 @@ fn function_name(item: &TokenStream) -> Option<String> {
 }
 
 fn error(message: &str, item: TokenStream) -> TokenStream {
-    let mut output: TokenStream = format!("::core::compile_error!({message:?});")
-        .parse()
-        .expect("a string literal in a macro call");
+    let mut output = parse(&format!("::core::compile_error!({message:?});"));
     output.extend(item);
     output
 }

@@ -36,8 +36,8 @@ pub fn here() -> Frames {
     let rbp: u64;
     // SAFETY: reads a register.
     unsafe {
-        core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags))
-    };
+        core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags));
+    }
     from(None, rbp)
 }
 
@@ -50,23 +50,14 @@ pub fn from(instruction: Option<u64>, mut frame: u64) -> Frames {
     if let Some(address) = instruction {
         frames.push(address);
     }
+    // Chains start on either stack and only go up. Both stacks are mapped as a whole.
     let info = boot::info();
-    // Chains start on either stack and only go up. Stacks have unmapped pages at both ends, and what lies below the
-    // top by less than the greatest possible stack is mapped from the current pointer on.
     let top = if frame < info.stack_top {
         info.stack_top
     } else {
         info.trap_stack_top
     };
-    let marker = 0u8;
-    let mut lowest = if frame < info.stack_top {
-        0
-    } else {
-        &raw const marker as u64
-    };
-    if lowest == 0 {
-        lowest = stack_bottom(info.stack_top);
-    }
+    let mut lowest = stack_bottom(top);
     while frame >= lowest && frame.is_multiple_of(8) && frame <= top - 16 {
         // SAFETY: both words lie on the stack.
         let [next, back] = unsafe { *(frame as *const [u64; 2]) };

@@ -1,6 +1,6 @@
 //! The guest's one call, as a trait.
 //!
-//! [`Hypervisor`] is the ABI as Rust: one implementation per backend. The rest of the guest uses [`perform`] for
+//! [`Hypervisor`] is the ABI as Rust: one implementation per backend. The rest of the guest uses `perform` for
 //! operations whose result is needed at once, and [`enter`] (from the reactor) for batches and waiting.
 
 use core::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! The network stack on the guest's links.
 //!
-//! One [`Stack`] and one [`LinkDriver`] for each attached link. Frames that are ready to leave stay in the stack's
+//! One [`Stack`] and one driver for each attached link. Frames that are ready to leave stay in the stack's
 //! queue while the call that sends them is made; received frames land in buffers of the driver and are copied once, into
 //! the connection they belong to.
 

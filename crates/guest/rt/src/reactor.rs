@@ -1,6 +1,6 @@
 //! Devices with queues, and the one batch that serves all of them.
 //!
-//! A [`Driver`] connects one such device (a network link) with the protocol above it. Each [`turn`] collects the
+//! A [`Driver`] connects one such device (a network link) with the protocol above it. Each turn collects the
 //! operations of all drivers into one batch, makes one call, and hands the results back. When no task is ready the
 //! same call waits.
 

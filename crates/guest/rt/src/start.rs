@@ -1,8 +1,8 @@
 //! The first instructions of a guest, and the order in which everything starts.
 //!
 //! 1. `_kiln_start` (assembly): collects the addresses that relocation needs, all relative to the instruction pointer.
-//! 2. [`relocate`]: makes the image's pointers fit the address it was loaded at.
-//! 3. [`begin`]: boot record, monitor, traps, relocated constants made read-only, heap, generator.
+//! 2. Relocation: makes the image's pointers fit the address it was loaded at.
+//! 3. Order: boot record, monitor, traps, relocated constants made read-only, heap, generator.
 //! 4. The program's `main`, as the first task.
 
 use kiln_abi::ExitReason;
@@ -185,12 +185,7 @@ mod entry {
         // SAFETY: the record is the monitor's.
         unsafe { monitor::install(info) };
         if info.version != VERSION || (info.size as usize) < size_of::<BootInfo>() {
-            end(
-                ExitReason::Boot,
-                125,
-                &[],
-                "another version of the ABI",
-            );
+            end(ExitReason::Boot, 125, &[], "another version of the ABI");
         }
         // SAFETY: as above; every address in it lies in ranges that the monitor mapped.
         unsafe { boot::install(info) };

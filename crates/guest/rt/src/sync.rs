@@ -35,10 +35,7 @@ impl<T> Lock<T> {
                 self.0.store(false, Ordering::Release);
             }
         }
-        assert!(
-            !self.held.swap(true, Ordering::Acquire),
-            "lock taken twice"
-        );
+        assert!(!self.held.swap(true, Ordering::Acquire), "lock taken twice");
         let _release = Release(&self.held);
         // SAFETY: the flag was clear and is set now, so nobody else has the value.
         work(unsafe { &mut *self.value.get() })

@@ -58,9 +58,7 @@ fn describe(frame: &TrapFrame, text: &mut Text) {
         0 => text.write_str("division error"),
         BREAKPOINT => text.write_str("breakpoint"),
         6 => text.write_str("illegal instruction"),
-        13 => text.write_str(
-            "general protection fault",
-        ),
+        13 => text.write_str("general protection fault"),
         PAGE_FAULT => {
             let bottom = backtrace::stack_bottom(boot::info().stack_top);
             if (bottom.saturating_sub(OVERFLOW_REACH)..bottom).contains(&address) {

@@ -193,15 +193,12 @@ pub fn parse(bytes: &[u8]) -> impl Iterator<Item = Result<RawNote<'_>, Truncated
         if rest.is_empty() {
             return None;
         }
-        match parse_one(rest) {
-            Some((note, after)) => {
-                rest = after;
-                Some(Ok(note))
-            }
-            None => {
-                rest = &[];
-                Some(Err(TruncatedNote))
-            }
+        if let Some((note, after)) = parse_one(rest) {
+            rest = after;
+            Some(Ok(note))
+        } else {
+            rest = &[];
+            Some(Err(TruncatedNote))
         }
     })
 }

@@ -370,6 +370,7 @@ impl RawOp {
     /// # Errors
     /// [`OpError::Invalid`] for an unknown number or arguments out of their documented ranges;
     /// [`OpError::Unsupported`] for the reserved numbers. Whether addresses and devices exist is not looked at here.
+    #[allow(clippy::many_single_char_names, reason = "six arguments by position")]
     pub fn decode(&self) -> Result<Op, OpError> {
         let [a, b, c, d, e, f] = self.args;
         let device = self.device;

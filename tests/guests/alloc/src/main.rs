@@ -41,10 +41,29 @@ async fn main() {
     let list: LinkedList<u32> = queue.drain(..).collect();
     assert_eq!(list.iter().sum::<u32>(), 499_500);
 
-    let text = format!("{:>8.3}|{:#010x}|{:?}|{}", 1.5f64, 255, "a\n\u{e9}", i128::MIN);
-    assert_eq!(text, "   1.500|0x000000ff|\"a\\n\u{e9}\"|-170141183460469231731687303715884105728");
-    assert_eq!(text.to_uppercase().to_lowercase().replace('|', ", ").split(", ").count(), 4);
-    assert_eq!(String::from_utf8_lossy(b"ok \xff"), Cow::<str>::Owned("ok \u{fffd}".into()));
+    let text = format!(
+        "{:>8.3}|{:#010x}|{:?}|{}",
+        1.5f64,
+        255,
+        "a\n\u{e9}",
+        i128::MIN
+    );
+    assert_eq!(
+        text,
+        "   1.500|0x000000ff|\"a\\n\u{e9}\"|-170141183460469231731687303715884105728"
+    );
+    assert_eq!(
+        text.to_uppercase()
+            .to_lowercase()
+            .replace('|', ", ")
+            .split(", ")
+            .count(),
+        4
+    );
+    assert_eq!(
+        String::from_utf8_lossy(b"ok \xff"),
+        Cow::<str>::Owned("ok \u{fffd}".into())
+    );
     assert_eq!(["a", "b"].concat().repeat(3), "ababab");
     assert_eq!("0.1".parse::<f64>(), Ok(0.1));
 
@@ -53,7 +72,8 @@ async fn main() {
     drop(shared);
     assert!(weak.upgrade().is_none());
     let bytes: Arc<[u8]> = Arc::from(&b"shared"[..]);
-    let functions: Vec<Box<dyn Fn(usize) -> usize>> = alloc::vec![Box::new(|n| n + bytes.len()), Box::new(|n| n * 2)];
+    let functions: Vec<Box<dyn Fn(usize) -> usize>> =
+        alloc::vec![Box::new(|n| n + bytes.len()), Box::new(|n| n * 2)];
     assert_eq!(functions.iter().fold(1, |n, f| f(n)), 14);
     kiln::println!("SUCCESS");
 }

@@ -60,7 +60,8 @@ fn geometry(disk: Disk) {
 
 /// The content that `verify` gives a sector.
 fn pattern(sector: u64) -> Vec<u8> {
-    let words = (0..SECTOR as u64 / 8).map(|n| (sector << 8 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let words =
+        (0..SECTOR as u64 / 8).map(|n| (sector << 8 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     words.flat_map(u64::to_le_bytes).collect()
 }
 
@@ -87,15 +88,37 @@ async fn edges(disk: Disk) {
     let capacity = disk.capacity();
     let mut sector = [0u8; SECTOR];
     let bad = Err(Error::OutOfRange);
-    for offset in [1, 511, 513, capacity - 1, capacity, capacity + 512, 1 << 40, u64::MAX - 511, u64::MAX] {
-        assert_eq!(disk.read(offset, &mut sector).await, bad, "read at {offset}");
-        assert_eq!(disk.write(offset, &[0xee; SECTOR]).await, bad, "write at {offset}");
+    for offset in [
+        1,
+        511,
+        513,
+        capacity - 1,
+        capacity,
+        capacity + 512,
+        1 << 40,
+        u64::MAX - 511,
+        u64::MAX,
+    ] {
+        assert_eq!(
+            disk.read(offset, &mut sector).await,
+            bad,
+            "read at {offset}"
+        );
+        assert_eq!(
+            disk.write(offset, &[0xee; SECTOR]).await,
+            bad,
+            "write at {offset}"
+        );
         assert_eq!(disk.discard(offset, 512).await, bad, "discard at {offset}");
     }
     let mut bytes = vec![0u8; 4096];
     for len in [1, 511, 513, 1000, 4095] {
         assert_eq!(disk.read(0, &mut bytes[..len]).await, bad, "read of {len}");
-        assert_eq!(disk.write(0, &[0xee; 4096][..len]).await, bad, "write of {len}");
+        assert_eq!(
+            disk.write(0, &[0xee; 4096][..len]).await,
+            bad,
+            "write of {len}"
+        );
         assert_eq!(disk.discard(0, len as u64).await, bad, "discard of {len}");
     }
     // The first half inside, the second behind the end.
@@ -107,7 +130,9 @@ async fn edges(disk: Disk) {
     // Nothing is a length too, and harmless: no operation at all.
     assert_eq!(disk.read(0, &mut []).await, Ok(()));
     assert_eq!(disk.write(0, &[]).await, Ok(()));
-    disk.read(capacity - 512, &mut sector).await.expect("the last sector");
+    disk.read(capacity - 512, &mut sector)
+        .await
+        .expect("the last sector");
     assert_eq!(sector, [0; SECTOR], "a refused write changed the disk");
 }
 
@@ -134,7 +159,11 @@ async fn big(disk: Disk) -> Result<(), Error> {
 fn segments(disk: Disk) {
     let perform = |op: Op| {
         let mut op: RawOp = op.encode();
-        let mut call = Call { ops: &raw mut op as u64, count: 1, ..Call::default() };
+        let mut call = Call {
+            ops: &raw mut op as u64,
+            count: 1,
+            ..Call::default()
+        };
         // SAFETY: the operation and its buffers outlive the call.
         unsafe { kiln_rt::monitor::enter(&mut call) };
         op.outcome()
@@ -142,10 +171,23 @@ fn segments(disk: Disk) {
     let mut data: Vec<u8> = (0..32 * 512u32).map(|n| (n * 7 / 3) as u8).collect();
     let list: Vec<Segment> = data
         .chunks_exact_mut(512)
-        .map(|chunk| Segment { addr: chunk.as_mut_ptr() as u64, len: 512 })
+        .map(|chunk| Segment {
+            addr: chunk.as_mut_ptr() as u64,
+            len: 512,
+        })
         .collect();
-    let buffers = SegmentList { addr: list.as_ptr() as u64, count: 32 };
-    assert_eq!(perform(Op::BlockWrite { device: 0, buffers, offset: 512 }), Ok(32 * 512));
+    let buffers = SegmentList {
+        addr: list.as_ptr() as u64,
+        count: 32,
+    };
+    assert_eq!(
+        perform(Op::BlockWrite {
+            device: 0,
+            buffers,
+            offset: 512
+        }),
+        Ok(32 * 512)
+    );
     let mut back = vec![0u8; 32 * 512];
     // Uneven pieces whose sum is whole sectors.
     let cut = [1usize, 510, 513, 4096, 7, 9305, 1952];
@@ -155,23 +197,72 @@ fn segments(disk: Disk) {
         .map(|&len| {
             let (now, later) = core::mem::take(&mut rest).split_at_mut(len);
             rest = later;
-            Segment { addr: now.as_mut_ptr() as u64, len: len as u64 }
+            Segment {
+                addr: now.as_mut_ptr() as u64,
+                len: len as u64,
+            }
         })
         .collect();
     assert!(rest.is_empty());
-    let buffers = SegmentList { addr: list.as_ptr() as u64, count: list.len() as u32 };
-    assert_eq!(perform(Op::BlockRead { device: 0, buffers, offset: 512 }), Ok(32 * 512));
+    let buffers = SegmentList {
+        addr: list.as_ptr() as u64,
+        count: list.len() as u32,
+    };
+    assert_eq!(
+        perform(Op::BlockRead {
+            device: 0,
+            buffers,
+            offset: 512
+        }),
+        Ok(32 * 512)
+    );
     assert!(data == back, "gathered and scattered bytes differ");
 
     let mut long = vec![0u8; (1 << 20) + 512];
-    let segment = Segment { addr: long.as_mut_ptr() as u64, len: long.len() as u64 };
-    let buffers = SegmentList { addr: &raw const segment as u64, count: 1 };
-    assert_eq!(perform(Op::BlockRead { device: 0, buffers, offset: 0 }), Err(OpError::Invalid));
-    let wrong = Segment { addr: 0x1000, len: 512 };
-    let buffers = SegmentList { addr: &raw const wrong as u64, count: 1 };
-    assert_eq!(perform(Op::BlockRead { device: 0, buffers, offset: 0 }), Err(OpError::BadAddress));
-    assert_eq!(perform(Op::BlockRead { device: 1, buffers, offset: 0 }), Err(OpError::BadAddress));
-    assert_eq!(perform(Op::BlockFlush { device: 1 }), Err(OpError::NoDevice));
+    let segment = Segment {
+        addr: long.as_mut_ptr() as u64,
+        len: long.len() as u64,
+    };
+    let buffers = SegmentList {
+        addr: &raw const segment as u64,
+        count: 1,
+    };
+    assert_eq!(
+        perform(Op::BlockRead {
+            device: 0,
+            buffers,
+            offset: 0
+        }),
+        Err(OpError::Invalid)
+    );
+    let wrong = Segment {
+        addr: 0x1000,
+        len: 512,
+    };
+    let buffers = SegmentList {
+        addr: &raw const wrong as u64,
+        count: 1,
+    };
+    assert_eq!(
+        perform(Op::BlockRead {
+            device: 0,
+            buffers,
+            offset: 0
+        }),
+        Err(OpError::BadAddress)
+    );
+    assert_eq!(
+        perform(Op::BlockRead {
+            device: 1,
+            buffers,
+            offset: 0
+        }),
+        Err(OpError::BadAddress)
+    );
+    assert_eq!(
+        perform(Op::BlockFlush { device: 1 }),
+        Err(OpError::NoDevice)
+    );
     let _ = disk;
 }
 
@@ -196,9 +287,18 @@ async fn discard(disk: Disk) -> Result<(), Error> {
     }
     let mut back = vec![0; 1 << 16];
     disk.read(0, &mut back).await?;
-    assert!(back[..4096].iter().chain(&back[4096 + 32768..]).all(|&b| b == 7), "discard went too far");
+    assert!(
+        back[..4096]
+            .iter()
+            .chain(&back[4096 + 32768..])
+            .all(|&b| b == 7),
+        "discard went too far"
+    );
     let middle = &back[4096..4096 + 32768];
-    assert!(middle.iter().all(|&b| b == 0) || middle.iter().all(|&b| b == 7), "neither zero nor as before");
+    assert!(
+        middle.iter().all(|&b| b == 0) || middle.iter().all(|&b| b == 7),
+        "neither zero nor as before"
+    );
     Ok(())
 }
 

@@ -70,7 +70,10 @@ async fn serve() -> Result<(), Error> {
 }
 
 /// Accepts for ever, each connection in a task of its own.
-fn each(listener: TcpListener, serve: impl AsyncFn(TcpStream) -> Result<(), Error> + Copy + 'static) {
+fn each(
+    listener: TcpListener,
+    serve: impl AsyncFn(TcpStream) -> Result<(), Error> + Copy + 'static,
+) {
     drop(spawn(async move {
         loop {
             match listener.accept().await {
@@ -108,7 +111,9 @@ async fn sink(mut stream: TcpStream) -> Result<(), Error> {
         if len == 0 {
             break;
         }
-        let differing = (total..).zip(&buffer[..len]).filter(|(at, byte)| pattern(*at) != **byte);
+        let differing = (total..)
+            .zip(&buffer[..len])
+            .filter(|(at, byte)| pattern(*at) != **byte);
         wrong += differing.count() as u64;
         total += len as u64;
     }
@@ -142,7 +147,10 @@ async fn source(mut stream: TcpStream) -> Result<(), Error> {
 }
 
 async fn addresses() -> Result<(), Error> {
-    if timeout(Duration::from_secs(10), net::ready()).await.is_err() {
+    if timeout(Duration::from_secs(10), net::ready())
+        .await
+        .is_err()
+    {
         println!("no address within ten seconds");
         return Err(Error::TimedOut);
     }
@@ -197,6 +205,9 @@ fn binds() -> Result<(), Error> {
     let free = UdpSocket::bind(any(0))?;
     assert_ne!(free.local_addr()?.port(), 0);
     let foreign = SocketAddr::from(([192, 0, 2, 77], 80));
-    assert_eq!(TcpListener::bind(foreign).unwrap_err(), Error::AddressNotAvailable);
+    assert_eq!(
+        TcpListener::bind(foreign).unwrap_err(),
+        Error::AddressNotAvailable
+    );
     Ok(())
 }

@@ -39,9 +39,20 @@ pub fn run(case: &str) -> Option<u8> {
         "call-record-gate" => record_at(boot::info().enter & !7),
         "call-record-kernel" => record_at(u64::MAX - 127),
         "call-record-end" => record_at(places::address("above-heap") - 8),
-        "exit-bad-message" => exit_with(Segment { addr: NON_CANONICAL, len: 100 }, Segment { addr: 8, len: 8000 }),
+        "exit-bad-message" => exit_with(
+            Segment {
+                addr: NON_CANONICAL,
+                len: 100,
+            },
+            Segment { addr: 8, len: 8000 },
+        ),
         "exit-no-reason" => {
-            let op = Op::Exit { reason: 77, code: 0x1_0003, frames: Segment::default(), message: Segment::default() };
+            let op = Op::Exit {
+                reason: 77,
+                code: 0x1_0003,
+                frames: Segment::default(),
+                message: Segment::default(),
+            };
             perform(&mut [op.encode()]);
         }
         _ => return None,
@@ -51,7 +62,12 @@ pub fn run(case: &str) -> Option<u8> {
 
 /// One call without waiting. `count` and `ops` go to the monitor as they are.
 fn call(ops: u64, count: u32, deadline: u64) -> Call {
-    let mut call = Call { ops, count, deadline, ..Call::default() };
+    let mut call = Call {
+        ops,
+        count,
+        deadline,
+        ..Call::default()
+    };
     // SAFETY: whatever the arguments are, the monitor writes only where it has checked; what it may write to here are
     // this module's own buffers.
     unsafe { monitor::enter(&mut call) };
@@ -73,7 +89,11 @@ fn refused(op: RawOp, with: OpError) {
 }
 
 fn raw(code: u16, args: [u64; 6]) -> RawOp {
-    RawOp { code, args, ..RawOp::default() }
+    RawOp {
+        code,
+        args,
+        ..RawOp::default()
+    }
 }
 
 fn bad_ops() {
@@ -84,14 +104,21 @@ fn bad_ops() {
         refused(raw(code, [0; 6]), OpError::Unsupported);
     }
     let mut bytes = [0u8; 512];
-    let buffer = Segment { addr: bytes.as_mut_ptr() as u64, len: MAX_RANDOM + 1 };
+    let buffer = Segment {
+        addr: bytes.as_mut_ptr() as u64,
+        len: MAX_RANDOM + 1,
+    };
     refused(Op::Random { buffer }.encode(), OpError::Invalid);
     assert!(bytes.iter().all(|&b| b == 0), "a refused operation wrote");
     let buffer = Segment { len: 0, ..buffer };
     assert_eq!(outcome(Op::Random { buffer }.encode()), Ok(0));
     // A bad operation does not stop those behind it.
     let buffer = Segment { len: 16, ..buffer };
-    let mut ops = [raw(99, [1; 6]), Op::Random { buffer }.encode(), raw(0, [0; 6])];
+    let mut ops = [
+        raw(99, [1; 6]),
+        Op::Random { buffer }.encode(),
+        raw(0, [0; 6]),
+    ];
     assert_eq!(perform(&mut ops).done, 3);
     assert_eq!(ops.map(|op| op.result), [-2, 16, -2]);
 }
@@ -136,8 +163,15 @@ fn bad_buffers() {
     }
     // What may be read may be written to the console: rodata, text, the boot record.
     for place in ["rodata", "text", "boot"] {
-        let buffer = Segment { addr: places::address(place), len: 0 };
-        assert_eq!(outcome(Op::ConsoleWrite { buffer }.encode()), Ok(0), "{place}");
+        let buffer = Segment {
+            addr: places::address(place),
+            len: 0,
+        };
+        assert_eq!(
+            outcome(Op::ConsoleWrite { buffer }.encode()),
+            Ok(0),
+            "{place}"
+        );
     }
 }
 
@@ -146,7 +180,10 @@ fn bad_batches() {
     let start = many.as_ptr() as u64;
     assert_eq!(call(start, MAX_OPS + 1, 0).done, 0);
     assert_eq!(call(start, u32::MAX, 0).done, 0);
-    assert!(many.iter().all(|op| op.result == 0), "operations of a refused batch were performed");
+    assert!(
+        many.iter().all(|op| op.result == 0),
+        "operations of a refused batch were performed"
+    );
     assert_eq!(call(start + 4, 1, 0).done, 0, "misaligned");
     for place in forbidden(true).into_iter().filter(|place| place.len <= 16) {
         assert_eq!(call(place.addr & !7, 4, 0).done, 0, "{place:x?}");
@@ -162,9 +199,15 @@ fn bad_batches() {
 fn bad_protect() {
     let page = places::address("heap") & !(PAGE_SIZE - 1);
     for protection in [2, 4, 5, 6, 7, 8, 0x100_0001, u64::MAX] {
-        refused(raw(code::MEMORY_PROTECT, [page, PAGE_SIZE, protection, 0, 0, 0]), OpError::Invalid);
+        refused(
+            raw(code::MEMORY_PROTECT, [page, PAGE_SIZE, protection, 0, 0, 0]),
+            OpError::Invalid,
+        );
     }
-    let pages = |name: &str| Segment { addr: places::address(name) & !(PAGE_SIZE - 1), len: PAGE_SIZE };
+    let pages = |name: &str| Segment {
+        addr: places::address(name) & !(PAGE_SIZE - 1),
+        len: PAGE_SIZE,
+    };
     let image = places::range(MemoryKind::Image);
     let stack = places::range(MemoryKind::Stack);
     let free = places::range(MemoryKind::Free);
@@ -177,28 +220,78 @@ fn bad_protect() {
         pages("above-stack"),
         pages("below-heap"),
         pages("above-heap"),
-        Segment { addr: image.start, len: image.len },
-        Segment { addr: stack.start - PAGE_SIZE, len: stack.len + PAGE_SIZE },
-        Segment { addr: free.start, len: free.len + PAGE_SIZE },
-        Segment { addr: 0, len: PAGE_SIZE },
-        Segment { addr: 0x7fff_ffff_e000, len: PAGE_SIZE },
-        Segment { addr: 0xffff_8000_0000_0000, len: PAGE_SIZE },
-        Segment { addr: free.start, len: 0 },
-        Segment { addr: free.start + 8, len: PAGE_SIZE },
-        Segment { addr: free.start, len: PAGE_SIZE - 8 },
-        Segment { addr: free.start, len: (1 << 63) | PAGE_SIZE },
-        Segment { addr: free.start, len: 0u64.wrapping_sub(PAGE_SIZE) },
+        Segment {
+            addr: image.start,
+            len: image.len,
+        },
+        Segment {
+            addr: stack.start - PAGE_SIZE,
+            len: stack.len + PAGE_SIZE,
+        },
+        Segment {
+            addr: free.start,
+            len: free.len + PAGE_SIZE,
+        },
+        Segment {
+            addr: 0,
+            len: PAGE_SIZE,
+        },
+        Segment {
+            addr: 0x7fff_ffff_e000,
+            len: PAGE_SIZE,
+        },
+        Segment {
+            addr: 0xffff_8000_0000_0000,
+            len: PAGE_SIZE,
+        },
+        Segment {
+            addr: free.start,
+            len: 0,
+        },
+        Segment {
+            addr: free.start + 8,
+            len: PAGE_SIZE,
+        },
+        Segment {
+            addr: free.start,
+            len: PAGE_SIZE - 8,
+        },
+        Segment {
+            addr: free.start,
+            len: (1 << 63) | PAGE_SIZE,
+        },
+        Segment {
+            addr: free.start,
+            len: 0u64.wrapping_sub(PAGE_SIZE),
+        },
     ];
     for range in ranges {
         for protection in [Protection::None, Protection::Read, Protection::ReadWrite] {
-            refused(Op::MemoryProtect { range, protection }.encode(), OpError::Invalid);
+            refused(
+                Op::MemoryProtect { range, protection }.encode(),
+                OpError::Invalid,
+            );
         }
     }
 }
 
 fn bad_release() {
-    for name in ["text", "rodata", "data", "relro", "stack", "trap-stack", "boot", "gate", "below-heap", "above-heap"] {
-        let range = Segment { addr: places::address(name) & !(PAGE_SIZE - 1), len: PAGE_SIZE };
+    for name in [
+        "text",
+        "rodata",
+        "data",
+        "relro",
+        "stack",
+        "trap-stack",
+        "boot",
+        "gate",
+        "below-heap",
+        "above-heap",
+    ] {
+        let range = Segment {
+            addr: places::address(name) & !(PAGE_SIZE - 1),
+            len: PAGE_SIZE,
+        };
         refused(Op::MemoryRelease { range }.encode(), OpError::Invalid);
     }
     let free = places::range(MemoryKind::Free);
@@ -210,45 +303,107 @@ fn bad_release() {
         (free.start, u64::MAX & !(PAGE_SIZE - 1)),
         (0, PAGE_SIZE),
     ] {
-        refused(Op::MemoryRelease { range: Segment { addr, len } }.encode(), OpError::Invalid);
+        refused(
+            Op::MemoryRelease {
+                range: Segment { addr, len },
+            }
+            .encode(),
+            OpError::Invalid,
+        );
     }
 }
 
 fn bad_traps() {
     let trap_stack = places::range(MemoryKind::TrapStack);
-    let stack = Segment { addr: trap_stack.start, len: trap_stack.len };
-    for entry in [0, places::address("heap"), places::address("rodata"), places::address("data"), boot::info().enter] {
+    let stack = Segment {
+        addr: trap_stack.start,
+        len: trap_stack.len,
+    };
+    for entry in [
+        0,
+        places::address("heap"),
+        places::address("rodata"),
+        places::address("data"),
+        boot::info().enter,
+    ] {
         refused(Op::SetTrap { entry, stack }.encode(), OpError::Invalid);
     }
     let entry = places::address("text");
-    refused(Op::SetTrap { entry, stack: Segment { len: 2047, ..stack } }.encode(), OpError::Invalid);
+    refused(
+        Op::SetTrap {
+            entry,
+            stack: Segment { len: 2047, ..stack },
+        }
+        .encode(),
+        OpError::Invalid,
+    );
     for place in forbidden(true) {
-        let stack = Segment { len: place.len.max(2048), ..place };
+        let stack = Segment {
+            len: place.len.max(2048),
+            ..place
+        };
         refused(Op::SetTrap { entry, stack }.encode(), OpError::BadAddress);
     }
 }
 
 fn no_devices() {
     let mut bytes = [0u8; 1024];
-    let segment = Segment { addr: bytes.as_mut_ptr() as u64, len: 512 };
-    let list = SegmentList { addr: &raw const segment as u64, count: 1 };
+    let segment = Segment {
+        addr: bytes.as_mut_ptr() as u64,
+        len: 512,
+    };
+    let list = SegmentList {
+        addr: &raw const segment as u64,
+        count: 1,
+    };
     for device in [0, 1, 62, 63, 64, u32::MAX] {
         for op in [
-            Op::NetReceive { device, buffers: list },
-            Op::BlockRead { device, buffers: list, offset: 0 },
-            Op::BlockWrite { device, buffers: list, offset: 0 },
+            Op::NetReceive {
+                device,
+                buffers: list,
+            },
+            Op::BlockRead {
+                device,
+                buffers: list,
+                offset: 0,
+            },
+            Op::BlockWrite {
+                device,
+                buffers: list,
+                offset: 0,
+            },
             Op::BlockFlush { device },
-            Op::BlockDiscard { device, offset: 0, len: 512 },
+            Op::BlockDiscard {
+                device,
+                offset: 0,
+                len: 512,
+            },
         ] {
             refused(op.encode(), OpError::NoDevice);
         }
     }
-    for (addr, count) in [(list.addr, 0), (list.addr, 33), (list.addr + 4, 1), (list.addr, u64::from(u32::MAX) + 2)] {
-        refused(raw(code::NET_SEND, [addr, count, 0, 0, 0, 0]), OpError::Invalid);
-        refused(raw(code::BLOCK_READ, [addr, count, 0, 0, 0, 0]), OpError::Invalid);
+    for (addr, count) in [
+        (list.addr, 0),
+        (list.addr, 33),
+        (list.addr + 4, 1),
+        (list.addr, u64::from(u32::MAX) + 2),
+    ] {
+        refused(
+            raw(code::NET_SEND, [addr, count, 0, 0, 0, 0]),
+            OpError::Invalid,
+        );
+        refused(
+            raw(code::BLOCK_READ, [addr, count, 0, 0, 0, 0]),
+            OpError::Invalid,
+        );
     }
     // Waiting for devices that are not there is waiting for nothing: the deadline ends it.
-    let mut call = Call { deadline: 1, wait_receive: u64::MAX, wait_send: u64::MAX, ..Call::default() };
+    let mut call = Call {
+        deadline: 1,
+        wait_receive: u64::MAX,
+        wait_send: u64::MAX,
+        ..Call::default()
+    };
     // SAFETY: no operations.
     unsafe { monitor::enter(&mut call) };
     assert_eq!((call.ready, call.ready_send), (0, 0));
@@ -258,7 +413,8 @@ fn no_devices() {
 struct Pages(*mut u8);
 
 impl Pages {
-    const LAYOUT: Layout = match Layout::from_size_align(2 * PAGE_SIZE as usize, PAGE_SIZE as usize) {
+    const LAYOUT: Layout = match Layout::from_size_align(2 * PAGE_SIZE as usize, PAGE_SIZE as usize)
+    {
         Ok(layout) => layout,
         Err(_) => panic!("a good layout"),
     };
@@ -271,11 +427,23 @@ impl Pages {
     }
 
     fn range(&self) -> Segment {
-        Segment { addr: self.0 as u64, len: Self::LAYOUT.size() as u64 }
+        Segment {
+            addr: self.0 as u64,
+            len: Self::LAYOUT.size() as u64,
+        }
     }
 
     fn protect(&self, protection: Protection) {
-        assert_eq!(outcome(Op::MemoryProtect { range: self.range(), protection }.encode()), Ok(0));
+        assert_eq!(
+            outcome(
+                Op::MemoryProtect {
+                    range: self.range(),
+                    protection
+                }
+                .encode()
+            ),
+            Ok(0)
+        );
     }
 
     fn first(&self) -> u8 {
@@ -319,7 +487,15 @@ fn protected_write() {
 fn release() {
     let pages = Pages::new();
     pages.set_first(7);
-    assert_eq!(outcome(Op::MemoryRelease { range: pages.range() }.encode()), Ok(0));
+    assert_eq!(
+        outcome(
+            Op::MemoryRelease {
+                range: pages.range()
+            }
+            .encode()
+        ),
+        Ok(0)
+    );
     assert_eq!(pages.first(), 0, "released memory keeps its content");
     pages.set_first(9);
     assert_eq!(pages.first(), 9);
@@ -329,11 +505,22 @@ fn big_batch() {
     let mut bytes = vec![0u8; MAX_OPS as usize * 8];
     let mut ops: Vec<RawOp> = bytes
         .chunks_exact_mut(8)
-        .map(|chunk| Op::Random { buffer: Segment { addr: chunk.as_mut_ptr() as u64, len: 8 } }.encode())
+        .map(|chunk| {
+            Op::Random {
+                buffer: Segment {
+                    addr: chunk.as_mut_ptr() as u64,
+                    len: 8,
+                },
+            }
+            .encode()
+        })
         .collect();
     assert_eq!(perform(&mut ops).done, MAX_OPS);
     assert!(ops.iter().all(|op| op.result == 8));
-    let zeroes = bytes.chunks_exact(8).filter(|chunk| *chunk == [0; 8]).count();
+    let zeroes = bytes
+        .chunks_exact(8)
+        .filter(|chunk| *chunk == [0; 8])
+        .count();
     assert_eq!(zeroes, 0, "operations were reported as done but were not");
 }
 
@@ -342,7 +529,10 @@ fn time_result() {
     let before = call(0, 0, 0).now;
     let after = call(0, 0, before + 50_000_000).now;
     let waited = after - before;
-    assert!((50_000_000..500_000_000).contains(&waited), "waited {waited} ns for 50 ms");
+    assert!(
+        (50_000_000..500_000_000).contains(&waited),
+        "waited {waited} ns for 50 ms"
+    );
     let past = call(0, 0, 1);
     assert!(past.now - after < 50_000_000, "a past deadline waited");
     assert_eq!(past.event, 0);
@@ -352,13 +542,19 @@ fn record_at(address: u64) {
     println!("about to call");
     let enter = boot::info().enter as usize;
     // SAFETY: the gate checks the address; that is what is tested.
-    let enter: extern "C" fn(u64) = unsafe { core::mem::transmute::<usize, extern "C" fn(u64)>(enter) };
+    let enter: extern "C" fn(u64) =
+        unsafe { core::mem::transmute::<usize, extern "C" fn(u64)>(enter) };
     enter(address);
     println!("SURVIVED");
 }
 
 fn exit_with(frames: Segment, message: Segment) {
-    let op = Op::Exit { reason: kiln_abi::ExitReason::Panic as u32, code: 101, frames, message };
+    let op = Op::Exit {
+        reason: kiln_abi::ExitReason::Panic as u32,
+        code: 101,
+        frames,
+        message,
+    };
     perform(&mut [op.encode()]);
     println!("SURVIVED");
 }

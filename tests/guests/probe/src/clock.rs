@@ -40,7 +40,10 @@ fn monotonic() {
     }
     let elapsed = since_epoch().saturating_sub(wall);
     let difference = elapsed.abs_diff(Duration::from_millis(200));
-    assert!(difference < Duration::from_millis(20), "200 ms took {elapsed:?} by the wall clock");
+    assert!(
+        difference < Duration::from_millis(20),
+        "200 ms took {elapsed:?} by the wall clock"
+    );
 }
 
 async fn sleeps() {
@@ -66,7 +69,11 @@ async fn past() {
     // A time-out of nothing still lets a ready future through.
     assert_eq!(timeout(Duration::ZERO, async { 5 }).await, Ok(5));
     // And one that never ends is a wait like any other.
-    assert!(timeout(Duration::from_millis(20), sleep(Duration::MAX)).await.is_err());
+    assert!(
+        timeout(Duration::from_millis(20), sleep(Duration::MAX))
+            .await
+            .is_err()
+    );
 }
 
 /// Short sleeps, for looking at how often the guest wakes.

@@ -44,7 +44,13 @@ pub fn run(case: &str, args: &[&'static str]) -> Option<u8> {
         // A chain of frames that points at itself.
         // SAFETY: as above; the two words lie on this stack.
         "frame-loop" => unsafe {
-            asm!("push rsp", "mov rbp, rsp", "mov [rsp], rsp", "ud2", options(noreturn))
+            asm!(
+                "push rsp",
+                "mov rbp, rsp",
+                "mov [rsp], rsp",
+                "ud2",
+                options(noreturn)
+            )
         },
         _ => return None,
     }

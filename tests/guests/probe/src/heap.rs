@@ -95,7 +95,7 @@ fn exhaust_gracefully() {
     let mut huge: Vec<u8> = Vec::new();
     assert!(huge.try_reserve_exact(capacity + 1).is_err());
     assert!(huge.try_reserve_exact(usize::MAX / 4).is_err());
-    let mut all: Vec<Vec<u8>> = Vec::with_capacity(100_000);
+    let mut all: Vec<Vec<u8>> = Vec::with_capacity(capacity / 4000 + 1);
     loop {
         let mut block = Vec::new();
         if block.try_reserve_exact(4000).is_err() || all.len() == all.capacity() {
@@ -104,11 +104,17 @@ fn exhaust_gracefully() {
         block.resize(4000, 7u8);
         all.push(block);
     }
-    assert!(all.len() * 4000 > capacity / 2, "{} blocks of {capacity} bytes", all.len());
+    assert!(
+        all.len() * 4000 > capacity / 2,
+        "{} blocks of {capacity} bytes",
+        all.len()
+    );
     assert!(memory::statistics().failures > 0);
     drop(all);
     let mut again: Vec<u8> = Vec::new();
-    again.try_reserve_exact(capacity / 2).expect("freed memory can be had again");
+    again
+        .try_reserve_exact(capacity / 2)
+        .expect("freed memory can be had again");
 }
 
 /// Objects of all sizes, allocated, grown, shrunk and freed in random order; each holds a pattern of its own.
@@ -121,14 +127,20 @@ fn churn() {
         let size = size + (pick >> 20) as usize % size;
         if live.len() > 200 || (pick >> 8) % 3 == 0 && !live.is_empty() {
             let (pattern, bytes) = live.swap_remove((pick >> 32) as usize % live.len());
-            assert!(bytes.iter().all(|&b| b == pattern), "round {round}: an object was overwritten");
+            assert!(
+                bytes.iter().all(|&b| b == pattern),
+                "round {round}: an object was overwritten"
+            );
         } else if (pick >> 8) % 3 == 1 && !live.is_empty() {
             let index = (pick >> 32) as usize % live.len();
             let (pattern, bytes) = &mut live[index];
             let pattern = *pattern;
             bytes.resize(size, pattern);
             bytes.shrink_to_fit();
-            assert!(bytes.iter().all(|&b| b == pattern), "round {round}: resizing lost content");
+            assert!(
+                bytes.iter().all(|&b| b == pattern),
+                "round {round}: resizing lost content"
+            );
         } else {
             let pattern = (pick >> 40) as u8;
             live.push((pattern, alloc::vec![pattern; size]));
@@ -136,7 +148,10 @@ fn churn() {
     }
     drop(live);
     let after = memory::statistics().in_use;
-    assert!(after <= before, "{before} bytes in use before, {after} after");
+    assert!(
+        after <= before,
+        "{before} bytes in use before, {after} after"
+    );
 }
 
 /// Fills 24 MiB, waits to be looked at, frees them, waits again.

@@ -28,7 +28,9 @@ pub fn run(case: &str, args: &[&'static str]) -> Option<u8> {
             let mut words = [0u64; 6];
             for (index, word) in words.iter_mut().enumerate().take(args.len()) {
                 *word = match args[index] {
-                    "text" | "heap" | "boot" | "gate" => crate::places::address(args[index]) & !4095,
+                    "text" | "heap" | "boot" | "gate" => {
+                        crate::places::address(args[index]) & !4095
+                    }
                     _ => crate::number(args, index),
                 };
             }

@@ -54,7 +54,10 @@ pub fn ranges() -> &'static [MemoryRange] {
     let info = boot::info();
     // SAFETY: the monitor's promise: an array of this length, never changed.
     unsafe {
-        core::slice::from_raw_parts(info.memory as *const MemoryRange, info.memory_count as usize)
+        core::slice::from_raw_parts(
+            info.memory as *const MemoryRange,
+            info.memory_count as usize,
+        )
     }
 }
 

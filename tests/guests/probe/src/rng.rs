@@ -44,7 +44,10 @@ fn long() {
     for _ in 0..blocks {
         random::fill(&mut block);
         ones += block.iter().map(|b| u64::from(b.count_ones())).sum::<u64>();
-        assert!(seen.insert(block[..16].to_vec()), "the stream repeats itself");
+        assert!(
+            seen.insert(block[..16].to_vec()),
+            "the stream repeats itself"
+        );
     }
     let bits = blocks * 4096 * 8;
     // Ten standard deviations of a fair coin: sqrt(bits) / 2 each.

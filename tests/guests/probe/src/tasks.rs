@@ -89,7 +89,11 @@ async fn selecting() {
     let fast = sleep(Duration::from_millis(2));
     assert!(matches!(select(slow, fast).await, Either::Second(())));
     let start = now();
-    assert!(timeout(Duration::from_millis(20), core::future::pending::<()>()).await.is_err());
+    assert!(
+        timeout(Duration::from_millis(20), core::future::pending::<()>())
+            .await
+            .is_err()
+    );
     assert!(now() - start >= Duration::from_millis(20));
     assert_eq!(timeout(Duration::from_secs(3600), async { 1 }).await, Ok(1));
 }
@@ -128,7 +132,10 @@ async fn fairness() {
     let took = now() - start;
     stop.set(true);
     assert!(busy.await > 100);
-    assert!(took < Duration::from_millis(200), "a sleep of 50 ms took {took:?} beside a busy task");
+    assert!(
+        took < Duration::from_millis(200),
+        "a sleep of 50 ms took {took:?} beside a busy task"
+    );
 }
 
 async fn ten_thousand() {
@@ -166,7 +173,10 @@ async fn timers() {
         round().await;
     }
     let after = memory::statistics().in_use;
-    assert!(after < before + 64 * 1024, "{before} bytes in use before, {after} after 100,000 time-outs");
+    assert!(
+        after < before + 64 * 1024,
+        "{before} bytes in use before, {after} after 100,000 time-outs"
+    );
 }
 
 async fn order() {
@@ -212,7 +222,11 @@ async fn float_tasks() {
             b = b * 0.999 + 0.25;
         }
         let found = handle.await;
-        assert_eq!((found.0.to_bits(), found.1.to_bits()), (a.to_bits(), b.to_bits()), "task {seed}");
+        assert_eq!(
+            (found.0.to_bits(), found.1.to_bits()),
+            (a.to_bits(), b.to_bits()),
+            "task {seed}"
+        );
     }
 }
 

@@ -76,15 +76,14 @@ pub(super) fn essential(
         .count() as u32;
     for (symbol, section, name) in chosen {
         let name = readable(name);
-        let at = match known.get(&name) {
-            Some(&at) => at,
-            None => {
-                let at = strings.len() as u32;
-                strings.extend_from_slice(name.as_bytes());
-                strings.push(0);
-                known.insert(name, at);
-                at
-            }
+        let at = if let Some(&at) = known.get(&name) {
+            at
+        } else {
+            let at = strings.len() as u32;
+            strings.extend_from_slice(name.as_bytes());
+            strings.push(0);
+            known.insert(name, at);
+            at
         };
         symbols.push(Sym64 {
             st_name: U32::new(E, at),

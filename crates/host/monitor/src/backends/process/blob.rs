@@ -28,7 +28,7 @@ pub struct Blob {
 
 impl Blob {
     /// Reads the header.
-    pub fn new() -> Self {
+    pub fn read() -> Self {
         let word = |index: usize| {
             let bytes = BLOB[index * 4..index * 4 + 4]
                 .try_into()

@@ -83,7 +83,7 @@ impl ProcessGuest {
         rustix::event::poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
     }
 
-    fn counted(&self, report: &Report) -> Usage {
+    fn counted(report: &Report) -> Usage {
         Usage {
             calls: report.calls,
             host_calls: report.host_calls,
@@ -119,7 +119,7 @@ impl Guest for ProcessGuest {
         let report = self.setup.read().report;
         let usage = Usage {
             cpu_ns,
-            ..self.counted(&report)
+            ..Self::counted(&report)
         };
         let ended = describe(status, &report, usage, self.image_start);
         self.ended = Some(ended.clone());
@@ -137,7 +137,7 @@ impl Guest for ProcessGuest {
         Usage {
             cpu_ns,
             resident,
-            ..self.counted(&self.setup.read().report)
+            ..Self::counted(&self.setup.read().report)
         }
     }
 }

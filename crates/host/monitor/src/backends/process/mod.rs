@@ -20,6 +20,11 @@
     unsafe_code,
     reason = "this backend maps memory, forks and talks to the kernel"
 )]
+#![allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "arguments of raw system calls are words"
+)]
 
 pub mod blob;
 pub mod boot;
@@ -88,8 +93,12 @@ impl Error {
 ///
 /// # Errors
 /// [`Error`]; nothing is left behind then.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the guest's descriptors are the child's from now on"
+)]
 pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
-    let blob = Blob::new();
+    let blob = Blob::read();
     let mut random = [0u8; 32 + 64];
     os::random(&mut random).map_err(Error::host("read random numbers"))?;
     let mut picks = [0u64; 4];
