@@ -14,14 +14,20 @@ const SIZE: u64 = 8 << 20;
 fn on_a_disk(case: &str) -> (Session, Outcome) {
     let session = Session::new();
     let disk = session.disk("disk", SIZE);
-    let outcome = session.run(&format!("--rm --block data={}", disk.display()), "blockdev", case);
+    let outcome = session.run(
+        &format!("--rm --block data={}", disk.display()),
+        "blockdev",
+        case,
+    );
     (session, outcome)
 }
 
 #[test]
 fn geometry() {
     let (_session, outcome) = on_a_disk("geometry");
-    outcome.succeeds().prints("capacity=8388608\nsector=512\nread_only=false\nsecond=false\n");
+    outcome
+        .succeeds()
+        .prints("capacity=8388608\nsector=512\nread_only=false\nsecond=false\n");
 }
 
 #[test]
@@ -30,11 +36,16 @@ fn what_is_written_is_read_back_and_lies_in_the_file() {
     outcome.succeeds();
     let file = fs::File::open(session.file("disk")).expect("the disk");
     let mut sector = [0; 512];
-    file.read_exact_at(&mut sector, SIZE - 512).expect("the last sector");
+    file.read_exact_at(&mut sector, SIZE - 512)
+        .expect("the last sector");
     let number = SIZE / 512 - 1;
     let first = (number << 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     assert_eq!(sector[..8], first.to_le_bytes());
-    assert_eq!(file.metadata().expect("the disk").len(), SIZE, "the disk has grown");
+    assert_eq!(
+        file.metadata().expect("the disk").len(),
+        SIZE,
+        "the disk has grown"
+    );
 }
 
 #[test]
@@ -59,7 +70,11 @@ fn scatter_and_gather() {
 fn flush_and_discard() {
     let (session, outcome) = on_a_disk("flush");
     outcome.succeeds();
-    assert!(fs::read(session.file("disk")).expect("the disk").starts_with(&[b'F'; 512]));
+    assert!(
+        fs::read(session.file("disk"))
+            .expect("the disk")
+            .starts_with(&[b'F'; 512])
+    );
     let (_session, outcome) = on_a_disk("discard");
     outcome.succeeds();
 }
@@ -75,8 +90,13 @@ fn a_read_only_disk_is_not_written() {
     let session = Session::new();
     let disk = session.file("disk");
     fs::write(&disk, [7; 4096]).expect("a disk");
-    fs::set_permissions(&disk, std::os::unix::fs::PermissionsExt::from_mode(0o444)).expect("our file");
-    let outcome = session.run(&format!("--block data={}:ro", disk.display()), "blockdev", "read-only");
+    fs::set_permissions(&disk, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+        .expect("our file");
+    let outcome = session.run(
+        &format!("--block data={}:ro", disk.display()),
+        "blockdev",
+        "read-only",
+    );
     outcome.succeeds().prints("first=7");
     assert_eq!(fs::read(&disk).expect("the disk"), [7; 4096]);
 }
@@ -85,7 +105,11 @@ fn a_read_only_disk_is_not_written() {
 fn two_disks() {
     let session = Session::new();
     let (a, b) = (session.disk("a", SIZE), session.disk("b", 1 << 16));
-    let options = format!("--block second={} --block data={}", b.display(), a.display());
+    let options = format!(
+        "--block second={} --block data={}",
+        b.display(),
+        a.display()
+    );
     session.run(&options, "blockdev", "two").succeeds();
     assert_eq!(fs::read(&a).expect("a disk")[..512], [1; 512]);
     assert_eq!(fs::read(&b).expect("a disk")[..512], [2; 512]);
@@ -112,7 +136,14 @@ fn files_that_are_no_disks_are_refused() {
     session.disk("small", 511);
     fs::create_dir(session.file("folder")).expect("a folder");
     let fifo = session.file("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("a FIFO");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .expect("a FIFO");
     for (name, text) in [
         ("missing", "no such file"),
         ("empty", "is empty"),
@@ -123,7 +154,11 @@ fn files_that_are_no_disks_are_refused() {
     ] {
         let option = format!("--block data={}", session.file(name).display());
         let outcome = session.run(&option, "blockdev", "geometry");
-        outcome.ends_with(KILN_ERROR).is_one_line_error().tells(text).tells(name);
+        outcome
+            .ends_with(KILN_ERROR)
+            .is_one_line_error()
+            .tells(text)
+            .tells(name);
     }
     assert_eq!(session.leftovers(), [""; 0], "left behind");
 }
@@ -133,7 +168,10 @@ fn malformed_options_are_refused() {
     let session = Session::new();
     for option in ["data", "data=", "=file", "DATA=file", "data/x=file"] {
         let outcome = session.run(&format!("--block {option}"), "blockdev", "geometry");
-        outcome.ends_with(KILN_ERROR).is_one_line_error().tells("--block");
+        outcome
+            .ends_with(KILN_ERROR)
+            .is_one_line_error()
+            .tells("--block");
     }
 }
 
@@ -143,23 +181,70 @@ fn the_manifest_must_fit() {
     let disk = session.disk("disk", 4096);
     let file = disk.display();
     for (options, guest, text) in [
-        (String::new(), "blockdev", "needs the block device \"data\": add --block data=FILE"),
-        (format!("--block second={file}"), "blockdev", "needs the block device \"data\""),
-        (format!("--block data={file} --block third={file}"), "blockdev", "no block device \"third\""),
-        (format!("--block data={file} --block data={file}"), "blockdev", "given twice"),
-        (format!("--block data={file}"), "probe", "has no block device: leave out --block"),
-        (format!("--block data={file} --net user"), "blockdev", "no network device: leave out --net"),
-        (format!("--block data={file} -p 1234:80"), "blockdev", "no network device: leave out --publish"),
+        (
+            String::new(),
+            "blockdev",
+            "needs the block device \"data\": add --block data=FILE",
+        ),
+        (
+            format!("--block second={file}"),
+            "blockdev",
+            "needs the block device \"data\"",
+        ),
+        (
+            format!("--block data={file} --block third={file}"),
+            "blockdev",
+            "no block device \"third\"",
+        ),
+        (
+            format!("--block data={file} --block data={file}"),
+            "blockdev",
+            "given twice",
+        ),
+        (
+            format!("--block data={file}"),
+            "probe",
+            "has no block device: leave out --block",
+        ),
+        (
+            format!("--block data={file} --net user"),
+            "blockdev",
+            "no network device: leave out --net",
+        ),
+        (
+            format!("--block data={file} -p 1234:80"),
+            "blockdev",
+            "no network device: leave out --publish",
+        ),
         ("--net user".to_owned(), "probe", "leave out --net"),
-        ("--net none".to_owned(), "netprobe", "needs the network device \"eth0\""),
-        ("--net eth1=user".to_owned(), "netprobe", "no network device \"eth1\""),
-        ("--net user --net eth0=user".to_owned(), "netprobe", "given twice"),
+        (
+            "--net none".to_owned(),
+            "netprobe",
+            "needs the network device \"eth0\"",
+        ),
+        (
+            "--net eth1=user".to_owned(),
+            "netprobe",
+            "no network device \"eth1\"",
+        ),
+        (
+            "--net user --net eth0=user".to_owned(),
+            "netprobe",
+            "given twice",
+        ),
         (String::new(), "links", "needs the network device \"left\""),
         ("--net user".to_owned(), "links", "say which"),
-        ("--net left=user --net right=user".to_owned(), "links", "only one"),
+        (
+            "--net left=user --net right=user".to_owned(),
+            "links",
+            "only one",
+        ),
     ] {
         let outcome = session.run(&options, guest, "");
-        outcome.ends_with(KILN_ERROR).is_one_line_error().tells(text);
+        outcome
+            .ends_with(KILN_ERROR)
+            .is_one_line_error()
+            .tells(text);
     }
     assert_eq!(session.leftovers(), [""; 0], "left behind");
 }
@@ -168,16 +253,27 @@ fn the_manifest_must_fit() {
 fn a_disk_has_one_writer_or_many_readers() {
     let session = Session::new();
     let disk = session.disk("disk", 4096);
-    let (writing, reading) = (format!("--block data={}", disk.display()), format!("--block data={}:ro", disk.display()));
+    let (writing, reading) = (
+        format!("--block data={}", disk.display()),
+        format!("--block data={}:ro", disk.display()),
+    );
     session.detach(&format!("--name writer {writing}"), "blockdev", "hold");
     for options in [&writing, &reading] {
         let outcome = session.run(options, "blockdev", "geometry");
-        outcome.ends_with(KILN_ERROR).is_one_line_error().tells("in use by another instance");
+        outcome
+            .ends_with(KILN_ERROR)
+            .is_one_line_error()
+            .tells("in use by another instance");
     }
     session.kiln(["kill", "writer"]).ends_with(0);
     session.detach(&format!("--name reader {reading}"), "blockdev", "hold");
-    session.run(&reading, "blockdev", "geometry").succeeds().prints("read_only=true");
-    session.run(&writing, "blockdev", "geometry").ends_with(KILN_ERROR);
+    session
+        .run(&reading, "blockdev", "geometry")
+        .succeeds()
+        .prints("read_only=true");
+    session
+        .run(&writing, "blockdev", "geometry")
+        .ends_with(KILN_ERROR);
     session.kiln(["kill", "reader"]).ends_with(0);
     session.run(&writing, "blockdev", "geometry").succeeds();
 }
@@ -188,18 +284,28 @@ fn what_was_flushed_survives_kill_at_any_moment() {
     let disk = session.disk("disk", 4096);
     let mut last = 0u64;
     for round in 0..5u64 {
-        let mut running = session.start_guest(&format!("--name w{round} --block data={}", disk.display()), "blockdev", "write-loop");
+        let mut running = session.start_guest(
+            &format!("--name w{round} --block data={}", disk.display()),
+            "blockdev",
+            "write-loop",
+        );
         running.wait_for("durable 3\n");
         std::thread::sleep(std::time::Duration::from_millis(7 * round));
         session.kiln(["kill", &format!("w{round}")]).ends_with(0);
         let outcome = running.finish();
         outcome.ends_with(137);
         let text = outcome.text();
-        let told = text.lines().filter_map(|line| line.strip_prefix("durable ")).next_back();
+        let told = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("durable "))
+            .next_back();
         let told: u64 = told.and_then(|n| n.parse().ok()).expect("a number");
         let bytes = fs::read(&disk).expect("the disk");
         let stored = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
-        assert!(stored == told || stored == told + 1, "told {told}, stored {stored}");
+        assert!(
+            stored == told || stored == told + 1,
+            "told {told}, stored {stored}"
+        );
         last = last.max(stored);
     }
     assert!(last > 3);
@@ -218,8 +324,14 @@ fn a_disk_that_shrinks_or_fills_the_host_is_an_error_for_the_guest_only() {
     };
     let disk = mount.join("disk");
     // Larger than the file system: only what is written takes room.
-    fs::File::create(&disk).and_then(|file| file.set_len(4 << 20)).expect("a sparse file");
-    let outcome = session.run(&format!("--block data={}", disk.display()), "blockdev", "fill");
+    fs::File::create(&disk)
+        .and_then(|file| file.set_len(4 << 20))
+        .expect("a sparse file");
+    let outcome = session.run(
+        &format!("--block data={}", disk.display()),
+        "blockdev",
+        "fill",
+    );
     outcome.ends_with(0).prints("Err(NoSpace)");
     drop(mounted);
 }
@@ -230,7 +342,9 @@ struct Mounted(std::path::PathBuf);
 impl Mounted {
     fn tmpfs(at: &std::path::Path, options: &str) -> Result<Self, ()> {
         let mut command = std::process::Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
+        command
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(at);
         match command.status() {
             Ok(status) if status.success() => Ok(Self(at.to_owned())),
             _ => Err(()),
@@ -240,7 +354,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
     }
 }
 
@@ -261,11 +378,18 @@ fn a_full_disk_under_the_state_folder() {
     while filler.write_all(&[1; 4096]).is_ok() {}
     drop(filler);
     let outcome = session.run("", "probe", "hello");
-    outcome.ends_with(KILN_ERROR).is_one_line_error().tells("the disk is full");
+    outcome
+        .ends_with(KILN_ERROR)
+        .is_one_line_error()
+        .tells("the disk is full");
     running.signal(rustix::process::Signal::TERM);
     running.finish().ends_with(3).prints("cleaned up");
     fs::remove_file(mount.join("filler")).expect("the filler");
     let shown = session.inspect("early");
     assert_eq!(shown["State"]["ExitCode"], 3, "{shown:#}");
-    assert_eq!(session.kiln(["ps", "-aq"]).text().lines().count(), 1, "the refused start left something");
+    assert_eq!(
+        session.kiln(["ps", "-aq"]).text().lines().count(),
+        1,
+        "the refused start left something"
+    );
 }

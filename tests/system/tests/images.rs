@@ -16,7 +16,10 @@ fn refused(image: &Elf) -> Outcome {
     let path = session.file("bad.kiln");
     image.write(&path);
     let outcome = session.kiln(["run".as_ref(), path.as_os_str()]);
-    outcome.ends_with(CANNOT_RUN).is_one_line_error().tells("bad.kiln: ");
+    outcome
+        .ends_with(CANNOT_RUN)
+        .is_one_line_error()
+        .tells("bad.kiln: ");
     assert_eq!(session.leftovers(), [""; 0], "left behind");
     outcome
 }
@@ -30,11 +33,16 @@ fn the_good_image_runs() {
     let session = Session::new();
     let path = session.file("good.kiln");
     good().write(&path);
-    session.kiln([path.as_os_str()].iter().fold(vec!["run".as_ref()], |mut all, word| {
-        all.push(*word);
-        all
-    }))
-    .succeeds();
+    session
+        .kiln(
+            [path.as_os_str()]
+                .iter()
+                .fold(vec!["run".as_ref()], |mut all, word| {
+                    all.push(*word);
+                    all
+                }),
+        )
+        .succeeds();
 }
 
 #[test]
@@ -48,14 +56,30 @@ fn what_is_no_image_is_refused() {
     for (path, code, text) in [
         ("/bin/ls".to_owned(), CANNOT_RUN, "Linux program"),
         ("/does/not/exist".to_owned(), NOT_FOUND, "/does/not/exist"),
-        ("/does/not/exist.kiln".to_owned(), NOT_FOUND, "/does/not/exist.kiln"),
+        (
+            "/does/not/exist.kiln".to_owned(),
+            NOT_FOUND,
+            "/does/not/exist.kiln",
+        ),
         ("/dev/null".to_owned(), CANNOT_RUN, "/dev/null"),
         ("/".to_owned(), CANNOT_RUN, "folder"),
         (session.dir().display().to_string(), CANNOT_RUN, "folder"),
         (file("empty.kiln", b""), CANNOT_RUN, "empty"),
-        (file("script.kiln", b"#!/bin/sh\necho no\n"), CANNOT_RUN, "script"),
-        (file("text.kiln", b"just some text\n"), CANNOT_RUN, "not a Kiln image"),
-        (file("zeroes.kiln", &[0; 100_000]), CANNOT_RUN, "not a Kiln image"),
+        (
+            file("script.kiln", b"#!/bin/sh\necho no\n"),
+            CANNOT_RUN,
+            "script",
+        ),
+        (
+            file("text.kiln", b"just some text\n"),
+            CANNOT_RUN,
+            "not a Kiln image",
+        ),
+        (
+            file("zeroes.kiln", &[0; 100_000]),
+            CANNOT_RUN,
+            "not a Kiln image",
+        ),
         (file("short.kiln", b"\x7fELF"), CANNOT_RUN, "damaged"),
     ] {
         let outcome = session.kiln(["run", &path]);
@@ -73,7 +97,10 @@ fn an_unreadable_image_is_refused() {
     if fs::File::open(&path).is_ok() {
         return kiln_system_tests::skip("root reads every file");
     }
-    session.kiln(["run".as_ref(), path.as_os_str()]).ends_with(CANNOT_RUN).is_one_line_error();
+    session
+        .kiln(["run".as_ref(), path.as_os_str()])
+        .ends_with(CANNOT_RUN)
+        .is_one_line_error();
 }
 
 /// Every length that ends inside something: the headers byte by byte, around each segment's ends, and just short.
@@ -85,14 +112,16 @@ fn truncated_images_are_refused() {
     let mut lengths: Vec<usize> = (1..headers_end + 200).step_by(7).collect();
     for n in 0..4 {
         let header = image.nth(LOAD, n);
-        let offset = usize::try_from(image.get(header, Field::Offset)).expect("an offset in the file");
+        let offset =
+            usize::try_from(image.get(header, Field::Offset)).expect("an offset in the file");
         let size = usize::try_from(image.get(header, Field::Filesz)).expect("a size in the file");
         for at in [offset, offset + 1, offset + size / 2, offset + size - 1] {
             lengths.extend([at].into_iter().filter(|&at| at > 0 && at < len));
         }
     }
     let last = image.nth(LOAD, 3);
-    let needed = usize::try_from(image.get(last, Field::Offset) + image.get(last, Field::Filesz)).expect("a length");
+    let needed = usize::try_from(image.get(last, Field::Offset) + image.get(last, Field::Filesz))
+        .expect("a length");
     lengths.retain(|&length| length < needed);
     for length in lengths {
         refused(&Elf(image.0[..length].to_vec()));
@@ -134,7 +163,8 @@ fn segments_that_are_writable_and_executable_are_refused() {
     for n in 0..4 {
         let header = image.nth(LOAD, n);
         for flags in [7, 3] {
-            refused(&image.clone().with(header, Field::Flags, flags)).tells("writable and executable");
+            refused(&image.clone().with(header, Field::Flags, flags))
+                .tells("writable and executable");
         }
         for flags in [0, 1, 2] {
             refused(&image.clone().with(header, Field::Flags, flags));
@@ -149,11 +179,28 @@ fn overlapping_and_unordered_segments_are_refused() {
     let address = |n| image.get(n, Field::Vaddr);
     refused(&image.clone().with(second, Field::Vaddr, 0)).tells("overlap");
     refused(&image.clone().with(third, Field::Vaddr, address(second))).tells("overlap");
-    refused(&image.clone().with(last, Field::Vaddr, address(second) + 4096)).tells("overlap");
-    refused(&image.clone().with(third, Field::Vaddr, address(last)).with(last, Field::Vaddr, address(third)));
+    refused(
+        &image
+            .clone()
+            .with(last, Field::Vaddr, address(second) + 4096),
+    )
+    .tells("overlap");
+    refused(
+        &image.clone().with(third, Field::Vaddr, address(last)).with(
+            last,
+            Field::Vaddr,
+            address(third),
+        ),
+    );
     refused(&image.clone().with(first, Field::Vaddr, 4096));
     let size = address(third) - address(second) + 4096;
-    refused(&image.clone().with(second, Field::Filesz, size).with(second, Field::Memsz, size)).tells("overlap");
+    refused(
+        &image
+            .clone()
+            .with(second, Field::Filesz, size)
+            .with(second, Field::Memsz, size),
+    )
+    .tells("overlap");
 }
 
 #[test]
@@ -165,14 +212,26 @@ fn sizes_and_addresses_that_overflow_are_refused() {
             for field in [Field::Memsz, Field::Filesz, Field::Offset, Field::Vaddr] {
                 refused(&image.clone().with(header, field, value));
             }
-            refused(&image.clone().with(header, Field::Filesz, value).with(header, Field::Memsz, value));
+            refused(&image.clone().with(header, Field::Filesz, value).with(
+                header,
+                Field::Memsz,
+                value,
+            ));
         }
     }
     // Sums that wrap round to something small.
     let last = image.nth(LOAD, 3);
     let address = image.get(last, Field::Vaddr);
-    refused(&image.clone().with(last, Field::Memsz, 0u64.wrapping_sub(address)));
-    refused(&image.clone().with(last, Field::Memsz, 0u64.wrapping_sub(address) + 4096));
+    refused(
+        &image
+            .clone()
+            .with(last, Field::Memsz, 0u64.wrapping_sub(address)),
+    );
+    refused(
+        &image
+            .clone()
+            .with(last, Field::Memsz, 0u64.wrapping_sub(address) + 4096),
+    );
     // Memory beyond any reason, though it does not overflow.
     refused(&image.clone().with(last, Field::Memsz, 1 << 45));
 }
@@ -211,8 +270,12 @@ fn another_abi_is_refused_and_says_what_to_do() {
     let image = good();
     let note = image.notes()[0];
     for version in [0u32, 2, 1000, u32::MAX] {
-        let other = image.clone().patched(Elf::payload(note), &version.to_le_bytes());
-        refused(&other).tells(&format!("ABI {version}")).tells("rebuild the image or update kiln");
+        let other = image
+            .clone()
+            .patched(Elf::payload(note), &version.to_le_bytes());
+        refused(&other)
+            .tells(&format!("ABI {version}"))
+            .tells("rebuild the image or update kiln");
     }
     // Reserved flags.
     refused(&image.clone().patched(Elf::payload(note) + 4, &[1])).tells("ABI note");
@@ -222,7 +285,8 @@ fn another_abi_is_refused_and_says_what_to_do() {
 fn damaged_notes_are_refused() {
     let image = good();
     let note = image.notes()[0];
-    refused(&image.clone().patched(note + 8, &99u32.to_le_bytes())).tells("unknown kind of Kiln note (99)");
+    refused(&image.clone().patched(note + 8, &99u32.to_le_bytes()))
+        .tells("unknown kind of Kiln note (99)");
     refused(&image.clone().patched(note + 12, b"Kilm")).tells("no ABI note");
     refused(&image.clone().patched(note, &u32::MAX.to_le_bytes()));
     refused(&image.clone().patched(note + 4, &u32::MAX.to_le_bytes()));
@@ -243,7 +307,8 @@ fn damaged_device_notes_are_refused() {
     let disks: Vec<usize> = notes.iter().copied().filter(|&note| !abi(note)).collect();
     let payload = Elf::payload(disks[0]);
     refused(&image.clone().patched(payload, &77u32.to_le_bytes())).tells("unknown kind 77");
-    refused(&image.clone().patched(payload + 4, &0x80u32.to_le_bytes())).tells("unknown flags 0x80");
+    refused(&image.clone().patched(payload + 4, &0x80u32.to_le_bytes()))
+        .tells("unknown flags 0x80");
     refused(&image.clone().patched(payload + 8, b"A/B\0")).tells("invalid name");
     refused(&image.clone().patched(payload + 8, &[b'a'; 24])).tells("invalid name");
     refused(&image.clone().patched(payload + 8, &[0; 24])).tells("invalid name");
@@ -257,7 +322,10 @@ fn damaged_device_notes_are_refused() {
 #[test]
 fn more_devices_than_possible_are_refused_when_built() {
     let error = artifacts::try_guest("disks64").expect_err("64 disks were accepted");
-    assert!(error.contains("64 devices are declared, at most 63"), "{error}");
+    assert!(
+        error.contains("64 devices are declared, at most 63"),
+        "{error}"
+    );
 }
 
 /// Whatever single byte of the headers and notes is changed: refused, or a guest that ends somehow; never a crash of
@@ -268,10 +336,25 @@ fn no_changed_byte_crashes_the_monitor() {
     let image = good();
     let path = session.file("changed.kiln");
     let end = image.headers_at() + image.header_count() * kiln_system_tests::elf::PHDR + 96;
-    for (at, value) in (0..end).step_by(5).zip([0xff, 0x80, 0x01, 0x40].into_iter().cycle()) {
-        image.clone().patched(at, &[image.0[at] ^ value]).write(&path);
-        let outcome = session.kiln(["run", "--rm", "--stop-timeout", "1"].map(std::ffi::OsStr::new).iter().copied().chain([path.as_os_str()]));
-        assert!(!outcome.stderr.contains("panicked at crates/host"), "byte {at}\n{outcome}");
+    for (at, value) in (0..end)
+        .step_by(5)
+        .zip([0xff, 0x80, 0x01, 0x40].into_iter().cycle())
+    {
+        image
+            .clone()
+            .patched(at, &[image.0[at] ^ value])
+            .write(&path);
+        let outcome = session.kiln(
+            ["run", "--rm", "--stop-timeout", "1"]
+                .map(std::ffi::OsStr::new)
+                .iter()
+                .copied()
+                .chain([path.as_os_str()]),
+        );
+        assert!(
+            !outcome.stderr.contains("panicked at crates/host"),
+            "byte {at}\n{outcome}"
+        );
         assert!(outcome.code != 134, "byte {at}\n{outcome}");
     }
     assert_eq!(session.leftovers(), [""; 0], "left behind");
@@ -282,13 +365,17 @@ fn an_image_replaced_while_its_guest_runs_does_not_harm_it() {
     let session = Session::new();
     let path = session.file("live.kiln");
     good().write(&path);
-    let mut running = session.start([path.as_os_str(), "ticking".as_ref(), "20".as_ref()].iter().fold(
-        vec!["run".as_ref(), "--rm".as_ref()],
-        |mut all: Vec<&std::ffi::OsStr>, word| {
-            all.push(word);
-            all
-        },
-    ));
+    let mut running = session.start(
+        [path.as_os_str(), "ticking".as_ref(), "20".as_ref()]
+            .iter()
+            .fold(
+                vec!["run".as_ref(), "--rm".as_ref()],
+                |mut all: Vec<&std::ffi::OsStr>, word| {
+                    all.push(word);
+                    all
+                },
+            ),
+    );
     running.wait_for("tick 2\n");
     let other = session.file("other.kiln");
     fs::write(&other, b"something else").expect("a file");

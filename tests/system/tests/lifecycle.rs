@@ -8,7 +8,10 @@ use kiln_system_tests::{Running, Session};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn kill(pid: u32) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process id");
     kill_process(pid, Signal::KILL).expect("a process of ours");
 }
 
@@ -19,13 +22,20 @@ fn the_guest_dies_with_its_supervisor() {
         let id = session.detach("--name it", "probe", case);
         let (guest, supervisor) = session.pids(&id);
         kill(supervisor);
-        eventually("the guest dies too", || !is_alive(guest) && !is_alive(supervisor));
+        eventually("the guest dies too", || {
+            !is_alive(guest) && !is_alive(supervisor)
+        });
         assert_eq!(session.kiln(["ps", "-q"]).text(), "");
         let rows = session.rows(&["ps", "-a"]);
         assert_eq!(rows[0]["State"], "dead", "{rows:?}");
         let shown = session.inspect("it");
         assert_eq!(shown["State"]["ExitCode"], 137);
-        assert!(shown["State"]["Reason"].as_str().is_some_and(|r| r.contains("supervisor")), "{shown:#}");
+        assert!(
+            shown["State"]["Reason"]
+                .as_str()
+                .is_some_and(|r| r.contains("supervisor")),
+            "{shown:#}"
+        );
         session.kiln(["wait", "it"]).ends_with(0).prints("137\n");
         session.kiln(["logs", "it"]).ends_with(0);
         session.kiln(["rm", "it"]).ends_with(0);
@@ -89,7 +99,9 @@ fn ports_are_free_again_whoever_dies() {
     let port = free_port();
     for who in ["guest", "supervisor", "stop"] {
         let id = session.detach(&format!("-p 127.0.0.1:{port}:7"), "netprobe", "serve");
-        eventually("the port answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        eventually("the port answers", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         let (guest, supervisor) = session.pids(&id);
         match who {
             "guest" => kill(guest),
@@ -99,7 +111,10 @@ fn ports_are_free_again_whoever_dies() {
             }
         }
         eventually("both end", || !is_alive(guest) && !is_alive(supervisor));
-        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{who}: the port is still open");
+        assert!(
+            TcpStream::connect(("127.0.0.1", port)).is_err(),
+            "{who}: the port is still open"
+        );
     }
 }
 
@@ -113,7 +128,9 @@ fn disks_are_free_again_whoever_dies() {
         let (guest, supervisor) = session.pids(&id);
         kill([guest, supervisor][victim]);
         eventually("both end", || !is_alive(guest) && !is_alive(supervisor));
-        session.run(&format!("--rm {option}"), "blockdev", "geometry").succeeds();
+        session
+            .run(&format!("--rm {option}"), "blockdev", "geometry")
+            .succeeds();
     }
 }
 
@@ -125,7 +142,10 @@ fn state_that_somebody_damaged_does_not_stop_the_rest() {
     let (_, supervisor) = session.pids(&bad);
     kill(supervisor);
     let folder = session.state().join(&bad);
-    for entry in fs::read_dir(&folder).expect("its folder").filter_map(Result::ok) {
+    for entry in fs::read_dir(&folder)
+        .expect("its folder")
+        .filter_map(Result::ok)
+    {
         if entry.file_type().is_ok_and(|kind| kind.is_file()) {
             fs::write(entry.path(), b"\xff\xfenot what you expect\n").expect("our file");
         }
@@ -142,14 +162,18 @@ fn state_that_somebody_damaged_does_not_stop_the_rest() {
 fn many_instances_at_once() {
     const COUNT: usize = 40;
     let session = Session::new();
-    let starting: Vec<Running> =
-        (0..COUNT).map(|n| session.start_guest(&format!("-d --name n{n} -m 1M"), "probe", "wait")).collect();
+    let starting: Vec<Running> = (0..COUNT)
+        .map(|n| session.start_guest(&format!("-d --name n{n} -m 1M"), "probe", "wait"))
+        .collect();
     for start in starting {
         start.finish().ends_with(0);
     }
     assert_eq!(session.rows(&["ps"]).len(), COUNT);
     let names: Vec<String> = (0..COUNT).map(|n| format!("n{n}")).collect();
-    let args: Vec<&str> = ["rm", "-f"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let args: Vec<&str> = ["rm", "-f"]
+        .into_iter()
+        .chain(names.iter().map(String::as_str))
+        .collect();
     session.kiln(&args).ends_with(0);
     assert_eq!(session.leftovers(), [""; 0], "left behind");
 }

@@ -103,6 +103,25 @@ macro_rules! println {
     ($($argument:tt)*) => { $crate::print!("{}\n", ::core::format_args!($($argument)*)) };
 }
 
+/// On a host the program has a `main` that does nothing, so that it can be checked there.
+#[cfg(not(kiln_guest))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __host_main {
+    () => {
+        #[allow(dead_code)]
+        fn main() {}
+    };
+}
+
+/// In a guest the start code is in charge.
+#[cfg(kiln_guest)]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __host_main {
+    () => {};
+}
+
 /// For the macros of this crate.
 #[doc(hidden)]
 pub mod __private {

@@ -66,9 +66,7 @@ pub fn main(attributes: TokenStream, item: TokenStream) -> TokenStream {
         TokenTree::Group(Group::new(Delimiter::Brace, inside)),
         TokenTree::Punct(Punct::new(';', Spacing::Alone)),
     ]);
-    output.extend(parse(
-        "#[allow(unexpected_cfgs, dead_code)] #[cfg(not(kiln_guest))] fn main() {}",
-    ));
+    output.extend(parse("::kiln::__host_main!{}"));
     output
 }
 

@@ -116,10 +116,10 @@ mod entry {
     unsafe extern "C" fn relocate(
         boot: *const BootInfo,
         image: u64,
-        mut rela: *const Rela,
-        rela_end: *const Rela,
-        mut relr: *const u64,
-        relr_end: *const u64,
+        mut table: *const Rela,
+        table_end: *const Rela,
+        mut packed: *const u64,
+        packed_end: *const u64,
     ) -> ! {
         let fix = |address: u64| {
             let place = address as *mut u64;
@@ -128,17 +128,17 @@ mod entry {
         };
         // SAFETY: both tables lie in the image, between the given addresses.
         unsafe {
-            while rela < rela_end {
-                if (*rela).info == R_X86_64_RELATIVE {
-                    let place = image.wrapping_add((*rela).offset) as *mut u64;
-                    place.write_volatile(image.wrapping_add((*rela).addend));
+            while table < table_end {
+                if (*table).info == R_X86_64_RELATIVE {
+                    let place = image.wrapping_add((*table).offset) as *mut u64;
+                    place.write_volatile(image.wrapping_add((*table).addend));
                 }
-                rela = rela.add(1);
+                table = table.add(1);
             }
             let mut next = 0u64;
-            while relr < relr_end {
-                let entry = *relr;
-                relr = relr.add(1);
+            while packed < packed_end {
+                let entry = *packed;
+                packed = packed.add(1);
                 if entry & 1 == 0 {
                     fix(image.wrapping_add(entry));
                     next = image.wrapping_add(entry).wrapping_add(8);

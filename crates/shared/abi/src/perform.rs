@@ -2,8 +2,8 @@
 //!
 //! Every backend's monitor performs batches with [`batch`]. It reads each operation once, decodes it, checks every
 //! buffer against the guest's [`Memory`], hands the rest to the backend's [`Devices`] and writes the result back. It
-//! does not allocate, and its work is bounded by [`MAX_OPS`](crate::call::MAX_OPS) times
-//! [`MAX_SEGMENTS`](crate::op::MAX_SEGMENTS).
+//! does not allocate, and its work is bounded by [`MAX_OPS`] times
+//! [`MAX_SEGMENTS`].
 
 use crate::call::{Call, MAX_OPS};
 use crate::layout::Record;
