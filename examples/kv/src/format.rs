@@ -19,7 +19,7 @@ pub const SUPERBLOCK_STRIDE: u64 = 4096;
 /// Length of the part of a superblock that is not zero.
 pub const SUPERBLOCK_LEN: usize = 64;
 /// Length of a frame's header.
-pub const HEADER_LEN: usize = 32;
+pub const HEADER_LEN: usize = 28;
 /// Length of an operation without its key and value.
 pub const OP_LEN: usize = 8;
 /// The longest key, in bytes.
@@ -117,8 +117,6 @@ impl Superblock {
 pub struct Header {
     /// Checksum over the store's number, the rest of the header, and the operations.
     pub crc: u32,
-    /// The session that wrote it.
-    pub session: u32,
     /// The generation it belongs to.
     pub generation: u64,
     /// Its number within the generation; the first has 0.
@@ -132,10 +130,9 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..4].copy_from_slice(&self.crc.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.session.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.len.to_le_bytes());
+        bytes[4..12].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.number.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.len.to_le_bytes());
         bytes
     }
 
@@ -143,10 +140,9 @@ impl Header {
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Self {
         Self {
             crc: u32_at(bytes, 0),
-            session: u32_at(bytes, 4),
-            generation: u64_at(bytes, 8),
-            number: u64_at(bytes, 16),
-            len: u64_at(bytes, 24),
+            generation: u64_at(bytes, 4),
+            number: u64_at(bytes, 12),
+            len: u64_at(bytes, 20),
         }
     }
 

@@ -20,9 +20,10 @@
 //! a superblock makes the other half the active one.
 //!
 //! What makes a frame count, besides its checksum: the *store*, a random number from when the disk was formatted, the
-//! *generation*, one more with each snapshot, its *number*, which leaves no gap, and the *session*, one more each time
-//! the disk is opened, which never goes back. The session keeps a frame dead that was not complete when a crash came: the
-//! next session starts with an empty frame in its place, and what is left behind that belongs to an older session.
+//! *generation*, one more with each snapshot, and its *number*, which leaves no gap. Two rules keep what was never
+//! acknowledged from coming back: a frame is written only when the one before is on stable storage, and the first of a
+//! generation only when its superblock is. So whatever a crash or a failed write leaves behind lies at the tail, where the
+//! next frame overwrites its beginning.
 #![no_std]
 #![forbid(unsafe_code)]
 

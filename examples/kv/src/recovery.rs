@@ -113,8 +113,10 @@ pub async fn open<S: Storage>(
     let map = scan.map;
     let view = View::default();
     view.0.replace(map);
-    let mut writer = Writer::new(storage, view.clone(), superblock, tail, memory);
-    writer.begin_session().await?;
+    // What was found may be in the host's memory only, if the guest died and the host did not. Once it has been shown to
+    // anybody it must not disappear.
+    storage.flush().await?;
+    let writer = Writer::new(storage, view.clone(), superblock, tail, memory);
     Ok((view, writer))
 }
 
@@ -184,17 +186,15 @@ impl<S: Storage> Scan<'_, S> {
         let mut tail = Tail {
             offset: 0,
             number: 0,
-            session: 0,
         };
         while let Some(header) = self.frame(tail.offset).await? {
-            if header.number != tail.number || header.session < tail.session {
+            if header.number != tail.number {
                 break;
             }
             self.apply(tail.offset, &header).await?;
             tail = Tail {
                 offset: tail.offset + self.frame_len(&header),
                 number: tail.number + 1,
-                session: header.session,
             };
         }
         self.look_behind(&tail).await?;

@@ -80,6 +80,20 @@ impl Disk {
         Self::new(content)
     }
 
+    /// The disk after the guest died and the host did not: nothing is lost, nothing more is on stable storage.
+    pub fn reattached(&self) -> Self {
+        let state = self.0.borrow();
+        Self(Rc::new(RefCell::new(State {
+            durable: state.durable.clone(),
+            current: state.current.clone(),
+            unflushed: state.unflushed.clone(),
+            events: 0,
+            crash_at: u64::MAX,
+            fails: None,
+            fails_after: 0,
+        })))
+    }
+
     pub fn content(&self) -> Vec<u8> {
         self.0.borrow().current.clone()
     }

@@ -236,7 +236,7 @@ fn damage_in_the_middle_is_not_taken_for_the_end() {
         now(writer.commit(vec![set(&format!("{index}"), b"precious")]));
     }
     let mut content = disk.content();
-    content[8192 + 4 * SECTOR + 40] ^= 1;
+    content[8192 + 4 * SECTOR + 30] ^= 1;
     let error = now(open(Disk::new(content), STORE, MEMORY)).unwrap_err();
     assert_eq!(error, OpenError::Damaged(8192 + 4 * SECTOR as u64));
 }
@@ -305,8 +305,8 @@ fn batches(most: usize) -> impl Strategy<Value = Vec<Vec<Op>>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Every crash point of a run; at each, nothing, everything and random parts of what was not flushed survive; then a
-    /// second run on the result, with a second crash.
+    /// Every crash point of a run; at each, nothing, everything and random parts of what was not flushed survive, or the
+    /// guest alone has died; then a second run on the result, with a second crash.
     #[test]
     fn crashes_lose_nothing_that_was_acknowledged(
         first in batches(25),
@@ -316,16 +316,17 @@ proptest! {
         let whole = empty(SMALL);
         run(&whole, &first, &Model::new());
         for crash in 1..=whole.events() {
-            for kind in 0..4 {
+            for kind in 0..5 {
                 let disk = empty(SMALL);
                 disk.crash_at(crash);
                 let expected = run(&disk, &first, &Model::new());
                 let mut random = generator(seed ^ crash << 8 ^ kind);
-                let survivor = disk.survivor(|versions| match kind {
-                    0 => 0,
-                    1 => versions - 1,
-                    _ => random(versions),
-                });
+                let survivor = match kind {
+                    0 => disk.survivor(|_| 0),
+                    1 => disk.survivor(|versions| versions - 1),
+                    2 => disk.reattached(),
+                    _ => disk.survivor(&mut random),
+                };
                 survivor.crash_at(1 + random(12) as u64);
                 let Ok((view, _)) = now(open(survivor.clone(), STORE, MEMORY)) else {
                     // It crashed again while it was opened.

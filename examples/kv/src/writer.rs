@@ -71,18 +71,6 @@ pub struct Tail {
     pub offset: u64,
     /// Number of the next frame.
     pub number: u64,
-    /// The last session.
-    pub session: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    /// Behind the tail is nothing that counts.
-    Sound,
-    /// At the tail is a frame that failed, perhaps whole. It has to be made invalid before anything else is done.
-    Torn,
-    /// It is not known which half will count.
-    Unknown,
 }
 
 /// The one who writes the disk.
@@ -91,10 +79,9 @@ pub struct Writer<S> {
     storage: S,
     view: View,
     superblock: Superblock,
-    /// The generation of the next snapshot. Each attempt has one of its own, so that nothing of a failed one counts.
-    next_generation: u64,
     tail: Tail,
-    condition: Condition,
+    /// Writing a superblock failed: it is not known which half will count.
+    is_lost: bool,
     memory: usize,
     /// The frame that is being put together.
     frame: Vec<u8>,
@@ -112,9 +99,8 @@ impl<S: Storage> Writer<S> {
             storage,
             view,
             superblock,
-            next_generation: superblock.generation + 1,
             tail,
-            condition: Condition::Torn,
+            is_lost: false,
             memory,
             frame: Vec::new(),
         }
@@ -135,43 +121,30 @@ impl<S: Storage> Writer<S> {
         half - half / 4 - HEADER_LEN as u64 - u64::from(self.superblock.sector)
     }
 
-    /// Starts a session: no frame of an older one counts from here on.
-    pub(crate) async fn begin_session(&mut self) -> Result<(), Fault> {
-        self.tail.session += 1;
-        self.condition = Condition::Torn;
-        if self.tail.offset + u64::from(self.superblock.sector) > self.superblock.half_len {
-            // Nothing of this session can be behind the tail, there is no room.
-            self.condition = Condition::Sound;
-            return self.compact().await;
-        }
-        self.start_frame();
-        self.append().await
-    }
-
     /// Makes changes. They are on stable storage, all or none of those that were not refused for themselves, and
     /// visible in the [`View`] when this returns.
     ///
     /// All together take at most [`batch_limit`](Self::batch_limit) bytes.
     pub async fn commit(&mut self, ops: Vec<Op>) -> Vec<Outcome> {
         let refuse = |refusal| vec![Outcome::Refused(refusal); ops.len()];
-        if self.condition == Condition::Unknown {
+        if self.is_lost {
             return refuse(Refusal::Unknown);
         }
         if ops.iter().map(Op::encoded_len).sum::<usize>() > self.batch_limit() {
             return refuse(Refusal::TooLong);
         }
-        if self.condition == Condition::Torn
-            && let Err(fault) = self.begin_session().await
-        {
-            return refuse(self.refusal(fault));
-        }
-        self.start_frame();
+        self.frame.clear();
+        self.frame.resize(HEADER_LEN, 0);
         let outcomes = self.plan(&ops);
         if self.frame.len() == HEADER_LEN {
             return outcomes;
         }
         if let Err(fault) = self.write_frame().await {
-            return refuse(self.refusal(fault));
+            return refuse(if self.is_lost {
+                Refusal::Unknown
+            } else {
+                Refusal::Storage(fault)
+            });
         }
         let mut map = self.view.0.borrow_mut();
         for (op, outcome) in ops.into_iter().zip(&outcomes) {
@@ -181,13 +154,6 @@ impl<S: Storage> Writer<S> {
         }
         drop(map);
         outcomes
-    }
-
-    fn refusal(&self, fault: Fault) -> Refusal {
-        match self.condition {
-            Condition::Unknown => Refusal::Unknown,
-            _ => Refusal::Storage(fault),
-        }
     }
 
     /// Decides about each operation as if those before it were done, and encodes what there is to do.
@@ -245,28 +211,26 @@ impl<S: Storage> Writer<S> {
         outcomes
     }
 
-    fn start_frame(&mut self) {
-        self.frame.clear();
-        self.frame.resize(HEADER_LEN, 0);
-    }
-
     /// Writes the frame, to the other half if there is no room in this one.
     async fn write_frame(&mut self) -> Result<(), Fault> {
         let sector = self.superblock.sector as usize;
         let len = self.frame.len().next_multiple_of(sector) as u64;
         if self.tail.offset + len > self.superblock.half_len {
-            let frame = core::mem::take(&mut self.frame);
-            let compacted = self.compact().await;
-            self.frame = frame;
-            compacted?;
+            self.compact().await?;
         }
         self.append().await
     }
 
-    /// Writes the frame at the tail, up to stable storage.
+    /// Writes the frame at the tail, up to stable storage. Should that fail, the tail stays, and the next frame takes
+    /// this one's place.
     async fn append(&mut self) -> Result<(), Fault> {
         let payload = self.frame.len() - HEADER_LEN;
-        let mut header = self.header(self.superblock.generation, self.tail.number, payload as u64);
+        let mut header = Header {
+            crc: 0,
+            generation: self.superblock.generation,
+            number: self.tail.number,
+            len: payload as u64,
+        };
         let store = self.superblock.store.to_le_bytes();
         header.crc = crc32c(&[&store, &header.covered(), &self.frame[HEADER_LEN..]]);
         self.frame[..HEADER_LEN].copy_from_slice(&header.encode());
@@ -275,15 +239,11 @@ impl<S: Storage> Writer<S> {
             .len()
             .next_multiple_of(self.superblock.sector as usize);
         self.frame.resize(len, 0);
-
-        // Should anything fail from here on, or this future be dropped, the frame may be whole on the disk.
-        self.condition = Condition::Torn;
         let start = self.superblock.half(self.superblock.active);
         self.storage
             .write(start + self.tail.offset, &self.frame)
             .await?;
         self.storage.flush().await?;
-        self.condition = Condition::Sound;
         self.tail.offset += len as u64;
         self.tail.number += 1;
         Ok(())
@@ -295,23 +255,24 @@ impl<S: Storage> Writer<S> {
     async fn compact(&mut self) -> Result<(), Fault> {
         let next = Superblock {
             sequence: self.superblock.sequence + 1,
-            generation: self.next_generation,
+            generation: self.superblock.generation + 1,
             active: 1 - self.superblock.active,
             ..self.superblock
         };
-        self.next_generation += 1;
         let len = self.write_snapshot(&next).await?;
         self.storage.flush().await?;
 
-        self.condition = Condition::Unknown;
+        self.is_lost = true;
         let mut sector = vec![0; self.superblock.sector as usize];
         sector[..SUPERBLOCK_LEN].copy_from_slice(&next.encode());
         self.storage.write(next.offset(), &sector).await?;
         self.storage.flush().await?;
-        self.condition = Condition::Sound;
+        self.is_lost = false;
         self.superblock = next;
-        self.tail.offset = len;
-        self.tail.number = 1;
+        self.tail = Tail {
+            offset: len,
+            number: 1,
+        };
         Ok(())
     }
 
@@ -319,7 +280,12 @@ impl<S: Storage> Writer<S> {
     async fn write_snapshot(&self, next: &Superblock) -> Result<u64, Fault> {
         let sector = next.sector as usize;
         let len = self.view.read().snapshot_len;
-        let mut header = self.header(next.generation, 0, len);
+        let mut header = Header {
+            crc: 0,
+            generation: next.generation,
+            number: 0,
+            len,
+        };
         header.crc = self.snapshot_crc(&header);
         let start = next.half(next.active);
         let mut written = 0;
@@ -367,15 +333,5 @@ impl<S: Storage> Writer<S> {
             crc.update(&op);
         }
         crc.value()
-    }
-
-    fn header(&self, generation: u64, number: u64, len: u64) -> Header {
-        Header {
-            crc: 0,
-            session: self.tail.session,
-            generation,
-            number,
-            len,
-        }
     }
 }

@@ -40,7 +40,7 @@ fn mistakes_end_with_125_and_one_line() {
         (&["run", "-p", "80:0", image], ""),
         (&["run", "-v", "/a:/b", image], "-v"),
         (&["stop"], "INSTANCE"),
-        (&["stop", "-s", "HUP", "x"], "HUP"),
+        (&["stop", "-s", "NONSENSE", "x"], "unknown signal"),
         (&["ps", "--format", "xml"], "xml"),
     ] {
         let outcome = session.kiln(args);

@@ -315,6 +315,7 @@ fn damaged_device_notes_are_refused() {
     let mut name = [0; 24];
     name.copy_from_slice(&image.0[payload + 8..payload + 32]);
     refused(&image.clone().patched(Elf::payload(disks[1]) + 8, &name)).tells("declared twice");
+    refused(&image.clone().patched(disks[0] + 8, &99u32.to_le_bytes())).tells("unknown kind of Kiln note (99)");
     // A second ABI note in a device's place.
     refused(&image.clone().patched(disks[0] + 8, &1u32.to_le_bytes()));
 }

@@ -95,6 +95,14 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     if in_gate || in_trap || state.trap_entry == 0 {
         end_with_fault(Some(&frame));
     }
+    if !tick {
+        // Should the guest end by it, the supervisor can tell the registers.
+        // SAFETY: mapped for the process's life.
+        unsafe {
+            (*state.report).registers = frame;
+            (*state.report).has_registers = 1;
+        }
+    }
     let top = state.trap_stack.end - TrapFrame::SIZE as u64;
     let at = top & !15;
     if GuestMemory.write(at, frame.as_bytes()).is_err() {

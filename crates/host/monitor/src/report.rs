@@ -29,8 +29,11 @@ pub fn reason(ended: &Ended) -> String {
         How::Exited(ExitReason::Exit) => with_message("exited"),
         How::Exited(ExitReason::Panic) => with_message("panicked"),
         How::Exited(ExitReason::Fault) => match &ended.registers {
-            Some(frame) => with_message(&format!("faulted ({})", fault(frame, ended.image_start))),
-            None => with_message("faulted"),
+            // A guest that could still say what happened knows more, such as which stack has overflowed.
+            Some(frame) if message.is_empty() => {
+                format!("faulted: {}", fault(frame, ended.image_start))
+            }
+            _ => with_message("faulted"),
         },
         How::Exited(ExitReason::Corrupted) => with_message("stopped, its memory being corrupted"),
         How::Exited(ExitReason::Boot) => with_message("could not start"),
@@ -59,26 +62,47 @@ pub fn full(name: &str, ended: &Ended, symbols: Option<&Symbols>) -> String {
     if let Some(frame) = &ended.registers {
         registers(&mut text, frame);
     }
-    let mut index = 0;
-    if let Some(frame) = &ended.registers {
-        // The interrupted instruction itself, unless the guest's own unwinding already began with it.
-        if ended.frames.first() != Some(&frame.rip) {
-            place(&mut text, &mut index, frame.rip, 0, ended, symbols);
-        }
-    }
-    for (nth, &address) in ended.frames.iter().enumerate() {
-        // A return address lies behind its call. The first may be the faulting instruction, which is exact.
-        let exact = nth == 0 && ended.registers.as_ref().is_some_and(|f| f.rip == address);
-        place(
-            &mut text,
-            &mut index,
-            address,
-            u64::from(!exact),
-            ended,
-            symbols,
-        );
-    }
+    backtrace(&mut text, ended, symbols);
     text
+}
+
+/// The stack, innermost first. A long recursion is told once, with how often.
+fn backtrace(text: &mut String, ended: &Ended, symbols: Option<&Symbols>) {
+    let interrupted = ended.registers.as_ref().map(|frame| frame.rip);
+    // The interrupted instruction itself, unless the guest's own unwinding already began with it.
+    let first = interrupted.filter(|rip| ended.frames.first() != Some(rip));
+    let mut index = 0;
+    let mut last: Option<Vec<String>> = None;
+    let mut repeated = 0;
+    for (nth, address) in first
+        .into_iter()
+        .chain(ended.frames.iter().copied())
+        .enumerate()
+    {
+        // A return address lies behind its call; the interrupted instruction is exact.
+        let exact = nth == 0 && interrupted == Some(address);
+        let lines = place(address, u64::from(!exact), ended, symbols);
+        if last.as_ref() == Some(&lines) {
+            repeated += 1;
+            index += lines.len();
+            continue;
+        }
+        tell_repeated(text, &mut repeated);
+        for line in &lines {
+            push(text, format_args!("{index:>6}: {line}\n"));
+            index += 1;
+        }
+        last = Some(lines);
+    }
+    tell_repeated(text, &mut repeated);
+}
+
+fn tell_repeated(text: &mut String, count: &mut usize) {
+    match std::mem::take(count) {
+        0 => {}
+        1 => text.push_str("        once more\n"),
+        more => push(text, format_args!("        {more} times more\n")),
+    }
 }
 
 /// What a fault was, for example `page fault writing 0x0`.
@@ -121,26 +145,15 @@ fn registers(text: &mut String, frame: &TrapFrame) {
     }
 }
 
-/// One place of the backtrace: a line for each function that is inlined there.
-fn place(
-    text: &mut String,
-    index: &mut usize,
-    address: u64,
-    back: u64,
-    ended: &Ended,
-    symbols: Option<&Symbols>,
-) {
+/// One place of the backtrace: a line for each function that is inlined there. `back` bytes before the address is what
+/// is looked up.
+fn place(address: u64, back: u64, ended: &Ended, symbols: Option<&Symbols>) -> Vec<String> {
     let at = address.wrapping_sub(ended.image_start);
     let frames = symbols.map_or_else(Vec::new, |symbols| symbols.frames(at.wrapping_sub(back)));
-    let shown = relative(address, ended.image_start);
     if frames.is_empty() {
-        push(text, format_args!("{index:>6}: {shown}\n"));
+        return vec![relative(address, ended.image_start)];
     }
-    for frame in &frames {
-        push(text, format_args!("{index:>6}: {frame}\n"));
-        *index += usize::from(frame.inlined);
-    }
-    *index += 1;
+    frames.iter().map(ToString::to_string).collect()
 }
 
 fn relative(address: u64, image_start: u64) -> String {
@@ -205,7 +218,7 @@ mod tests {
             frames: vec![0x10_0040, 0x10_0080],
             ..ended(How::Exited(ExitReason::Fault))
         };
-        assert_eq!(reason(&fault), "faulted (page fault writing 0x8)");
+        assert_eq!(reason(&fault), "faulted: page fault writing 0x8");
         let text = full("web", &fault, None);
         assert_eq!(text.matches("image+0x40").count(), 1, "{text}");
         assert!(text.contains("rsp 0000000000000000"), "{text}");
@@ -225,5 +238,22 @@ mod tests {
         ] {
             assert_eq!(reason(&ended(how)), text);
         }
+    }
+
+    #[test]
+    fn a_recursion_is_told_once() {
+        let mut deep = ended(How::Exited(ExitReason::Panic));
+        deep.frames = vec![0x10_0040, 0x10_0080, 0x10_0080, 0x10_0080, 0x10_00c0];
+        let text = full("web", &deep, None);
+        let lines: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "0: image+0x40",
+                "1: image+0x80",
+                "2 times more",
+                "4: image+0xc0"
+            ]
+        );
     }
 }

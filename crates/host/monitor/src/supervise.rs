@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use kiln_usernet::Usernet;
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -105,7 +106,8 @@ impl Supervisor<'_> {
     /// # Errors
     /// [`Error::Host`] if the host does not let us wait. The guest is to be ended then.
     pub fn run(&mut self) -> Result<(Ended, Vec<ClientId>), Error> {
-        let mut buffer = vec![0; CONSOLE_PIECE];
+        // Not zeroed: touching pages that a short line never reaches would be a part of every start.
+        let mut buffer = Vec::with_capacity(CONSOLE_PIECE);
         if self.control.is_none() {
             self.progress.settle_at = Some(Instant::now() + SETTLED);
         }
@@ -209,19 +211,20 @@ impl Supervisor<'_> {
     }
 
     /// Passes on what the guest wrote, about `limit` bytes at the most. Returns how many.
-    fn pass_on(&mut self, buffer: &mut [u8], limit: usize, now: Instant) -> usize {
+    fn pass_on(&mut self, buffer: &mut Vec<u8>, limit: usize, now: Instant) -> usize {
         let mut passed = 0;
         while passed < limit {
-            match rustix::io::read(&self.console, &mut *buffer) {
+            buffer.clear();
+            match rustix::io::read(&self.console, spare_capacity(buffer)) {
                 Ok(0) => {
                     self.progress.console_ended = true;
                     break;
                 }
                 Ok(count) => {
-                    self.output.write(&buffer[..count], now);
-                    self.write_log(&buffer[..count]);
+                    self.output.write(buffer, now);
+                    self.write_log(buffer);
                     passed += count;
-                    if count < buffer.len() || !self.output.has_room(now) {
+                    if count < buffer.capacity() || !self.output.has_room(now) {
                         break;
                     }
                 }

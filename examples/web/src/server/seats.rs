@@ -1,7 +1,8 @@
 //! How many may be connected, and who has to leave.
 //!
 //! A browser keeps connections open in case it needs them again. When all seats are taken the one that has been idle for
-//! longest is dismissed for a newcomer. The same way everybody idle is dismissed when the guest stops.
+//! longest is dismissed for a newcomer, unless it was busy a moment ago: clients that really use their connections would
+//! only take turns in opening new ones. Everybody idle is dismissed when the guest stops.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -9,7 +10,12 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Context, Poll, Waker};
 
-use kiln::time::{Instant, cached};
+use kiln::time::{self, Duration, Instant, cached};
+
+/// Who was busy this short a time ago keeps the seat.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often somebody who waits for a seat looks again who could leave.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// All seats.
 pub struct Seats(Rc<Room>);
@@ -48,21 +54,25 @@ impl Seats {
 
     /// Takes a seat. If there is none, dismisses whoever has been idle for longest, and waits.
     pub async fn take(&self) -> Seat {
-        poll_fn(|cx| {
-            let room = &self.0;
-            if room.taken.borrow().len() >= room.limit {
-                room.dismiss_longest_idle();
-                return room.wait(cx);
-            }
-            Poll::Ready(())
-        })
-        .await;
+        while self.is_full() {
+            self.0.dismiss_longest_idle();
+            let freed = poll_fn(|cx| match self.is_full() {
+                true => self.0.wait(cx),
+                false => Poll::Ready(()),
+            });
+            // When the time is over, the loop looks again.
+            let _ = time::timeout(RETRY, freed).await;
+        }
         let occupant = Rc::new(Occupant::default());
         self.0.taken.borrow_mut().push(occupant.clone());
         Seat {
             room: self.0.clone(),
             occupant,
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.taken.borrow().len() >= self.0.limit
     }
 
     /// Dismisses everybody, the busy ones as soon as they are idle.
@@ -95,7 +105,10 @@ impl Room {
         let idle = taken
             .iter()
             .filter_map(|occupant| Some((occupant.idle_since.get()?, occupant)));
-        if let Some((_, occupant)) = idle.min_by_key(|(since, _)| *since) {
+        let longest = idle.min_by_key(|(since, _)| *since);
+        if let Some((since, occupant)) = longest
+            && cached() - since >= GRACE
+        {
             occupant.dismiss();
         }
     }
@@ -122,13 +135,9 @@ impl Occupant {
 }
 
 impl Seat {
-    /// Notes that its occupant waits for a request, or does not any more. One that begins to wait may be dismissed for
-    /// somebody who waits for the seat.
+    /// Notes that its occupant waits for a request, or does not any more.
     pub fn set_idle(&self, idle: bool) {
         self.occupant.idle_since.set(idle.then(cached));
-        if idle {
-            self.room.wake();
-        }
     }
 
     /// True if the next reply shall be the last.

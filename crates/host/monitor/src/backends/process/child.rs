@@ -28,7 +28,8 @@ pub struct Setup {
     pub errno: u32,
     /// The error number if Landlock could not be used.
     pub landlock_errno: u32,
-    reserved: u32,
+    /// The error number if root's rights to files could not be given up.
+    pub user_errno: u32,
     /// Written by the gate.
     pub report: Report,
 }
@@ -82,10 +83,12 @@ pub enum Step {
     Rseq = 9,
     /// Landlock, which `--strict` does not do without.
     Landlock = 10,
+    /// Not being root, likewise.
+    User = 11,
 }
 
 impl Step {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Tie,
         Self::Descriptors,
         Self::Limits,
@@ -96,6 +99,7 @@ impl Step {
         Self::Privileges,
         Self::Rseq,
         Self::Landlock,
+        Self::User,
     ];
 
     /// The step's failure as the supervisor tells it.
@@ -111,9 +115,14 @@ impl Step {
             Self::Signals => "install signal handlers",
             Self::Privileges => "give up privileges",
             Self::Rseq => "unregister restartable sequences",
-            Self::Landlock => {
+            Self::Landlock | Self::User => {
+                let name = if self == Self::User {
+                    "unprivileged user"
+                } else {
+                    "Landlock"
+                };
                 return Error::Missing {
-                    name: "Landlock",
+                    name,
                     reason: error.to_string(),
                 };
             }
@@ -246,7 +255,15 @@ fn prepare(plan: &Plan, namespaces: bool, setup: &mut Setup) -> Result<Start, Fa
     limit().map_err(at(Step::Limits))?;
     let timer = place_handlers(plan).map_err(at(Step::Signals))?;
     place_gate(plan, timer).map_err(at(Step::Gate))?;
-    if let Err(error) = drop_privileges(namespaces).map_err(at(Step::Privileges))? {
+    // SAFETY: no arguments.
+    let root = !namespaces && unsafe { libc::geteuid() } == 0;
+    if root && let Err(error) = become_nobody() {
+        if plan.launch.strict {
+            return Err((Step::User, error));
+        }
+        setup.user_errno = error.raw_os_error().unwrap_or(0).cast_unsigned();
+    }
+    if let Err(error) = drop_privileges().map_err(at(Step::Privileges))? {
         if plan.launch.strict {
             return Err((Step::Landlock, error));
         }
@@ -597,30 +614,12 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
 }
 
 /// Gives up everything that can be given up. The inner result is Landlock's, which not every host has.
-fn drop_privileges(namespaces: bool) -> io::Result<io::Result<()>> {
+fn drop_privileges() -> io::Result<io::Result<()>> {
     call(
         libc::SYS_prctl,
         [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0],
     )?;
     let landlock = landlock();
-    // SAFETY: no arguments.
-    if !namespaces && unsafe { libc::geteuid() } == 0 {
-        const NOBODY: usize = 65534;
-        call(libc::SYS_setgroups, [0; 5])?;
-        call(libc::SYS_setresgid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
-        call(libc::SYS_setresuid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
-        // Changing the user clears the parent-death signal (prctl(2)).
-        call(
-            libc::SYS_prctl,
-            [
-                libc::PR_SET_PDEATHSIG as usize,
-                libc::SIGKILL as usize,
-                0,
-                0,
-                0,
-            ],
-        )?;
-    }
     let header = [0x2008_0522u32, 0];
     let none = [0u32; 6];
     call(
@@ -628,6 +627,24 @@ fn drop_privileges(namespaces: bool) -> io::Result<io::Result<()>> {
         [header.as_ptr() as usize, none.as_ptr() as usize, 0, 0, 0],
     )?;
     Ok(landlock)
+}
+
+/// Where there are no user namespaces, root's guests run as nobody. This can fail where root is not the real one.
+fn become_nobody() -> io::Result<()> {
+    const NOBODY: usize = 65534;
+    call(libc::SYS_setgroups, [0; 5])?;
+    call(libc::SYS_setresgid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
+    call(libc::SYS_setresuid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
+    // Changing the user clears the parent-death signal (prctl(2)).
+    let die = [
+        libc::PR_SET_PDEATHSIG as usize,
+        libc::SIGKILL as usize,
+        0,
+        0,
+        0,
+    ];
+    call(libc::SYS_prctl, die)?;
+    Ok(())
 }
 
 /// No access to any file by path: a Landlock ruleset without rules.

@@ -129,7 +129,13 @@ impl Guest for ProcessGuest {
     fn protections(&self) -> Vec<Protection> {
         let errno = self.setup.read().landlock_errno.cast_signed();
         let no_landlock = (errno != 0).then(|| io::Error::from_raw_os_error(errno).to_string());
-        protections(self.no_namespaces.as_deref(), no_landlock.as_deref())
+        let errno = self.setup.read().user_errno.cast_signed();
+        let no_user = (errno != 0).then(|| io::Error::from_raw_os_error(errno).to_string());
+        protections(
+            self.no_namespaces.as_deref(),
+            no_landlock.as_deref(),
+            no_user.as_deref(),
+        )
     }
 
     fn usage(&self) -> Usage {
@@ -181,7 +187,7 @@ fn describe(status: i32, report: &Report, usage: Usage, image_start: u64) -> End
     ended.frames = report.frames[..frames].to_vec();
     let len = (report.message_len as usize).min(report.message.len());
     ended.message = String::from_utf8_lossy(&report.message[..len]).into_owned();
-    if report.has_registers == 1 {
+    if report.has_registers == 1 && reason == Some(ExitReason::Fault) {
         ended.registers = Some(Box::new(report.registers));
     }
     ended

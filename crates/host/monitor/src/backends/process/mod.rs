@@ -156,7 +156,11 @@ fn device_state(device: &Device) -> DeviceState {
 }
 
 /// The protections around every guest of this backend, with the reason for each that is missing.
-fn protections(no_namespaces: Option<&str>, no_landlock: Option<&str>) -> Vec<Protection> {
+fn protections(
+    no_namespaces: Option<&str>,
+    no_landlock: Option<&str>,
+    no_user: Option<&str>,
+) -> Vec<Protection> {
     let always = |name| Protection {
         name,
         missing: None,
@@ -173,6 +177,7 @@ fn protections(no_namespaces: Option<&str>, no_landlock: Option<&str>) -> Vec<Pr
         always("random addresses"),
         always("W^X"),
         always("guard pages"),
+        given("not run as root", no_user),
         given("user namespace", no_namespaces),
         given("process namespace", no_namespaces),
         given("no file system access (Landlock)", no_landlock),

@@ -1,0 +1,171 @@
+//! Cleaning up, however the benchmark ends.
+//!
+//! A benchmark that is interrupted, panics or is killed cannot clean up after itself. So it starts a second process that
+//! reads from a pipe what there is to clean up: `+PID` for a process that was started, `-PID` for one that is gone. The
+//! pipe's end is the benchmark's end. Then the janitor ends those processes and all instances in the folder, and removes
+//! the folder. It is in a process group of its own, where Ctrl-C does not reach it.
+//!
+//! It also keeps the time: a benchmark that hangs is ended.
+
+use std::io::{self, BufRead, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Result, instance, process};
+
+/// More than the whole suite takes on a slow machine.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Time for a process that was asked to end.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// The benchmark's end of the pipe.
+pub struct Janitor {
+    child: Child,
+    pipe: Option<Arc<Mutex<ChildStdin>>>,
+}
+
+/// A process that will be ended, when this is dropped at the latest.
+pub struct Kept {
+    child: Child,
+    pipe: Arc<Mutex<ChildStdin>>,
+}
+
+impl Janitor {
+    /// Starts the janitor for a folder, in which instances of `kiln` may run.
+    pub fn start(folder: &Path, kiln: &Path) -> Result<Self> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut child = Command::new(program)
+            .arg("janitor")
+            .args([folder, kiln])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| format!("the janitor does not start: {error}"))?;
+        let pipe = child
+            .stdin
+            .take()
+            .map(|stdin| Arc::new(Mutex::new(stdin)))
+            .ok_or("the janitor has no pipe")?;
+        Ok(Self {
+            child,
+            pipe: Some(pipe),
+        })
+    }
+
+    /// Starts a program that is ended with the benchmark. `command` must not be one that goes into the background.
+    pub fn keep(&self, command: &mut Command) -> Result<Kept> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{name}: {error}"))?;
+        let pipe = self.pipe.clone().ok_or("the janitor has gone home")?;
+        tell(&pipe, '+', child.id());
+        Ok(Kept { child, pipe })
+    }
+
+    /// Cleans up and waits for the end of it.
+    pub fn finish(&mut self) {
+        self.pipe = None;
+        // If it could not do its work it has said so itself.
+        let _ = self.child.wait();
+    }
+}
+
+impl Kept {
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        signal(self.child.id(), Signal::TERM);
+        // If it has to be ended by force that is fine here.
+        let _ = process::wait(&mut self.child, GRACE);
+        tell(&self.pipe, '-', self.child.id());
+    }
+}
+
+/// A janitor that is gone is not worth stopping a measurement for.
+fn tell(pipe: &Mutex<ChildStdin>, sign: char, pid: u32) {
+    let mut pipe = pipe.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = writeln!(pipe, "{sign}{pid}");
+}
+
+/// The janitor's process.
+pub fn main(arguments: &[&str]) -> Result<()> {
+    let &[folder, kiln] = arguments else {
+        return Err("janitor: FOLDER KILN".to_owned());
+    };
+    let (folder, kiln) = (Path::new(folder), Path::new(kiln));
+    let benchmark = rustix::process::getppid();
+    let kept = Arc::new(Mutex::new(Vec::<(u32, u64)>::new()));
+    let late = kept.clone();
+    let place = (folder.to_owned(), kiln.to_owned());
+    thread::spawn(move || {
+        thread::sleep(LIMIT);
+        eprintln!("bench-suite: gave up after {} s", LIMIT.as_secs());
+        if let Some(benchmark) = benchmark {
+            let _ = kill_process(benchmark, Signal::KILL);
+        }
+        clean(
+            &late.lock().unwrap_or_else(PoisonError::into_inner),
+            &place.0,
+            &place.1,
+        );
+        std::process::exit(1);
+    });
+    for line in io::stdin().lines() {
+        let Ok(line) = line else { break };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pid) = line.strip_prefix('+').and_then(|pid| pid.parse().ok()) {
+            kept.extend(process::start_time(pid).map(|start| (pid, start)));
+        } else if let Some(gone) = line.strip_prefix('-').and_then(|pid| pid.parse().ok()) {
+            kept.retain(|&(pid, _)| pid != gone);
+        }
+    }
+    clean(
+        &kept.lock().unwrap_or_else(PoisonError::into_inner),
+        folder,
+        kiln,
+    );
+    Ok(())
+}
+
+fn clean(kept: &[(u32, u64)], folder: &Path, kiln: &Path) {
+    for by in [Signal::TERM, Signal::KILL] {
+        let left = kept
+            .iter()
+            .filter(|&&(pid, start)| process::start_time(pid) == Some(start));
+        let mut any = false;
+        for &(pid, _) in left {
+            signal(pid, by);
+            any = true;
+        }
+        if any {
+            thread::sleep(GRACE);
+        }
+    }
+    if let Err(message) = instance::end_all(kiln, folder) {
+        eprintln!("bench-suite: {message}");
+    }
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        eprintln!("bench-suite: {}: {error}", folder.display());
+    }
+}
+
+/// It may be gone already.
+fn signal(pid: u32, by: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, by);
+    }
+}

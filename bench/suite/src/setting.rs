@@ -1,0 +1,132 @@
+//! The place where parts work: a folder in memory, the `kiln` command and the images.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::janitor::{Janitor, Kept};
+use crate::{Result, instance, process};
+
+/// Where the workspace keeps the command, built with `--release`.
+const KILN: &str = "target/x86_64-unknown-linux-gnu/release/kiln";
+
+/// Compiling a guest with everything below it, on a busy machine.
+const BUILD: Duration = Duration::from_secs(240);
+
+/// What every part gets.
+pub struct Setting {
+    /// The command.
+    pub kiln: PathBuf,
+    /// A folder in memory, gone after the benchmark.
+    pub folder: PathBuf,
+    /// Whether rougher numbers in less time are wanted.
+    pub quick: bool,
+    janitor: Janitor,
+}
+
+impl Setting {
+    /// Makes the folder and prints what measures where.
+    pub fn new(quick: bool) -> Result<Self> {
+        let kiln = workspace().join(KILN);
+        if !kiln.is_file() {
+            return Err(format!(
+                "{} is missing: build it with `cargo build --release --package kiln-cli`",
+                kiln.display()
+            ));
+        }
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() {
+            memory.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
+        let folder = parent.join(format!("kiln-bench-{}", std::process::id()));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        let janitor = Janitor::start(&folder, &kiln)?;
+        let runtime = instance::runtime(&folder);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&runtime)
+            .map_err(|error| format!("{}: {error}", runtime.display()))?;
+        let setting = Self {
+            kiln,
+            folder,
+            quick,
+            janitor,
+        };
+        setting.introduce();
+        Ok(setting)
+    }
+
+    /// One number for a whole run, another for a quick one.
+    pub fn pick<T>(&self, whole: T, quick: T) -> T {
+        if self.quick { quick } else { whole }
+    }
+
+    /// A call of the command, with the benchmark's own runtime folder and nothing else in the environment.
+    pub fn kiln(&self) -> Command {
+        instance::command(&self.kiln, &self.folder)
+    }
+
+    /// Builds an example and returns its image.
+    pub fn image(&self, example: &str) -> Result<PathBuf> {
+        let image = self.folder.join(format!("{example}.kiln"));
+        if image.is_file() {
+            return Ok(image);
+        }
+        let mut build = Command::new(&self.kiln);
+        build
+            .current_dir(workspace())
+            .args(["build", "--quiet", &format!("examples/{example}"), "-o"])
+            .arg(&image);
+        process::output(&mut build, BUILD)?;
+        Ok(image)
+    }
+
+    /// Starts a program that ends with the benchmark.
+    pub fn keep(&self, command: &mut Command) -> Result<Kept> {
+        self.janitor.keep(command)
+    }
+
+    /// Removes everything and waits for it.
+    pub fn finish(mut self) {
+        self.janitor.finish();
+    }
+
+    fn introduce(&self) {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let info = read("/proc/cpuinfo");
+        let model = info
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+            .map_or("unknown processor", |(_, model)| model);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let version = self.kiln().arg("version").output();
+        let version = version.map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+        println!(
+            "{processors} x {model}, Linux {}",
+            read("/proc/sys/kernel/osrelease").trim()
+        );
+        if let Some(line) = version.unwrap_or_default().lines().next() {
+            println!("{line}");
+        }
+        if processors < 3 {
+            println!(
+                "peers, guests and load share {processors} processors: absolute numbers say little, ratios more"
+            );
+        }
+    }
+}
+
+/// The root of the repository.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("this package is two folders deep in the repository")
+}
