@@ -186,11 +186,7 @@ fn print(contenders: &[Contender]) {
             number(figures::median(&contender.samples)),
             number(fastest),
             number(figures::ratio(&contender.samples, &contenders[0].samples)),
-            if goal {
-                number(GOAL)
-            } else {
-                String::new()
-            },
+            if goal { number(GOAL) } else { String::new() },
         ]);
     }
     table.print();

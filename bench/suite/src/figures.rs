@@ -47,10 +47,7 @@ pub fn kib(bytes: u64) -> String {
 }
 
 /// A count as a floating-point number, for dividing.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts here are far below 2^52"
-)]
+#[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
 pub fn count(value: u64) -> f64 {
     value as f64
 }
@@ -93,7 +90,12 @@ impl Table {
         for row in &self.rows {
             let mut line = format!("{:<1$}", row[0], widths[0]);
             for (cell, width) in row.iter().zip(&widths).skip(1) {
-                line += &format!("  {cell:>width$}");
+                line.push_str("  ");
+                line.extend(std::iter::repeat_n(
+                    ' ',
+                    width.saturating_sub(cell.chars().count()),
+                ));
+                line.push_str(cell);
             }
             println!("{}", line.trim_end());
         }

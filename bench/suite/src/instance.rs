@@ -26,10 +26,13 @@ pub fn command(kiln: &Path, folder: &Path) -> Command {
 
 /// Ends and removes every instance in a benchmark's folder, however many there are.
 pub fn end_all(kiln: &Path, folder: &Path) -> Result<()> {
-    let list = process::output(command(kiln, folder).args(["ps", "-q"]), PATIENCE)?;
+    let list = process::output(command(kiln, folder).args(["ps", "-a", "-q"]), PATIENCE)?;
     let ids: Vec<&str> = list.split_whitespace().collect();
     for some in ids.chunks(100) {
-        process::output(command(kiln, folder).arg("kill").args(some), PATIENCE)?;
+        process::output(
+            command(kiln, folder).args(["rm", "--force"]).args(some),
+            PATIENCE,
+        )?;
     }
     Ok(())
 }

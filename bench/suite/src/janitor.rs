@@ -7,7 +7,7 @@
 //!
 //! It also keeps the time: a benchmark that hangs is ended.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{Result, instance, process};
 
 /// More than the whole suite takes on a slow machine.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// Time for a process that was asked to end.
 const GRACE: Duration = Duration::from_millis(300);

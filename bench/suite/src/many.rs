@@ -22,7 +22,7 @@ const STARTERS: usize = 2;
 /// More than an instance of that size takes.
 const ROOM: u64 = 8 * 1024 * 1024;
 /// Starting all may not take longer.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Measures and prints.
@@ -63,7 +63,10 @@ fn measure(setting: &Setting, web: &Path, wanted: usize, before: u64) -> Result<
     row("started", ids.len().to_string());
     row("started per second", number(rate(ids.len(), started)));
     row("answered", answered.to_string());
-    row("answers per second, one each", number(rate(answered, asked)));
+    row(
+        "answers per second, one each",
+        number(rate(answered, asked)),
+    );
     row("KiB per guest", kib(guests / n));
     row("KiB per supervisor", kib(supervisors / n));
     row("KiB per instance", kib((guests + supervisors) / n));
@@ -76,7 +79,10 @@ fn measure(setting: &Setting, web: &Path, wanted: usize, before: u64) -> Result<
     for some in ids.chunks(100) {
         process::output(setting.kiln().arg("stop").args(some), PATIENCE)?;
     }
-    row("stopped per second", number(rate(ids.len(), stopping.elapsed())));
+    row(
+        "stopped per second",
+        number(rate(ids.len(), stopping.elapsed())),
+    );
     let left = leftovers(setting, &about)?;
     row("processes and names left", left.to_string());
     table.print();
@@ -111,7 +117,8 @@ fn start_all(setting: &Setting, web: &Path, wanted: usize) -> Result<Vec<String>
                 .map_err(|_| "a starter panicked".to_owned())?
         })
     })?;
-    ids.into_inner().map_err(|_| "a starter panicked".to_owned())
+    ids.into_inner()
+        .map_err(|_| "a starter panicked".to_owned())
 }
 
 /// Not by [`process::output`], whose threads would be measured too.

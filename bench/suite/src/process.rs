@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::Result;
 
 /// How long a program may take that is not part of a measurement.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The path of a program, if there is one of that name. Administrators' folders count for everybody.
 pub fn find(program: &str) -> Option<PathBuf> {
@@ -113,9 +113,14 @@ pub fn processor_time(pid: u32) -> Duration {
     TICK * (ticks(11) + ticks(12))
 }
 
-/// When a process started, which tells it from a later one with the same number.
+/// When a process started, which tells it from a later one with the same number. `None` if it has ended, even if its
+/// parent has not asked for it yet.
 pub fn start_time(pid: u32) -> Option<u64> {
-    stat(pid)?.get(19)?.parse().ok()
+    let fields = stat(pid)?;
+    if matches!(fields.first()?.as_str(), "Z" | "X") {
+        return None;
+    }
+    fields.get(19)?.parse().ok()
 }
 
 /// Proportional resident memory of a process in bytes: pages shared by n processes count 1/n.

@@ -13,7 +13,7 @@ use crate::{Result, instance, process};
 const KILN: &str = "target/x86_64-unknown-linux-gnu/release/kiln";
 
 /// Compiling a guest with everything below it, on a busy machine.
-const BUILD: Duration = Duration::from_secs(240);
+const BUILD: Duration = Duration::from_mins(4);
 
 /// What every part gets.
 pub struct Setting {

@@ -71,8 +71,7 @@ fn row(table: &mut Table, name: &str, bytes: u64, goal: Option<u64>) {
 }
 
 fn bytes_of(file: &Path) -> Result<u64> {
-    let about =
-        std::fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let about = std::fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
     Ok(about.len())
 }
 

@@ -24,12 +24,15 @@ impl fmt::Display for Malformed {
     }
 }
 
+/// The words of a command, and its length in bytes.
+pub type Parsed<'i> = (Vec<&'i [u8]>, usize);
+
 /// The words of the command at the start of `input`, and its length. `None` if there is more to come. Without words
 /// it is an empty line, which is skipped.
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn parse(input: &[u8]) -> Result<Option<(Vec<&[u8]>, usize)>, Malformed> {
+pub fn parse(input: &[u8]) -> Result<Option<Parsed<'_>>, Malformed> {
     let parsed = match input.first() {
         None => Ok(None),
         Some(b'*') => array(input),
@@ -41,7 +44,7 @@ pub fn parse(input: &[u8]) -> Result<Option<(Vec<&[u8]>, usize)>, Malformed> {
     Ok(parsed)
 }
 
-fn inline(input: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
+fn inline(input: &[u8]) -> Option<Parsed<'_>> {
     let end = input.iter().position(|&b| b == b'\n')?;
     let words = input[..end]
         .split(u8::is_ascii_whitespace)
@@ -49,7 +52,7 @@ fn inline(input: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
     Some((words.take(MAX_WORDS).collect(), end + 1))
 }
 
-fn array(input: &[u8]) -> Result<Option<(Vec<&[u8]>, usize)>, Malformed> {
+fn array(input: &[u8]) -> Result<Option<Parsed<'_>>, Malformed> {
     let Some((count, mut at)) = number(input, 1)? else {
         return Ok(None);
     };

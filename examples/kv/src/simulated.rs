@@ -69,10 +69,15 @@ impl Disk {
     /// The disk after power came back: of each sector that was not flushed, `choose` takes one of so many versions, the
     /// last being the newest.
     pub fn survivor(&self, mut choose: impl FnMut(usize) -> usize) -> Self {
+        self.survivor_by_sector(|_, versions| choose(versions))
+    }
+
+    /// The same by a choice that knows the sector's number.
+    pub fn survivor_by_sector(&self, mut choose: impl FnMut(usize, usize) -> usize) -> Self {
         let state = self.0.borrow();
         let mut content = state.durable.clone();
         for (&sector, versions) in &state.unflushed {
-            let choice = choose(versions.len() + 1);
+            let choice = choose(sector, versions.len() + 1);
             if let Some(version) = choice.checked_sub(1).map(|at| &versions[at]) {
                 content[sector * SECTOR..][..SECTOR].copy_from_slice(version);
             }
@@ -128,14 +133,14 @@ impl Storage for Disk {
     }
 
     async fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-        assert!(offset as usize % SECTOR == 0 && buffer.len() % SECTOR == 0);
+        assert!((offset as usize).is_multiple_of(SECTOR) && buffer.len().is_multiple_of(SECTOR));
         let state = self.0.borrow();
         buffer.copy_from_slice(&state.current[offset as usize..][..buffer.len()]);
         Ok(())
     }
 
     async fn write(&self, offset: u64, data: &[u8]) -> Result<(), Fault> {
-        assert!(offset as usize % SECTOR == 0 && data.len() % SECTOR == 0);
+        assert!((offset as usize).is_multiple_of(SECTOR) && data.len().is_multiple_of(SECTOR));
         let mut state = self.0.borrow_mut();
         for (index, sector) in data.chunks(SECTOR).enumerate() {
             state.event()?;

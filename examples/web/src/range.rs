@@ -27,26 +27,22 @@ pub fn select(field: &[u8], len: u64) -> Selection {
     let Some((first, last)) = split_at(set.trim_ascii(), b'-') else {
         return Selection::Whole;
     };
-    match (position(first), position(last)) {
+    let (Some(first), Some(last)) = (position(first), position(last)) else {
+        return Selection::Whole;
+    };
+    match (first, last) {
+        (Position::At(first), Position::At(last)) if first > last => Selection::Whole,
+        (Position::At(first), _) if first >= len => Selection::Unsatisfiable,
+        (Position::At(first), Position::At(last)) => {
+            Selection::Part(first..last.saturating_add(1).min(len))
+        }
+        (Position::At(first), Position::Open) => Selection::Part(first..len),
         // `-500`: the last 500 bytes.
-        (Some(None), Some(Some(suffix))) => {
-            let suffix = suffix.min(len);
-            if suffix == 0 {
-                return Selection::Unsatisfiable;
-            }
-            Selection::Part(len - suffix..len)
-        }
-        (Some(Some(first)), Some(last)) => {
-            if last.is_some_and(|last| last < first) {
-                return Selection::Whole;
-            }
-            if first >= len {
-                return Selection::Unsatisfiable;
-            }
-            let end = last.map_or(len, |last| last.saturating_add(1).min(len));
-            Selection::Part(first..end)
-        }
-        _ => Selection::Whole,
+        (Position::Open, Position::At(suffix)) => match suffix.min(len) {
+            0 => Selection::Unsatisfiable,
+            suffix => Selection::Part(len - suffix..len),
+        },
+        (Position::Open, Position::Open) => Selection::Whole,
     }
 }
 
@@ -55,22 +51,27 @@ fn split_at(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     Some((&text[..at], &text[at + 1..]))
 }
 
-/// A number, `Some(None)` for no digits at all, `None` for anything else. Numbers beyond 64 bits are as good as the
-/// greatest: no page reaches there.
-fn position(digits: &[u8]) -> Option<Option<u64>> {
+/// One end of a range.
+#[derive(Clone, Copy, Debug)]
+enum Position {
+    At(u64),
+    Open,
+}
+
+/// Reads digits, or nothing at all. Numbers beyond 64 bits are as good as the greatest: no page reaches there.
+fn position(digits: &[u8]) -> Option<Position> {
     if digits.is_empty() {
-        return Some(None);
+        return Some(Position::Open);
     }
     let mut number = 0u64;
     for byte in digits {
         if !byte.is_ascii_digit() {
             return None;
         }
-        number = number
-            .saturating_mul(10)
-            .saturating_add(u64::from(byte - b'0'));
+        let digit = u64::from(byte - b'0');
+        number = number.saturating_mul(10).saturating_add(digit);
     }
-    Some(Some(number))
+    Some(Position::At(number))
 }
 
 #[cfg(test)]

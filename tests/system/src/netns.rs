@@ -48,6 +48,11 @@ impl Netns {
         Ok(netns)
     }
 
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
     /// Runs `ip` in the namespace.
     ///
     /// # Panics
@@ -106,7 +111,7 @@ impl Netns {
     /// # Panics
     /// If the thread cannot enter it, or `work` panics.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = format!("/run/netns/{}", self.name);
+        let path = self.path();
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 let file = std::fs::File::open(path).expect("the namespace");

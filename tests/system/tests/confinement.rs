@@ -23,13 +23,21 @@ impl Portable {
         let (to_kiln, to_image) = (session.file("kiln"), session.file("guest.kiln"));
         fs::copy(kiln(), &to_kiln).expect("a copy of the command");
         fs::copy(guest(guest_name), &to_image).expect("a copy of the image");
-        Self { session, kiln: to_kiln, image: to_image }
+        Self {
+            session,
+            kiln: to_kiln,
+            image: to_image,
+        }
     }
 
     /// `kiln run` behind a program that takes something away.
     #[track_caller]
     fn run(&self, wrapper: &[&str], options: &str, args: &str) -> Outcome {
-        let run = format!("{} run {options} {} {args}", self.kiln.display(), self.image.display());
+        let run = format!(
+            "{} run {options} {} {args}",
+            self.kiln.display(),
+            self.image.display()
+        );
         self.kiln(wrapper, run.split_whitespace())
     }
 
@@ -42,7 +50,14 @@ impl Portable {
     }
 }
 
-const AS_NOBODY: &[&str] = &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+const AS_NOBODY: &[&str] = &[
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+];
 
 #[test]
 fn an_ordinary_user_runs_guests() {
@@ -55,15 +70,23 @@ fn an_ordinary_user_runs_guests() {
     let portable = Portable::new("probe");
     give_to(&portable.session.dir().join("run"), NOBODY);
     portable.run(AS_NOBODY, "--name mine", "hello").succeeds();
-    portable.run(AS_NOBODY, "--rm", "touch write 0").ends_with(139);
+    portable
+        .run(AS_NOBODY, "--rm", "touch write 0")
+        .ends_with(139);
     portable.run(AS_NOBODY, "--rm --strict", "hello").succeeds();
     // The state folder is nobody else's.
     let state = portable.session.state();
-    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&state).expect("the state folder"));
+    let mode =
+        std::os::unix::fs::MetadataExt::mode(&fs::metadata(&state).expect("the state folder"));
     assert_eq!(mode & 0o077, 0, "{mode:o}");
     // Without XDG_RUNTIME_DIR there is a place too.
-    let mut command = portable.session.wrapped(&find_program(&["setpriv"]).expect("found"), &AS_NOBODY[1..]);
-    command.arg(&portable.kiln).arg("ps").env_remove("XDG_RUNTIME_DIR");
+    let mut command = portable
+        .session
+        .wrapped(&find_program(&["setpriv"]).expect("found"), &AS_NOBODY[1..]);
+    command
+        .arg(&portable.kiln)
+        .arg("ps")
+        .env_remove("XDG_RUNTIME_DIR");
     Running::start(&mut command).finish().ends_with(0);
 }
 
@@ -75,8 +98,16 @@ fn an_ordinary_user_publishes_a_port() {
     let portable = Portable::new("netprobe");
     give_to(&portable.session.dir().join("run"), NOBODY);
     let port = kiln_system_tests::host::free_port();
-    let run = format!("{} run -p 127.0.0.1:{port}:7 {} serve", portable.kiln.display(), portable.image.display());
-    let args: Vec<&str> = AS_NOBODY[1..].iter().copied().chain(run.split_whitespace()).collect();
+    let run = format!(
+        "{} run -p 127.0.0.1:{port}:7 {} serve",
+        portable.kiln.display(),
+        portable.image.display()
+    );
+    let args: Vec<&str> = AS_NOBODY[1..]
+        .iter()
+        .copied()
+        .chain(run.split_whitespace())
+        .collect();
     let program = find_program(&["setpriv"]).expect("found");
     let mut running = Running::start(&mut portable.session.wrapped(&program, args));
     running.wait_for("serving");
@@ -89,8 +120,13 @@ fn an_ordinary_user_publishes_a_port() {
 fn without_user_namespaces() -> Option<[&'static str; 6]> {
     let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
     let wrapper = ["unshare", "-Ur", "sh", "-c", script, "sh"];
-    let tried = Command::new(wrapper[0]).args(&wrapper[1..]).args(["sh", "-c", "! unshare -U true"]).output();
-    tried.is_ok_and(|output| output.status.success()).then_some(wrapper)
+    let tried = Command::new(wrapper[0])
+        .args(&wrapper[1..])
+        .args(["sh", "-c", "! unshare -U true"])
+        .output();
+    tried
+        .is_ok_and(|output| output.status.success())
+        .then_some(wrapper)
 }
 
 #[test]
@@ -103,16 +139,32 @@ fn without_user_namespaces_it_says_so_and_goes_on() {
     let inspect = format!("{} inspect less", portable.kiln.display());
     let shown = portable.kiln(&wrapper, inspect.split_whitespace());
     let shown: serde_json::Value = serde_json::from_str(&shown.ends_with(0).text()).expect("JSON");
-    let protections = shown[0]["Protections"].as_array().cloned().unwrap_or_default();
-    let of = |name: &str| protections.iter().find(|p| p["Name"] == name).cloned().unwrap_or_default();
+    let protections = shown[0]["Protections"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let of = |name: &str| {
+        protections
+            .iter()
+            .find(|p| p["Name"] == name)
+            .cloned()
+            .unwrap_or_default()
+    };
     for name in ["user namespace", "process namespace"] {
         assert_eq!(of(name)["InForce"], false, "{shown:#}");
-        assert!(of(name)["Missing"].as_str().is_some_and(|reason| !reason.is_empty()), "{shown:#}");
+        assert!(
+            of(name)["Missing"]
+                .as_str()
+                .is_some_and(|reason| !reason.is_empty()),
+            "{shown:#}"
+        );
     }
     assert_eq!(of("seccomp filter")["InForce"], true, "{shown:#}");
     // The sandbox is as tight as ever.
     portable.run(&wrapper, "--rm", "syscall 59").ends_with(159);
-    portable.run(&wrapper, "--rm", "gate-syscall 257").ends_with(159);
+    portable
+        .run(&wrapper, "--rm", "gate-syscall 257")
+        .ends_with(159);
 }
 
 #[test]
@@ -122,7 +174,11 @@ fn strict_refuses_where_a_protection_is_missing() {
     };
     let portable = Portable::new("probe");
     let outcome = portable.run(&wrapper, "--strict", "hello");
-    outcome.ends_with(125).is_one_line_error().tells("--strict").tells("user namespace");
+    outcome
+        .ends_with(125)
+        .is_one_line_error()
+        .tells("--strict")
+        .tells("user namespace");
     assert_eq!(portable.session.leftovers(), [""; 0], "left behind");
 }
 
@@ -132,11 +188,23 @@ fn low_limits_do_not_hurt() {
     if find_program(&["prlimit"]).is_none() {
         return skip("`prlimit` (util-linux) is not installed");
     }
-    portable.run(&["prlimit", "--nofile=32"], "--rm", "hello").succeeds();
-    portable.run(&["prlimit", "--stack=65536"], "--rm", "hello").succeeds();
-    portable.run(&["prlimit", "--core=unlimited"], "--rm", "touch write 0").ends_with(139);
-    let cores = fs::read_dir(portable.session.dir()).expect("a folder").filter_map(Result::ok);
-    assert!(!cores.map(|e| e.file_name()).any(|name| name.to_string_lossy().starts_with("core")));
+    portable
+        .run(&["prlimit", "--nofile=32"], "--rm", "hello")
+        .succeeds();
+    portable
+        .run(&["prlimit", "--stack=65536"], "--rm", "hello")
+        .succeeds();
+    portable
+        .run(&["prlimit", "--core=unlimited"], "--rm", "touch write 0")
+        .ends_with(139);
+    let cores = fs::read_dir(portable.session.dir())
+        .expect("a folder")
+        .filter_map(Result::ok);
+    assert!(
+        !cores
+            .map(|e| e.file_name())
+            .any(|name| name.to_string_lossy().starts_with("core"))
+    );
     // Too few descriptors for a program with a link: an error that says so, no crash.
     let outcome = portable.run(&["prlimit", "--nofile=4"], "--rm", "hello");
     assert!(outcome.code == 0 || outcome.code == 125, "{outcome}");
@@ -149,8 +217,15 @@ fn inherited_signal_settings_do_not_matter() {
     let Some(env) = find_program(&["env"]) else {
         return skip("`env` is not installed");
     };
-    let run = format!("{} run --rm {} wait", portable.kiln.display(), portable.image.display());
-    let args: Vec<&str> = ["--ignore-signal", "--block-signal"].into_iter().chain(run.split_whitespace()).collect();
+    let run = format!(
+        "{} run --rm {} wait",
+        portable.kiln.display(),
+        portable.image.display()
+    );
+    let args: Vec<&str> = ["--ignore-signal", "--block-signal"]
+        .into_iter()
+        .chain(run.split_whitespace())
+        .collect();
     let mut running = Running::start(&mut portable.session.wrapped(&env, args));
     running.wait_for("ready");
     running.signal(rustix::process::Signal::TERM);

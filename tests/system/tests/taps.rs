@@ -29,7 +29,9 @@ fn serving(netns: &Netns, session: &Session, options: &str) -> Running {
 
 fn udp(netns: &Netns) -> UdpSocket {
     let socket = netns.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket"));
-    socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(3)))
+        .expect("a timeout");
     socket
 }
 
@@ -38,7 +40,9 @@ fn echoes(socket: &UdpSocket, to: Ipv4Addr, len: usize) {
     let sent: Vec<u8> = (0..len).map(|i| i.to_le_bytes()[0]).collect();
     socket.send_to(&sent, (to, 7)).expect("sent");
     let mut back = vec![0; 70_000];
-    let got = socket.recv(&mut back).unwrap_or_else(|error| panic!("{len} bytes: {error}"));
+    let got = socket
+        .recv(&mut back)
+        .unwrap_or_else(|error| panic!("{len} bytes: {error}"));
     assert!(back[..got] == sent, "{len} bytes came back as {got}");
 }
 
@@ -46,14 +50,22 @@ fn echoes(socket: &UdpSocket, to: Ipv4Addr, len: usize) {
 fn tcp_and_udp() {
     let (netns, session) = (netns!(), Session::new());
     netns.tap("tap0", HOST);
-    let _running = serving(&netns, &session, "--net tap:tap0,ip=10.9.0.2/24,gw=10.9.0.1");
+    let _running = serving(
+        &netns,
+        &session,
+        "--net tap:tap0,ip=10.9.0.2/24,gw=10.9.0.1",
+    );
     let socket = udp(&netns);
     for len in [0, 1, 512, 1472] {
         echoes(&socket, GUEST, len);
     }
     let mut stream = netns.within(|| TcpStream::connect((GUEST, 7)).expect("a connection"));
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    let sent: Vec<u8> = (0..4 << 20usize).map(|i| (i * 7 / 3).to_le_bytes()[0]).collect();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
+    let sent: Vec<u8> = (0usize..4 << 20)
+        .map(|i| (i * 7 / 3).to_le_bytes()[0])
+        .collect();
     let mut writer = stream.try_clone().expect("a second handle");
     let writing = std::thread::spawn({
         let sent = sent.clone();
@@ -91,7 +103,10 @@ fn jumbo_frames() {
         echoes(&socket, GUEST, len);
     }
     if let Some(ping) = find_program(&["ping"]) {
-        netns.run(&session, &ping, "-c 3 -i 0.01 -M do -s 8972 10.9.0.2").ends_with(0).prints("3 received");
+        netns
+            .run(&session, &ping, "-c 3 -i 0.01 -M do -s 8972 10.9.0.2")
+            .ends_with(0)
+            .prints("3 received");
     }
 }
 
@@ -101,7 +116,9 @@ fn an_mtu_can_be_set_lower_than_the_interfaces() {
     netns.tap("tap0", HOST);
     let _running = serving(&netns, &session, "--net tap:tap0,ip=10.9.0.2/24,mtu=1280");
     let mut stream = netns.within(|| TcpStream::connect((GUEST, 19)).expect("a connection"));
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
     writeln!(stream, "1000000").expect("written");
     let mut all = Vec::new();
     stream.read_to_end(&mut all).expect("data");
@@ -113,14 +130,23 @@ fn ipv6_with_a_static_address() {
     let (netns, session) = (netns!(), Session::new());
     netns.tap("tap0", HOST);
     netns.ip("addr add fd09::1/64 dev tap0 nodad");
-    let _running = serving(&netns, &session, "--net tap:tap0,ip=10.9.0.2/24,ip6=fd09::2/64");
+    let _running = serving(
+        &netns,
+        &session,
+        "--net tap:tap0,ip=10.9.0.2/24,ip6=fd09::2/64",
+    );
     let stream = netns.within(|| TcpStream::connect("[fd09::2]:7"));
     let mut stream = stream.expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
     stream.write_all(b"six").expect("written");
     stream.read_exact(&mut [0; 3]).expect("an echo");
     if let Some(ping) = find_program(&["ping"]) {
-        netns.run(&session, &ping, "-f -q -c 1000 fd09::2").ends_with(0).prints("0% packet loss");
+        netns
+            .run(&session, &ping, "-f -q -c 1000 fd09::2")
+            .ends_with(0)
+            .prints("0% packet loss");
     }
 }
 
@@ -146,24 +172,35 @@ fn an_address_by_dhcp() {
     .map(str::to_owned);
     let _server = Running::start(&mut netns.command(&session, &dnsmasq, &args));
     let running = serving(&netns, &session, "--name leased --net tap:tap0");
-    assert!(running.output().contains("10.9.0.50"), "{}", running.output());
+    assert!(
+        running.output().contains("10.9.0.50"),
+        "{}",
+        running.output()
+    );
     echoes(&udp(&netns), Ipv4Addr::new(10, 9, 0, 50), 100);
     let lease = std::fs::read_to_string(&leases).expect("a lease");
-    assert!(lease.contains("10.9.0.50") && lease.contains("leased"), "address and name: {lease}");
+    assert!(
+        lease.contains("10.9.0.50") && lease.contains("leased"),
+        "address and name: {lease}"
+    );
 }
 
 #[test]
 fn without_a_dhcp_server_the_guest_waits() {
     let (netns, session) = (netns!(), Session::new());
     netns.tap("tap0", HOST);
-    let mut running = netns.start_guest(&session, "--name alone --net tap:tap0", "netprobe", "serve");
+    let mut running =
+        netns.start_guest(&session, "--name alone --net tap:tap0", "netprobe", "serve");
     let id = session.only_instance();
     let (guest, _) = session.pids(&id);
     let before = kiln_system_tests::host::cpu_time(guest);
     std::thread::sleep(Duration::from_secs(2));
     assert!(running.is_running());
     let used = kiln_system_tests::host::cpu_time(guest) - before;
-    assert!(used <= Duration::from_millis(50), "{used:?} of processor time while waiting for DHCP");
+    assert!(
+        used <= Duration::from_millis(50),
+        "{used:?} of processor time while waiting for DHCP"
+    );
 }
 
 #[test]
@@ -187,7 +224,10 @@ fn two_links() {
     // A packet for one link's address that comes in by the other is none of its business, or answered as that link.
     if let Some(ping) = find_program(&["ping"]) {
         for address in ["10.9.0.2", "10.10.0.2"] {
-            netns.run(&session, &ping, &format!("-f -q -c 2000 {address}")).ends_with(0).prints("0% packet loss");
+            netns
+                .run(&session, &ping, &format!("-f -q -c 2000 {address}"))
+                .ends_with(0)
+                .prints("0% packet loss");
         }
     }
 }
@@ -196,7 +236,8 @@ fn two_links() {
 fn optional_links_may_be_absent() {
     let (netns, session) = (netns!(), Session::new());
     netns.tap("tap0", HOST);
-    let mut running = netns.start_guest(&session, "--net left=tap:tap0,ip=10.9.0.2/24", "links", "");
+    let mut running =
+        netns.start_guest(&session, "--net left=tap:tap0,ip=10.9.0.2/24", "links", "");
     running.wait_for("spare=false");
     running.wait_for("right is absent");
     running.wait_for("serving");
@@ -222,8 +263,18 @@ fn one_link_rootless_and_one_tap() {
 fn taps_that_are_not_there_or_not_ours_are_told() {
     let session = Session::new();
     let outcome = session.run("--net tap:kilnnone0,ip=10.9.0.2/24", "netprobe", "serve");
-    outcome.ends_with(125).is_one_line_error().tells("kilnnone0");
-    for option in ["tap:t,ip=10.9.0.2", "tap:t,ip=10.9.0.2/33", "tap:t,mtu=10", "tap:t,mac=1:2", "tap:t,colour=red", "tap:waytoolonginterface"] {
+    outcome
+        .ends_with(125)
+        .is_one_line_error()
+        .tells("kilnnone0");
+    for option in [
+        "tap:t,ip=10.9.0.2",
+        "tap:t,ip=10.9.0.2/33",
+        "tap:t,mtu=10",
+        "tap:t,mac=1:2",
+        "tap:t,colour=red",
+        "tap:waytoolonginterface",
+    ] {
         let outcome = session.run(&format!("--net {option}"), "netprobe", "serve");
         outcome.ends_with(125).is_one_line_error().tells("--net");
     }
