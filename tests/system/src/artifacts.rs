@@ -135,12 +135,12 @@ fn build_command() -> Result<PathBuf, String> {
         return Err("see above".into());
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message["executable"].as_str()?))
     });
     executables
-        .last()
+        .next_back()
         .ok_or_else(|| "cargo names no executable".into())
 }
 

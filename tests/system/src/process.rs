@@ -234,9 +234,11 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("our child") {
                 break status;
             }
-            if Instant::now() > until {
-                panic!("no end after {patience:?}\n{}", self.output());
-            }
+            assert!(
+                Instant::now() <= until,
+                "no end after {patience:?}\n{}",
+                self.output()
+            );
             std::thread::sleep(Duration::from_millis(2));
         };
         let took = self.started.elapsed();

@@ -1,5 +1,6 @@
 //! Disks. The cases assert in the guest; see `tests/guests/blockdev`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -121,7 +122,7 @@ fn as_many_disks_as_possible() {
     let mut options = String::new();
     for number in 0..63u64 {
         let disk = session.disk(&format!("disk{number}"), 4096 + 512 * number);
-        options.push_str(&format!("--block d{number:02}={} ", disk.display()));
+        write!(options, "--block d{number:02}={} ", disk.display()).expect("text");
     }
     session.run(&options, "disks63", "").succeeds();
     let last = fs::read(session.file("disk62")).expect("a disk");

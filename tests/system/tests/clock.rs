@@ -73,3 +73,16 @@ fn waking_often_costs_little() {
         "{nanoseconds} ns of processor time for 1000 sleeps"
     );
 }
+
+/// Every millisecond for 300 ms; a busy host may lose some.
+#[test]
+fn ticks_interrupt_and_disturb_nothing() {
+    let outcome = probe("ticks");
+    let counted = outcome.succeeds().value("ticks=");
+    let ticks: u64 = counted
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("a number");
+    assert!((100..=330).contains(&ticks), "{ticks} ticks in 300 ms");
+}

@@ -76,7 +76,7 @@ fn what_is_no_image_is_refused() {
             "not a Kiln image",
         ),
         (
-            file("zeroes.kiln", &[0; 100_000]),
+            file("zeroes.kiln", &vec![0; 100_000]),
             CANNOT_RUN,
             "not a Kiln image",
         ),
@@ -93,7 +93,8 @@ fn an_unreadable_image_is_refused() {
     let session = Session::new();
     let path = session.file("secret.kiln");
     good().write(&path);
-    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("our file");
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o0))
+        .expect("our file");
     if fs::File::open(&path).is_ok() {
         return kiln_system_tests::skip("root reads every file");
     }

@@ -29,20 +29,20 @@ fn a_panic_is_told_with_message_place_and_backtrace() {
             "guest_probe::panics::middle at ",
             "guest_probe::panics::outermost at ",
             "guest_probe::panics::run",
-            "guest_probe::main",
+            "main::{closure#0}",
         ],
     );
 }
 
 #[test]
-fn a_deep_stack_is_cut() {
+fn a_deep_recursion_is_told_in_few_lines() {
     let outcome = probe("panic-deep");
     outcome
         .ends_with(101)
         .tells("deep down")
-        .tells("guest_probe::panics::deep");
-    let frames = outcome.stderr.matches("guest_probe::panics::deep").count();
-    assert!((30..=200).contains(&frames), "{frames} frames\n{outcome}");
+        .tells("guest_probe::panics::deep")
+        .tells("times more");
+    assert!(outcome.stderr.lines().count() < 30, "{outcome}");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn long_messages_are_cut() {
 }
 
 #[test]
-fn all_lines_of_a_message_are_shown_and_control_characters_do_no_harm() {
+fn all_lines_of_a_message_are_shown() {
     let outcome = probe("panic-lines");
     outcome
         .ends_with(101)

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use kiln_system_tests::host::{eventually, is_alive};
-use kiln_system_tests::{Session, probe};
+use kiln_system_tests::host::{eventually, find_program, is_alive};
+use kiln_system_tests::{Session, probe, skip};
 use rustix::process::Signal;
 
 #[test]
@@ -207,4 +207,48 @@ fn stopping_what_has_ended_is_no_error() {
     session.run("--name done", "probe", "hello").ends_with(0);
     session.kiln(["stop", "done"]).ends_with(0);
     probe("hello").ends_with(0);
+}
+
+/// Ctrl-C on a terminal: the guest is asked to end, and only once, although the terminal signals a whole process group.
+#[test]
+fn control_c_on_a_terminal_ends_the_guest() {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    let Some(setsid) = find_program(&["setsid"]) else {
+        return skip("`setsid` (util-linux) is not installed");
+    };
+    let session = Session::new();
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let terminal = openpt(flags | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&terminal).expect("a terminal");
+    unlockpt(&terminal).expect("a terminal");
+    let peer = ioctl_tiocgptpeer(&terminal, flags).expect("its other end");
+    let image = kiln_system_tests::guest("probe");
+    let mut command = session.wrapped(&setsid, ["--ctty", "--wait"]);
+    command
+        .arg(kiln_system_tests::kiln())
+        .args(["run", "--rm"])
+        .arg(image)
+        .args(["graceful", "6"]);
+    let end = || std::process::Stdio::from(peer.try_clone().expect("a descriptor"));
+    let mut child = command
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .expect("kiln starts");
+    drop(command);
+    let mut shown = String::new();
+    let mut terminal = std::fs::File::from(terminal);
+    let mut read_until = |text: &str, terminal: &mut std::fs::File| {
+        let mut buffer = [0; 1000];
+        while !shown.contains(text) {
+            let len = std::io::Read::read(terminal, &mut buffer).expect("output");
+            shown.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        }
+    };
+    read_until("ready", &mut terminal);
+    std::io::Write::write_all(&mut terminal, b"\x03").expect("Ctrl-C");
+    read_until("cleaned up", &mut terminal);
+    assert_eq!(child.wait().expect("our child").code(), Some(6), "{shown}");
+    assert!(shown.contains("signal 2"), "{shown}");
 }

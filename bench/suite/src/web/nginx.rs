@@ -61,8 +61,9 @@ impl Nginx {
     }
 }
 
-/// The only settings beside the defaults are those that a comparison needs: one worker as the guest has one processor,
-/// no log as the guest writes none, and connections that stay as long as the load wants.
+/// One worker as the guest has one processor, no log as the guest writes none, connections that stay as long as the load
+/// wants, and what makes nginx fastest with such files: heads and bodies leave together, and files stay open. Without
+/// these two it makes about half as many requests a second.
 fn configuration(address: SocketAddr) -> String {
     // A worker of another user could not read the folder.
     let user = if process::is_root() { "user root;" } else { "" };
@@ -76,6 +77,8 @@ events {{ worker_connections 1024; }}
 http {{
     access_log off;
     sendfile on;
+    tcp_nopush on;
+    open_file_cache max=100;
     keepalive_requests 1000000000;
     client_body_temp_path body;
     proxy_temp_path proxy;

@@ -13,14 +13,14 @@
 //!     loop {
 //!         let (mut stream, peer) = listener.accept().await?;
 //!         kiln::println!("{peer} is here");
-//!         drop(kiln::spawn(async move {
+//!         kiln::spawn(async move {
 //!             let mut buffer = [0; 2048];
 //!             while let Ok(n @ 1..) = stream.read(&mut buffer).await {
 //!                 if stream.write_all(&buffer[..n]).await.is_err() {
 //!                     break;
 //!                 }
 //!             }
-//!         }));
+//!         });
 //!     }
 //! }
 //! ```

@@ -80,6 +80,19 @@ impl TcpListener {
         kiln_rt::net::TcpListener::bind(stack, address.into()).map(Self)
     }
 
+    /// The same, holding at most `backlog` connections that nobody has accepted yet; further SYNs are ignored then.
+    /// The others hold 128.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind).
+    pub fn bind_with_backlog(
+        stack: &Stack,
+        address: impl Into<SocketAddr>,
+        backlog: usize,
+    ) -> Result<Self, Error> {
+        kiln_rt::net::TcpListener::bind_with_backlog(stack, address.into(), backlog).map(Self)
+    }
+
     /// The next connection and its peer. Waits.
     ///
     /// # Errors

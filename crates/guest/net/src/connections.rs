@@ -10,7 +10,8 @@
 //!
 //! A listener needs no socket. When a SYN for it arrives, a socket is made for exactly this SYN. What an
 //! attacker can make the stack hold is limited three ways: half-open connections per listener (the oldest gives way),
-//! complete connections nobody has accepted (new SYNs are ignored), and all connections together (new SYNs are refused).
+//! complete connections nobody has accepted (new SYNs are ignored), and all connections together (new SYNs are
+//! ignored, unless an old half-open connection can give way).
 
 use alloc::collections::VecDeque;
 use alloc::vec;

@@ -34,7 +34,7 @@
 //!
 //! [`Config::memory_budget`](config::Config::memory_budget) bounds what connections and queues take together. A
 //! connection costs its two buffers ([`Buffers`]) and under one KiB besides, from its first SYN to the end
-//! of its closing handshake; TIME-WAIT costs 64 bytes. What does not fit is refused and counted.
+//! of its closing handshake; TIME-WAIT costs 64 bytes. A SYN for which there is no room is ignored and counted.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -17,11 +17,15 @@ use crate::frame::Segment;
 use crate::link::Which;
 use crate::stack::Core;
 
+/// How long a half-open connection is safe from others that need its room.
+const STALE: Duration = Duration::from_secs(1);
+
 /// How long a peer may take to complete the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Core {
-    /// Makes a socket for a SYN. `Ok(None)` if it is to be refused, `Err` if it is to be ignored.
+    /// Makes a socket for a SYN. `Ok(None)` if it is to be refused, `Err` if it is to be ignored: a peer whose SYN is
+    /// ignored tries again a second later, one that is refused gives up or, worse, tries again at once.
     pub(crate) fn admit(&mut self, which: Which, segment: &Segment) -> Result<Option<u32>, ()> {
         let (local, remote) = (segment.destination, segment.source);
         let peer_ok = !remote.ip().is_multicast() && !remote.ip().is_unspecified();
@@ -41,9 +45,9 @@ impl Core {
         if self.connections.half_open(Some(listener)).count() >= backlog {
             self.drop_oldest_half_open(Some(listener));
         }
-        if !self.make_room() && !self.drop_oldest_half_open(None) {
+        if !self.make_room() && !self.drop_stale_half_open() {
             self.stats.refused += 1;
-            return Ok(None);
+            return Err(());
         }
         let mut socket = self.socket(which);
         let endpoint = IpListenEndpoint::from(local);
@@ -233,6 +237,17 @@ impl Core {
         self.stats.half_open_dropped += 1;
         self.discard(id);
         true
+    }
+
+    /// A peer that has had its chance to answer gives way; one that may be about to does not, or a burst of honest
+    /// clients would push each other out.
+    fn drop_stale_half_open(&mut self) -> bool {
+        let now = self.now;
+        let mut half_open = self.connections.half_open(None);
+        half_open.any(|(_, since)| now - since >= STALE) && {
+            drop(half_open);
+            self.drop_oldest_half_open(None)
+        }
     }
 }
 

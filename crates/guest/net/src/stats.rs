@@ -30,7 +30,7 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections opened from here: handshake complete or not.
     pub connected: u64,
-    /// SYNs refused with a reset because the memory for connections was used up.
+    /// SYNs ignored because the memory for connections was used up.
     pub refused: u64,
     /// SYNs ignored because a listener's backlog was full.
     pub backlog_overflows: u64,

@@ -158,6 +158,10 @@ impl Driver for LinkDriver {
         }
     }
 
+    fn is_closing(&self) -> bool {
+        self.stack.stats().lingering > 0
+    }
+
     fn complete(&mut self, now: Instant, ops: &[RawOp]) {
         let (sends, receives) = ops.split_at(self.sends.min(ops.len()));
         // A link that is full takes no later frame before an earlier one; what it refuses for another reason is lost.

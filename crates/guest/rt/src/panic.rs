@@ -71,7 +71,14 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     )
 }
 
-/// The C++ and Rust unwinders' hook, which precompiled parts of `core` mention in tables that are thrown away.
+/// The unwinder's hooks, which precompiled parts of the standard library mention although nothing unwinds here: the first
+/// in tables that are thrown away, the second behind calls that would have unwound.
 #[cfg(kiln_guest)]
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
+
+#[cfg(kiln_guest)]
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    panic!("unwinding");
+}

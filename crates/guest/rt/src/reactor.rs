@@ -6,6 +6,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use kiln_abi::call::Call;
 use kiln_abi::{Instant, RawOp};
@@ -13,11 +14,17 @@ use kiln_abi::{Instant, RawOp};
 use crate::sync::Lock;
 use crate::{monitor, shutdown, task, time};
 
+/// How long an ended program's connections may take to close.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Between a device's operations and the protocol above it.
 pub trait Driver {
     /// Lets the protocol act, and adds what it wants done to `ops`. The buffers must stay valid and untouched until
     /// [`complete`](Self::complete). Tells until when the guest may wait.
     fn submit(&mut self, now: Instant, ops: &mut Vec<RawOp>) -> Wait;
+
+    /// True while the protocol is still bringing to an end what the program has closed.
+    fn is_closing(&self) -> bool;
 
     /// Takes the results of the operations that [`submit`](Self::submit) added, in the same order.
     fn complete(&mut self, now: Instant, ops: &[RawOp]);
@@ -51,24 +58,36 @@ pub fn register(driver: Box<dyn Driver>) {
 
 /// One call to the monitor. If no task is ready it waits until there is something to do.
 pub(crate) fn turn() {
-    let event = REACTOR.with(|reactor| reactor.turn(true));
+    let event = REACTOR.with(|reactor| reactor.turn(None));
     time::fire(time::cached());
     if event != 0 {
         shutdown::requested(event);
     }
 }
 
-/// Gives the drivers a last chance to send what is queued, without waiting.
+/// Lets the drivers send what is queued and bring to an end what the program has closed, for at most [`LAST_WORDS`].
 pub(crate) fn finish() {
     REACTOR.with(|reactor| {
-        if !reactor.drivers.is_empty() {
-            reactor.turn(false);
+        if reactor.drivers.is_empty() {
+            return;
+        }
+        let until = time::now() + LAST_WORDS;
+        // One turn for what is queued, the others only while somebody has unfinished business.
+        reactor.turn(Some(time::cached()));
+        while time::cached() < until
+            && reactor
+                .drivers
+                .iter()
+                .any(|(driver, _)| driver.is_closing())
+        {
+            reactor.turn(Some(until));
         }
     });
 }
 
 impl Reactor {
-    fn turn(&mut self, may_wait: bool) -> u32 {
+    /// One call. Waits if no task is ready or, when the program has ended, until `last` at the most.
+    fn turn(&mut self, last: Option<Instant>) -> u32 {
         self.ops.clear();
         let now = time::cached();
         let mut deadline = time::next_deadline();
@@ -88,8 +107,12 @@ impl Reactor {
         call.count = self.ops.len() as u32;
         // Only now: the protocols may have woken somebody. A deadline of 1 has passed long ago: look which devices are
         // ready, do not wait.
-        let wait = may_wait && task::all_asleep();
-        call.deadline = if wait { deadline.as_nanos().max(1) } else { 1 };
+        let until = match last {
+            Some(last) => deadline.min(last),
+            None if task::all_asleep() => deadline,
+            None => Instant::ZERO,
+        };
+        call.deadline = until.as_nanos().max(1);
         // SAFETY: the drivers keep their buffers until `complete`.
         unsafe { monitor::enter(&mut call) };
         let now = time::cached();

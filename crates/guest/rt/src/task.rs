@@ -28,7 +28,6 @@ pub(crate) fn all_asleep() -> bool {
 
 /// A task that was spawned. Awaiting it gives the task's result; dropping it leaves the task running.
 #[derive(Debug)]
-#[must_use = "drop it on purpose (`let _ =`) to leave the task running by itself"]
 pub struct JoinHandle<T> {
     task: Option<async_task::Task<T>>,
 }

@@ -22,6 +22,7 @@ mod places;
 mod rng;
 mod stopping;
 mod tasks;
+mod ticks;
 
 use alloc::vec::Vec;
 
@@ -63,6 +64,9 @@ async fn run(case: &str, args: &[&'static str]) -> Option<u8> {
         return Some(code);
     }
     if let Some(code) = heap::run(case) {
+        return Some(code);
+    }
+    if let Some(code) = ticks::run(case) {
         return Some(code);
     }
     if let Some(code) = rng::run(case) {
