@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +24,12 @@ const LIMIT: Duration = Duration::from_mins(10);
 
 /// Time for a process that was asked to end.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// Time for what an interrupted benchmark had just started to show itself.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
+/// The benchmark's last word if it ends by itself.
+const DONE: &str = "done";
 
 /// The benchmark's end of the pipe.
 pub struct Janitor {
@@ -67,13 +73,15 @@ impl Janitor {
             .spawn()
             .map_err(|error| format!("{name}: {error}"))?;
         let pipe = self.pipe.clone().ok_or("the janitor has gone home")?;
-        tell(&pipe, '+', child.id());
+        tell(&pipe, &format!("+{}", child.id()));
         Ok(Kept { child, pipe })
     }
 
     /// Cleans up and waits for the end of it.
     pub fn finish(&mut self) {
-        self.pipe = None;
+        if let Some(pipe) = self.pipe.take() {
+            tell(&pipe, DONE);
+        }
         // If it could not do its work it has said so itself.
         let _ = self.child.wait();
     }
@@ -91,14 +99,13 @@ impl Drop for Kept {
         signal(self.child.id(), Signal::TERM);
         // If it has to be ended by force that is fine here.
         let _ = process::wait(&mut self.child, GRACE);
-        tell(&self.pipe, '-', self.child.id());
+        tell(&self.pipe, &format!("-{}", self.child.id()));
     }
 }
 
 /// A janitor that is gone is not worth stopping a measurement for.
-fn tell(pipe: &Mutex<ChildStdin>, sign: char, pid: u32) {
-    let mut pipe = pipe.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = writeln!(pipe, "{sign}{pid}");
+fn tell(pipe: &Mutex<ChildStdin>, line: &str) {
+    let _ = writeln!(lock(pipe), "{line}");
 }
 
 /// The janitor's process.
@@ -115,43 +122,56 @@ pub fn main(arguments: &[&str]) -> Result<()> {
         thread::sleep(LIMIT);
         eprintln!("bench-suite: gave up after {} s", LIMIT.as_secs());
         if let Some(benchmark) = benchmark {
+            // It may have ended this moment.
             let _ = kill_process(benchmark, Signal::KILL);
         }
-        clean(
-            &late.lock().unwrap_or_else(PoisonError::into_inner),
-            &place.0,
-            &place.1,
-        );
+        interrupted(&lock(&late), &place.0, &place.1);
         std::process::exit(1);
     });
+    let mut done = false;
     for line in io::stdin().lines() {
         let Ok(line) = line else { break };
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&kept);
         if let Some(pid) = line.strip_prefix('+').and_then(|pid| pid.parse().ok()) {
             kept.extend(process::start_time(pid).map(|start| (pid, start)));
         } else if let Some(gone) = line.strip_prefix('-').and_then(|pid| pid.parse().ok()) {
             kept.retain(|&(pid, _)| pid != gone);
+        } else if line == DONE {
+            done = true;
         }
     }
-    clean(
-        &kept.lock().unwrap_or_else(PoisonError::into_inner),
-        folder,
-        kiln,
-    );
+    if done {
+        clean(&lock(&kept), folder, kiln);
+    } else {
+        interrupted(&lock(&kept), folder, kiln);
+    }
     Ok(())
+}
+
+/// Cleans up after a benchmark that did not end by itself. What it had just started, an instance or a build, may go on
+/// for a moment and make the folder anew.
+fn interrupted(kept: &[(u32, u64)], folder: &Path, kiln: &Path) {
+    for _ in 0..20 {
+        clean(kept, folder, kiln);
+        thread::sleep(AFTERMATH);
+        if !folder.exists() {
+            return;
+        }
+    }
+    eprintln!("bench-suite: {} comes back", folder.display());
 }
 
 fn clean(kept: &[(u32, u64)], folder: &Path, kiln: &Path) {
     for by in [Signal::TERM, Signal::KILL] {
-        let left = kept
+        let left: Vec<u32> = kept
             .iter()
-            .filter(|&&(pid, start)| process::start_time(pid) == Some(start));
-        let mut any = false;
-        for &(pid, _) in left {
+            .filter(|&&(pid, start)| process::start_time(pid) == Some(start))
+            .map(|&(pid, _)| pid)
+            .collect();
+        for &pid in &left {
             signal(pid, by);
-            any = true;
         }
-        if any {
+        if !left.is_empty() {
             thread::sleep(GRACE);
         }
     }
@@ -161,6 +181,11 @@ fn clean(kept: &[(u32, u64)], folder: &Path, kiln: &Path) {
     if let Err(error) = std::fs::remove_dir_all(folder) {
         eprintln!("bench-suite: {}: {error}", folder.display());
     }
+}
+
+/// A panic of the other thread is no reason not to clean up.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// It may be gone already.

@@ -1,5 +1,7 @@
 //! What every program relies on: arguments, environment, exit codes, the console, variables, floating point.
 
+use std::fmt::Write as _;
+
 use kiln_system_tests::{Session, guest, probe, probe_with};
 
 #[test]
@@ -41,7 +43,7 @@ fn arguments_arrive_as_they_are() {
     let printed = session.kiln(["run", image].iter().chain(&words));
     let mut expected = String::from("0: \"guest-probe\"\n");
     for (index, word) in words.iter().enumerate() {
-        expected.push_str(&format!("{}: {word:?}\n", index + 1));
+        writeln!(expected, "{}: {word:?}", index + 1).expect("text");
     }
     expected.push_str("SUCCESS\n");
     assert_eq!(printed.ends_with(0).text(), expected);
@@ -93,7 +95,17 @@ fn environment_files_are_read() {
         "probe",
         "env A B",
     );
-    env.succeeds().prints("B=Some(\"two words\")");
+    env.succeeds()
+        .prints("A=Some(\"3\")")
+        .prints("B=Some(\"two words\")");
+}
+
+#[test]
+fn of_a_variable_given_twice_the_last_one_holds() {
+    let env = probe_with("-e A=1 -e B=2 -e A=3", "env-all");
+    let mut lines: Vec<String> = env.succeeds().text().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["A=3", "B=2", "SUCCESS"]);
 }
 
 #[test]

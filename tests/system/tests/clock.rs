@@ -15,7 +15,7 @@ fn sleeps_last_as_long_as_asked_for() {
     let outcome = probe("sleeps");
     outcome.succeeds();
     assert!(outcome.took >= Duration::from_secs(1), "{outcome}");
-    assert!(outcome.took < Duration::from_millis(2000), "{outcome}");
+    assert!(outcome.took < Duration::from_secs(2), "{outcome}");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_waiting_guest_uses_no_processor_time() {
     std::thread::sleep(Duration::from_millis(200));
     let before = cpu_time(guest) + cpu_time(supervisor);
     std::thread::sleep(Duration::from_secs(2));
-    let used = cpu_time(guest) + cpu_time(supervisor) - before;
+    let used = (cpu_time(guest) + cpu_time(supervisor)).saturating_sub(before);
     assert!(
         used <= Duration::from_millis(10),
         "{used:?} of processor time in two idle seconds"

@@ -330,7 +330,7 @@ fn logs_can_be_followed_cut_and_stamped() {
     assert_eq!(session.kiln(["logs", "--tail", "0", "done"]).text(), "");
     let stamped = session.kiln(["logs", "-t", "-n", "1", "done"]).text();
     assert!(
-        stamped.starts_with("20") && stamped.contains("T") && stamped.ends_with(" SUCCESS\n"),
+        stamped.starts_with("20") && stamped.contains('T') && stamped.ends_with(" SUCCESS\n"),
         "{stamped}"
     );
     session

@@ -116,6 +116,26 @@ fn an_ordinary_user_publishes_a_port() {
     std::io::Read::read_exact(&mut stream, &mut [0; 8]).expect("an echo");
 }
 
+#[test]
+fn what_an_ordinary_user_may_not_do_is_told() {
+    if !is_root() || find_program(&["setpriv"]).is_none() {
+        return skip("needs root and `setpriv` to become somebody else");
+    }
+    let portable = Portable::new("netprobe");
+    give_to(&portable.session.dir().join("run"), NOBODY);
+    let start =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    let mut cases = vec![("--net tap:kilntap0,ip=10.1.1.1/24", "kilntap0")];
+    if start.trim().parse().is_ok_and(|port: u16| port > 81) {
+        cases.push(("-p 127.0.0.1:81:7", "needs privileges"));
+    }
+    for (options, text) in cases {
+        let outcome = portable.run(AS_NOBODY, options, "binds");
+        outcome.ends_with(125).is_one_line_error().tells(text);
+    }
+    assert_eq!(portable.session.leftovers(), [""; 0], "left behind");
+}
+
 /// A user namespace in which no other can be made: what containers and hardened distributions do.
 fn without_user_namespaces() -> Option<[&'static str; 6]> {
     let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";

@@ -19,7 +19,8 @@ struct Docker {
     host: Option<String>,
     session: Session,
     daemons: Vec<Running>,
-    _netns: Option<Netns>,
+    #[allow(dead_code, reason = "kept until the daemons have ended")]
+    netns: Option<Netns>,
 }
 
 impl Docker {
@@ -34,7 +35,7 @@ impl Docker {
             host: None,
             session: Session::new(),
             daemons: Vec::new(),
-            _netns: None,
+            netns: None,
         };
         if docker.answers() {
             Ok(docker)
@@ -96,7 +97,7 @@ impl Docker {
         self.host = Some(format!("unix://{socket}"));
         for _ in 0..200 {
             if self.answers() {
-                self._netns = Some(netns);
+                self.netns = Some(netns);
                 return Ok(self);
             }
             if self.daemons.iter_mut().any(|daemon| !daemon.is_running()) {

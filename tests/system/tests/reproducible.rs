@@ -60,7 +60,7 @@ fn slow_the_same_sources_give_the_same_bytes() {
         command
             .arg(folder.join("examples/hello"))
             .current_dir(folder);
-        let built = Running::start(&mut command).finish_within(Duration::from_secs(240));
+        let built = Running::start(&mut command).finish_within(Duration::from_mins(4));
         let image = PathBuf::from(built.ends_with(0).text().trim());
         assert!(
             image.starts_with(folder),

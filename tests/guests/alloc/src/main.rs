@@ -19,6 +19,11 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 #[kiln::main]
+#[allow(clippy::unused_async, reason = "the entry point is one")]
+#[allow(
+    clippy::stable_sort_primitive,
+    reason = "every kind of sorting is to be linked"
+)]
 async fn main() {
     let numbers: Vec<u32> = (0..1000).map(|n| n * 7919 % 1000).collect();
     let mut sorted = black_box(numbers.clone());

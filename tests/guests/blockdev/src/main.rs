@@ -24,7 +24,7 @@ async fn main() -> Result<u8, Error> {
         "verify" => verify(disk).await?,
         "edges" => edges(disk).await,
         "big" => big(disk).await?,
-        "segments" => segments(disk),
+        "segments" => segments(),
         "read-only" => read_only(disk).await?,
         "flush" => {
             disk.write(0, &[b'F'; SECTOR]).await?;
@@ -155,115 +155,90 @@ async fn big(disk: Disk) -> Result<(), Error> {
     Ok(())
 }
 
-/// Scatter and gather, and an operation longer than allowed.
-fn segments(disk: Disk) {
-    let perform = |op: Op| {
-        let mut op: RawOp = op.encode();
-        let mut call = Call {
-            ops: &raw mut op as u64,
-            count: 1,
-            ..Call::default()
-        };
-        // SAFETY: the operation and its buffers outlive the call.
-        unsafe { kiln_rt::monitor::enter(&mut call) };
-        op.outcome()
+/// An operation as the monitor gets it, without what the library makes of it.
+fn perform(op: Op) -> Result<u64, OpError> {
+    let mut op: RawOp = op.encode();
+    let mut call = Call {
+        ops: &raw mut op as u64,
+        count: 1,
+        ..Call::default()
     };
-    let mut data: Vec<u8> = (0..32 * 512u32).map(|n| (n * 7 / 3) as u8).collect();
-    let list: Vec<Segment> = data
-        .chunks_exact_mut(512)
-        .map(|chunk| Segment {
-            addr: chunk.as_mut_ptr() as u64,
-            len: 512,
-        })
-        .collect();
-    let buffers = SegmentList {
-        addr: list.as_ptr() as u64,
-        count: 32,
-    };
-    assert_eq!(
-        perform(Op::BlockWrite {
-            device: 0,
-            buffers,
-            offset: 512
-        }),
-        Ok(32 * 512)
-    );
-    let mut back = vec![0u8; 32 * 512];
-    // Uneven pieces whose sum is whole sectors.
-    let cut = [1usize, 510, 513, 4096, 7, 9305, 1952];
-    let mut rest = &mut back[..];
-    let list: Vec<Segment> = cut
-        .iter()
-        .map(|&len| {
-            let (now, later) = core::mem::take(&mut rest).split_at_mut(len);
-            rest = later;
-            Segment {
-                addr: now.as_mut_ptr() as u64,
-                len: len as u64,
-            }
-        })
-        .collect();
-    assert!(rest.is_empty());
-    let buffers = SegmentList {
+    // SAFETY: the operation outlives the call, and so do the buffers that it names, or they are to be refused.
+    unsafe { kiln_rt::monitor::enter(&mut call) };
+    op.outcome()
+}
+
+fn read(device: u32, list: &[Segment]) -> Result<u64, OpError> {
+    perform(Op::BlockRead {
+        device,
+        buffers: buffers(list),
+        offset: 512,
+    })
+}
+
+fn buffers(list: &[Segment]) -> SegmentList {
+    SegmentList {
         addr: list.as_ptr() as u64,
         count: list.len() as u32,
-    };
-    assert_eq!(
-        perform(Op::BlockRead {
-            device: 0,
-            buffers,
-            offset: 512
-        }),
-        Ok(32 * 512)
-    );
+    }
+}
+
+fn segment(buffer: &mut [u8]) -> Segment {
+    Segment {
+        addr: buffer.as_mut_ptr() as u64,
+        len: buffer.len() as u64,
+    }
+}
+
+/// Scatter and gather, and an operation longer than allowed.
+fn segments() {
+    let mut data: Vec<u8> = (0..32 * 512u32).map(|n| (n * 7 / 3) as u8).collect();
+    let list: Vec<Segment> = data.chunks_exact_mut(512).map(segment).collect();
+    let written = perform(Op::BlockWrite {
+        device: 0,
+        buffers: buffers(&list),
+        offset: 512,
+    });
+    assert_eq!(written, Ok(32 * 512));
+
+    let mut back = vec![0u8; 32 * 512];
+    // Uneven pieces whose sum is whole sectors.
+    let mut rest = &mut back[..];
+    let mut list = Vec::new();
+    for len in [1usize, 510, 513, 4096, 7, 9305, 1952] {
+        let (now, later) = rest.split_at_mut(len);
+        list.push(segment(now));
+        rest = later;
+    }
+    assert!(rest.is_empty());
+    assert_eq!(read(0, &list), Ok(32 * 512));
     assert!(data == back, "gathered and scattered bytes differ");
+    assert_eq!(
+        read(0, &list[1..]),
+        Err(OpError::Invalid),
+        "no whole sectors"
+    );
 
     let mut long = vec![0u8; (1 << 20) + 512];
-    let segment = Segment {
-        addr: long.as_mut_ptr() as u64,
-        len: long.len() as u64,
-    };
-    let buffers = SegmentList {
-        addr: &raw const segment as u64,
-        count: 1,
-    };
-    assert_eq!(
-        perform(Op::BlockRead {
-            device: 0,
-            buffers,
-            offset: 0
-        }),
-        Err(OpError::Invalid)
-    );
+    assert_eq!(read(0, &[segment(&mut long)]), Err(OpError::Invalid));
     let wrong = Segment {
         addr: 0x1000,
         len: 512,
     };
-    let buffers = SegmentList {
-        addr: &raw const wrong as u64,
-        count: 1,
-    };
+    for device in [0, 1] {
+        assert_eq!(read(device, &[wrong]), Err(OpError::BadAddress));
+    }
+    // A good buffer in front does not help a bad one behind, and is not written.
+    let mut first = [0xaa; 512];
     assert_eq!(
-        perform(Op::BlockRead {
-            device: 0,
-            buffers,
-            offset: 0
-        }),
+        read(0, &[segment(&mut first), wrong]),
         Err(OpError::BadAddress)
     );
-    assert_eq!(
-        perform(Op::BlockRead {
-            device: 1,
-            buffers,
-            offset: 0
-        }),
-        Err(OpError::BadAddress)
-    );
+    assert_eq!(first, [0xaa; 512]);
     assert_eq!(
         perform(Op::BlockFlush { device: 1 }),
         Err(OpError::NoDevice)
     );
-    let _ = disk;
 }
 
 async fn read_only(disk: Disk) -> Result<(), Error> {
@@ -277,7 +252,7 @@ async fn read_only(disk: Disk) -> Result<(), Error> {
 }
 
 async fn discard(disk: Disk) -> Result<(), Error> {
-    disk.write(0, &[7; 1 << 16]).await?;
+    disk.write(0, &vec![7; 1 << 16]).await?;
     match disk.discard(4096, 32768).await {
         Err(Error::Unsupported) => {
             println!("unsupported");

@@ -69,6 +69,7 @@
     block = "d62",
     block = "d63"
 )]
+#[allow(clippy::unused_async, reason = "the entry point is one")]
 async fn main() {
     kiln::println!("must not start");
 }

@@ -67,7 +67,7 @@ fn one_write(len: usize) {
     let mut text = String::with_capacity(len + 16);
     while text.len() < len {
         let at = text.len();
-        let _ = write!(text, "{at:015}\n");
+        let _ = writeln!(text, "{at:015}");
     }
     kiln_rt::console::write(text.as_bytes());
 }
@@ -92,7 +92,7 @@ fn globals() {
     assert_eq!(words[1].load(Ordering::Relaxed), 43);
     assert_eq!(black_box(&TEXTS).concat(), "zeroonetwothree");
     let folded = black_box(&FUNCTIONS).iter().fold(20, |x, f| f(x));
-    assert_eq!(folded, 42 ^ 0xff);
+    assert_eq!(folded, 0x2a ^ 0xff);
 }
 
 fn float() {
@@ -108,9 +108,12 @@ fn float() {
     for ((product, a), b) in products.iter_mut().zip(a).zip(b) {
         *product = a * b;
     }
-    assert_eq!(products, [3.0, -9.0, -3.0, 4.0, 1.0, 1.0, 4.0, 1.0]);
+    // All of them are exact.
+    let exact = [3.0f32, -9.0, -3.0, 4.0, 1.0, 1.0, 4.0, 1.0];
+    assert_eq!(products.map(f32::to_bits), exact.map(f32::to_bits));
     // No traps are unmasked: dividing by zero gives infinity.
-    assert_eq!(black_box(1.0f64) / black_box(0.0), f64::INFINITY);
+    let quotient = black_box(1.0f64) / black_box(0.0);
+    assert!(quotient.is_infinite() && quotient.is_sign_positive());
 }
 
 fn log() {

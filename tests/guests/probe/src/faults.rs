@@ -22,16 +22,19 @@ pub fn run(case: &str, args: &[&'static str]) -> Option<u8> {
             // SAFETY: faults; nothing is touched.
             unsafe { asm!("div {0:e}", in(reg) 0u32, inout("eax") 1 => _, inout("edx") 0 => _) }
         }
-        // SAFETY: these fault; nothing is touched.
+        // SAFETY: faults; nothing is touched.
         "undefined" => unsafe { asm!("ud2") },
+        // SAFETY: as above.
         "breakpoint" => unsafe { asm!("int3") },
+        // SAFETY: as above.
         "halt" => unsafe { asm!("hlt") },
+        // SAFETY: as above.
         "port" => unsafe { asm!("out dx, al", in("dx") 0x80u16, in("al") 0u8) },
         "unmasked-float" => {
             let unmasked = 0u32;
             // SAFETY: unmasks the floating-point exceptions; the division that follows faults.
             unsafe {
-                asm!("ldmxcsr [{0}]", "divss xmm0, xmm1", in(reg) &unmasked,
+                asm!("ldmxcsr [{0}]", "divss xmm0, xmm1", in(reg) &raw const unmasked,
                      in("xmm0") 1.0f32, in("xmm1") 0.0f32);
             }
         }

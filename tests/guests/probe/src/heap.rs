@@ -83,9 +83,9 @@ fn free_at(offset: usize, layout: Layout) {
 }
 
 fn exhaust() {
-    let mut all: Vec<Box<[u8; 65536]>> = Vec::new();
+    let mut all: Vec<Box<[u8]>> = Vec::new();
     loop {
-        all.push(Box::new([1; 65536]));
+        all.push(alloc::vec![1; 65536].into_boxed_slice());
         black_box(&all);
     }
 }
@@ -125,7 +125,7 @@ fn churn() {
         let pick = random::u64();
         let size = 1 << (pick % 14);
         let size = size + (pick >> 20) as usize % size;
-        if live.len() > 200 || (pick >> 8) % 3 == 0 && !live.is_empty() {
+        if live.len() > 200 || (pick >> 8).is_multiple_of(3) && !live.is_empty() {
             let (pattern, bytes) = live.swap_remove((pick >> 32) as usize % live.len());
             assert!(
                 bytes.iter().all(|&b| b == pattern),

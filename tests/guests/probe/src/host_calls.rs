@@ -53,7 +53,7 @@ fn syscall(number: u64) -> i64 {
 }
 
 /// Makes a system call with an instruction of the gate's own, found by looking for it.
-fn through_gate([number, a, b, c, d, e]: [u64; 6]) -> i64 {
+fn through_gate([number, first, second, third, fourth, fifth]: [u64; 6]) -> i64 {
     let start = boot::info().enter & !4095;
     let code = start as *const [u8; 2];
     // SAFETY: the gate's code is readable from the start of its page on for at least a page, and has such an
@@ -69,8 +69,8 @@ fn through_gate([number, a, b, c, d, e]: [u64; 6]) -> i64 {
     // SAFETY: jumps to a `syscall` of the gate. What follows it there is the end of a small function, which returns to
     // the address pushed here as long as it only pops what it saved; the tests expect not to come back at all.
     unsafe {
-        asm!("call {0}", in(reg) instruction, inout("rax") number.cast_signed() => result, in("rdi") a, in("rsi") b,
-             in("rdx") c, in("r10") d, in("r8") e, clobber_abi("C"));
+        asm!("call {0}", in(reg) instruction, inout("rax") number.cast_signed() => result, in("rdi") first, in("rsi") second,
+             in("rdx") third, in("r10") fourth, in("r8") fifth, clobber_abi("C"));
     }
     result
 }

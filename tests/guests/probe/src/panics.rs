@@ -62,9 +62,7 @@ fn innermost(number: u32) {
 
 #[inline(never)]
 fn deep(depth: u32) -> u32 {
-    if depth == 0 {
-        panic!("deep down");
-    }
+    assert!(depth != 0, "deep down");
     deep(black_box(depth) - 1) + 1
 }
 

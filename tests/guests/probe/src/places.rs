@@ -25,7 +25,7 @@ pub fn address(name: &str) -> u64 {
         "data" => VARIABLE.as_ptr() as u64,
         "bss" => ZERO.as_ptr() as u64,
         "relro" => RELOCATED.as_ptr() as u64,
-        "heap" => Box::leak(Box::new(RETURN)) as *const u64 as u64,
+        "heap" => core::ptr::from_ref(Box::leak(Box::new(RETURN))) as u64,
         // The frame below is gone when the address is used, but the memory still holds what was there.
         "stack" => &raw const marker as u64,
         "trap-stack" => range(MemoryKind::TrapStack).start,

@@ -62,7 +62,7 @@ async fn aborting() {
     let dropped = Rc::new(Cell::new(false));
     let guard = Dropped(dropped.clone());
     let handle = spawn(async move {
-        sleep(Duration::from_secs(3600)).await;
+        sleep(Duration::from_hours(1)).await;
         drop(guard);
     });
     yield_now().await;
@@ -85,7 +85,7 @@ async fn aborting() {
 }
 
 async fn selecting() {
-    let slow = sleep(Duration::from_secs(3600));
+    let slow = sleep(Duration::from_hours(1));
     let fast = sleep(Duration::from_millis(2));
     assert!(matches!(select(slow, fast).await, Either::Second(())));
     let start = now();
@@ -95,7 +95,7 @@ async fn selecting() {
             .is_err()
     );
     assert!(now() - start >= Duration::from_millis(20));
-    assert_eq!(timeout(Duration::from_secs(3600), async { 1 }).await, Ok(1));
+    assert_eq!(timeout(Duration::from_hours(1), async { 1 }).await, Ok(1));
 }
 
 /// Two tasks that yield take turns; a timer fires although tasks are always ready.
@@ -163,7 +163,7 @@ async fn ten_thousand() {
 async fn timers() {
     let round = || async {
         for _ in 0..10_000u32 {
-            let result = timeout(Duration::from_secs(3600), yield_now()).await;
+            let result = timeout(Duration::from_hours(1), yield_now()).await;
             assert_eq!(result, Ok(()));
         }
     };
@@ -233,7 +233,7 @@ async fn float_tasks() {
 /// Tasks that still run when the program ends do not hold it up.
 fn abandoned() {
     for _ in 0..100 {
-        drop(spawn(sleep(Duration::from_secs(3600))));
+        drop(spawn(sleep(Duration::from_hours(1))));
         drop(spawn(async {
             loop {
                 yield_now().await;

@@ -123,8 +123,8 @@ fn work() -> (u64, u64) {
         for index in 0..8 {
             words[index] = words[index].rotate_left(7) ^ words[(index + 3) % 8].wrapping_add(step);
         }
-        for (index, float) in floats.iter_mut().enumerate() {
-            *float = *float * 0.999 + index as f64;
+        for (index, float) in (0u32..).zip(&mut floats) {
+            *float = *float * 0.999 + f64::from(index);
         }
     }
     let words = words.iter().fold(0, |sum: u64, w| sum.wrapping_mul(31) ^ w);
