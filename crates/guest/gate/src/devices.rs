@@ -229,7 +229,8 @@ impl Devices for HostDevices<'_> {
     }
 
     fn memory_protect(&mut self, range: Segment, protection: Protection) -> Result<(), OpError> {
-        if !inside(&self.state.writable, range) {
+        let image = self.state.image_data.contains(range.addr, range.len);
+        if !inside(&self.state.writable, range) || (image && protection == Protection::ReadWrite) {
             return Err(OpError::Invalid);
         }
         self.host_calls += 1;

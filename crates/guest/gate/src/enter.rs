@@ -28,14 +28,14 @@ pub unsafe extern "C" fn enter(address: u64) {
     if GuestMemory.check(record, true).is_err()
         || GuestMemory.read(address, call.as_bytes_mut()).is_err()
     {
-        trap::end_with_fault(None);
+        trap::end_with_fault(None, "call record outside of writable memory");
     }
     // SAFETY: the monitor has filled the state in. `GuestMemory` takes a reference of its own meanwhile, but only
     // reads fields that nothing writes once the guest runs.
     let state = unsafe { state() };
     perform_and_wait(&mut call, state);
     if GuestMemory.write(address, call.as_bytes()).is_err() {
-        trap::end_with_fault(None);
+        trap::end_with_fault(None, "call record outside of writable memory");
     }
 }
 

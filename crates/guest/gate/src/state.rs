@@ -72,6 +72,8 @@ pub struct State {
     pub readable: [Range; 8],
     /// What the guest may write, and release or protect. A part of the above.
     pub writable: [Range; 8],
+    /// The image's writable segments, which once made read-only stay so. A part of the above.
+    pub image_data: Range,
     /// Memory that releasing really frees.
     pub free: Range,
     /// Executable part of the image, where a trap entry must lie.

@@ -93,7 +93,7 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         frame.address = u64::from(info.system_call.cast_unsigned());
     }
     if in_gate || in_trap || state.trap_entry == 0 {
-        end_with_fault(Some(&frame));
+        end_with_fault(Some(&frame), "");
     }
     if !tick {
         // Should the guest end by it, the supervisor can tell the registers.
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     let top = state.trap_stack.end - TrapFrame::SIZE as u64;
     let at = top & !15;
     if GuestMemory.write(at, frame.as_bytes()).is_err() {
-        end_with_fault(Some(&frame));
+        end_with_fault(Some(&frame), "");
     }
     registers[greg::RDI] = at;
     // As behind a call: 8 bytes off the 16-byte alignment.
@@ -146,8 +146,8 @@ pub fn end(exit: &Exit) -> ! {
     sys::exit(exit.code & 0xff)
 }
 
-/// Ends a guest that faulted where no trap can be delivered. `frame` is its state, if it is known.
-pub fn end_with_fault(frame: Option<&TrapFrame>) -> ! {
+/// Ends a guest that faulted where no trap can be delivered. `frame` is its state, if it is known; `what` is told else.
+pub fn end_with_fault(frame: Option<&TrapFrame>, what: &str) -> ! {
     // SAFETY: as in `end`.
     let state = unsafe { state() };
     let again = state.ending;
@@ -172,6 +172,10 @@ pub fn end_with_fault(frame: Option<&TrapFrame>) -> ! {
         report.code = code;
         report.frame_count = u32::from(frames.len != 0);
         report.frames[0] = pair[0];
+        for (to, from) in report.message.iter_mut().zip(what.bytes()) {
+            *to = from;
+            report.message_len += 1;
+        }
         report.ended = 1;
     }
     sys::exit(code & 0xff)

@@ -28,8 +28,8 @@ use crate::stack::{Core, Orphan, Stack};
 use crate::stats::Stats;
 use crate::wait::WaitQueue;
 
-/// Datagrams that fit into a buffer, however short.
-const DATAGRAMS: usize = 32;
+/// Bytes of a buffer for each datagram that it can hold: how many fit when they are short.
+const SHORT_DATAGRAM: usize = 64;
 /// What the protocol can fragment: its buffer, less an IPv4 and a UDP header.
 const LONGEST_FRAGMENTED: usize = 4096 - 20 - 8;
 const PORT_ATTEMPTS: usize = 256;
@@ -137,7 +137,7 @@ impl Core {
     fn udp_socket(&self, local: SocketAddr) -> Result<Socket<'static>, Error> {
         let buffer = || {
             PacketBuffer::new(
-                vec![PacketMetadata::EMPTY; DATAGRAMS],
+                vec![PacketMetadata::EMPTY; self.config.udp_buffer() / SHORT_DATAGRAM],
                 vec![0; self.config.udp_buffer()],
             )
         };

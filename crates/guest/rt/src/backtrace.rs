@@ -5,6 +5,8 @@
 
 use kiln_abi::exit::MAX_FRAMES;
 
+use kiln_abi::trap::TrapFrame;
+
 use crate::boot;
 
 /// Return addresses, innermost first.
@@ -12,6 +14,15 @@ use crate::boot;
 pub struct Frames {
     addresses: [u64; MAX_FRAMES],
     len: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            addresses: [0; MAX_FRAMES],
+            len: 0,
+        }
+    }
 }
 
 impl Frames {
@@ -38,18 +49,28 @@ pub fn here() -> Frames {
     unsafe {
         core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags));
     }
-    from(None, rbp)
+    walk(Frames::default(), rbp)
 }
 
-/// The stack behind an instruction and a frame pointer. Neither is trusted.
-pub fn from(instruction: Option<u64>, mut frame: u64) -> Frames {
-    let mut frames = Frames {
-        addresses: [0; MAX_FRAMES],
-        len: 0,
-    };
-    if let Some(address) = instruction {
-        frames.push(address);
+/// The stack of a trap, the interrupted instruction first.
+pub fn of_trap(trap: &TrapFrame) -> Frames {
+    const INSTRUCTION_FETCH: u32 = 1 << 4;
+    let mut frames = Frames::default();
+    frames.push(trap.rip);
+    let stack = trap.registers[TrapFrame::RSP];
+    // A call into nowhere has pushed its return address and set up no frame yet.
+    if trap.vector == 14 && trap.error & INSTRUCTION_FETCH != 0 {
+        let top = boot::info().stack_top;
+        if stack.is_multiple_of(8) && (stack_bottom(top)..top).contains(&stack) {
+            // SAFETY: an aligned word of the main stack.
+            frames.push(unsafe { *(stack as *const u64) });
+        }
     }
+    walk(frames, trap.registers[TrapFrame::RBP])
+}
+
+/// Follows a chain of frame pointers, none of which is trusted.
+fn walk(mut frames: Frames, mut frame: u64) -> Frames {
     // Chains start on either stack and only go up. Both stacks are mapped as a whole.
     let info = boot::info();
     let top = if frame < info.stack_top {

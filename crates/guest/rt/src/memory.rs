@@ -39,7 +39,7 @@ pub(crate) unsafe fn install(info: &kiln_abi::BootInfo) {
 
     fn corrupted(error: HeapError) -> ! {
         let mut message = crate::panic::Text::new();
-        let _ = core::fmt::write(&mut message, format_args!("heap corruption: {error}"));
+        let _ = core::fmt::write(&mut message, format_args!("{error}"));
         let frames = crate::backtrace::here();
         crate::start::end(
             ExitReason::Corrupted,

@@ -40,7 +40,7 @@ pub(crate) fn registration(info: &BootInfo) -> Op {
 extern "C" fn entry(frame: &TrapFrame) -> ! {
     let mut text = Text::new();
     describe(frame, &mut text);
-    let frames = backtrace::from(Some(frame.rip), frame.registers[TrapFrame::RBP]);
+    let frames = backtrace::of_trap(frame);
     crate::start::end(
         ExitReason::Fault,
         128 + frame.signal,

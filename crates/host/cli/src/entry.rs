@@ -15,8 +15,12 @@ use rustix::stdio::{stderr, stdin, stdout};
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: libc::c_int, _args: *const *const libc::c_char) -> libc::c_int {
     open_standard_descriptors();
-    // SAFETY: ignoring a signal runs no code of ours, and there are no other threads.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // SAFETY: neither runs code of ours, and there are no other threads.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        // Whoever started us may ignore it, and then nobody could learn how a child has ended.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
     // Not by returning: this also writes out what is buffered for the standard output.
     std::process::exit(i32::from(crate::run()))
 }

@@ -65,6 +65,9 @@ pub trait Guest {
     /// If the host does not say.
     fn wait(&mut self) -> std::io::Result<Ended>;
 
+    /// What kept the process from becoming a guest, if anything did. Known once it has ended.
+    fn failure(&self) -> Option<crate::Error>;
+
     /// The protections around the guest, for `kiln inspect`.
     fn protections(&self) -> Vec<Protection>;
 

@@ -27,6 +27,10 @@ pub fn reason(ended: &Ended) -> String {
     };
     match ended.how {
         How::Exited(ExitReason::Exit) => with_message("exited"),
+        // The guest's own words are those of Rust programs elsewhere: `panicked at src/main.rs:3:5:`.
+        How::Exited(ExitReason::Panic) if message.starts_with("panicked ") => {
+            message.trim_end_matches(':').to_owned()
+        }
         How::Exited(ExitReason::Panic) => with_message("panicked"),
         How::Exited(ExitReason::Fault) => match &ended.registers {
             // A guest that could still say what happened knows more, such as which stack has overflowed.

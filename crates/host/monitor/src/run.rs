@@ -25,7 +25,7 @@ use crate::control::server::Server;
 use crate::devices::{self, Attached};
 use crate::registry::{self, Claim, End, Record, Registry, Status};
 use crate::signals::{self, Signals};
-use crate::spec::Spec;
+use crate::spec::{Spec, effective_env};
 use crate::supervise::{self, Progress, Supervisor};
 use crate::{Error, error, names, report};
 
@@ -101,6 +101,7 @@ impl<'a> Instance<'a> {
         let args: Vec<String> = std::iter::once(program_name(spec))
             .chain(spec.args.iter().cloned())
             .collect();
+        let env = effective_env(&spec.env);
         let (console, write_end) = console()?;
         let mut claim = match &spec.name {
             Some(name) => Some(registry.claim(&id, name)?),
@@ -113,7 +114,7 @@ impl<'a> Instance<'a> {
             memory: spec.memory.bytes().next_multiple_of(kiln_abi::PAGE_SIZE),
             name: names::for_guest(&name),
             args: &args,
-            env: &spec.env,
+            env: &env,
             devices,
             console: write_end,
             strict: spec.strict,
@@ -131,7 +132,7 @@ impl<'a> Instance<'a> {
             name: name.clone(),
             image: image.path().display().to_string(),
             args,
-            env: spec.env.clone(),
+            env: env.clone(),
             created,
             started: WallTime::now(),
             pid: guest.pid(),
@@ -203,7 +204,12 @@ impl<'a> Instance<'a> {
             progress: Progress::default(),
         };
         let (ended, waiting) = supervisor.run()?;
-        let text = self.report(claim.name(), &ended);
+        let failure = supervisor.guest.failure();
+        let text = match &failure {
+            // Never a guest: the step that failed says it all.
+            Some(_) => None,
+            None => self.report(claim.name(), &ended),
+        };
         if let Some(text) = &text {
             supervisor.note(text);
         }
@@ -235,8 +241,8 @@ impl<'a> Instance<'a> {
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));
         }
-        if let Some(failure) = running.guest.failure() {
-            return Err(failure.into());
+        if let Some(failure) = failure {
+            return Err(failure);
         }
         recorded.map(|()| ended.code)
     }

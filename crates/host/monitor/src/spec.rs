@@ -111,6 +111,23 @@ impl Spec {
 }
 
 /// `NAME=value` with a name and without NUL bytes.
+/// The environment as the guest gets it: of a variable given several times the last one holds, as with docker.
+pub fn effective_env(env: &[String]) -> Vec<String> {
+    let name = |pair: &String| {
+        pair.split_once('=')
+            .map_or(pair.clone(), |(name, _)| name.to_owned())
+    };
+    let overridden = |(index, pair): &(usize, &String)| {
+        env[index + 1..]
+            .iter()
+            .any(|later| name(later) == name(pair))
+    };
+    let all = env.iter().enumerate();
+    all.filter(|entry| !overridden(entry))
+        .map(|(_, pair)| pair.clone())
+        .collect()
+}
+
 fn check_env(env: &str) -> Result<(), Error> {
     let problem = match env.split_once('=') {
         _ if env.contains('\0') => "contains a NUL byte",

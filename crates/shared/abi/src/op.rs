@@ -173,7 +173,8 @@ pub enum Op {
         range: Segment,
     },
     /// Changes what pages may be used for. Range: whole pages of writable image, stack or free memory. Result: 0.
-    /// Errors: [`OpError::Invalid`] for other ranges and for anything executable.
+    /// Errors: [`OpError::Invalid`] for other ranges, for anything executable, and for making pages of the image
+    /// writable: what was sealed stays sealed.
     MemoryProtect {
         /// Which pages.
         range: Segment,

@@ -89,6 +89,10 @@ impl Guest for Fake {
         })
     }
 
+    fn failure(&self) -> Option<crate::Error> {
+        None
+    }
+
     fn protections(&self) -> Vec<crate::backend::Protection> {
         Vec::new()
     }

@@ -457,7 +457,13 @@ fn arrange_descriptors(plan: &Plan) -> io::Result<()> {
 
 fn limit() -> io::Result<()> {
     let set = |resource, most: u64| {
-        let limit = [most; 2];
+        let mut old = [u64::MAX; 2];
+        call(
+            libc::SYS_prlimit64,
+            [0, resource as usize, 0, &raw mut old as usize, 0],
+        )?;
+        // Only ever lower: raising a limit is a privilege.
+        let limit = [most.min(old[1]); 2];
         call(
             libc::SYS_prlimit64,
             [0, resource as usize, limit.as_ptr() as usize, 0, 0],
@@ -594,6 +600,7 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
         layout.trap_stack,
         layout.free,
     ]);
+    state.image_data = layout.image_data;
     state.free = layout.free;
     state.text = layout.text;
     state.entry = plan.launch.image.entry() + layout.bias;

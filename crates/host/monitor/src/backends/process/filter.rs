@@ -38,7 +38,9 @@ pub struct Rules<'a> {
     /// The gate's code.
     pub gate: Range,
     /// Memory whose protection the guest may change.
-    pub protectable: [Range; 2],
+    pub protectable: Range,
+    /// Memory that the guest may make read-only or inaccessible, for good.
+    pub sealable: Range,
     /// Memory that the guest may release.
     pub releasable: Range,
     /// The devices, in order.
@@ -108,12 +110,16 @@ pub fn build(rules: &Rules) -> Vec<u64> {
     });
     f.on(nr::MADVISE, |f| {
         f.equals(2, MADV_REMOVE.into());
-        f.range_in(&[rules.releasable]);
+        f.allow_range(rules.releasable);
+        f.ret(RET_KILL);
     });
     f.on(nr::MPROTECT, |f| {
         // Nothing, reading, reading and writing; never executing.
         f.among(2, &[0, 1, 3]);
-        f.range_in(&rules.protectable);
+        f.allow_range(rules.protectable);
+        f.among(2, &[0, 1]);
+        f.allow_range(rules.sealable);
+        f.ret(RET_KILL);
     });
     f.on(nr::GETRANDOM, |f| {
         f.at_most(1, kiln_abi::op::MAX_RANDOM);
@@ -218,19 +224,15 @@ impl Filter {
         self.refuse(JUMP_GREATER, most as u32, RET_KILL);
     }
 
-    /// Kills unless argument 0 starts inside one of `ranges` and argument 1 is below 4 GiB.
-    fn range_in(&mut self, ranges: &[Range]) {
+    /// Allows if argument 0 starts inside `range`, else goes on. Kills unless argument 1 is below 4 GiB.
+    fn allow_range(&mut self, range: Range) {
         self.load_high(1);
         self.require(JUMP_EQUAL, 0, RET_KILL);
-        for range in ranges.iter().filter(|r| r.end > r.start) {
-            let mut inside = Self(Vec::new());
-            let last = range.end - 1;
-            inside.skip_unless_at_least(0, range.start, 6);
-            inside.skip_unless_at_most(0, last, 1);
-            inside.ret(RET_ALLOW);
-            self.0.append(&mut inside.0);
+        if range.end > range.start {
+            self.skip_unless_at_least(0, range.start, 6);
+            self.skip_unless_at_most(0, range.end - 1, 1);
+            self.ret(RET_ALLOW);
         }
-        self.ret(RET_KILL);
     }
 
     /// Goes on if the 64-bit argument is at least `low`, else skips `skip` instructions behind these four.

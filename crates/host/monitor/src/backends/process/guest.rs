@@ -59,11 +59,10 @@ impl ProcessGuest {
                 Stage::Failed(step) => return Err(step.error(setup.errno)),
             }
         }
-        self.failure().map_or(Ok(()), Err)
+        self.failed_step().map_or(Ok(()), Err)
     }
 
-    /// What kept the process from becoming a guest, if anything did.
-    pub fn failure(&self) -> Option<Error> {
+    fn failed_step(&self) -> Option<Error> {
         let setup = self.setup.read();
         match Stage::from_raw(setup.stage) {
             Stage::Failed(step) => Some(step.error(setup.errno)),
@@ -126,6 +125,10 @@ impl Guest for ProcessGuest {
         Ok(ended)
     }
 
+    fn failure(&self) -> Option<crate::Error> {
+        self.failed_step().map(Into::into)
+    }
+
     fn protections(&self) -> Vec<Protection> {
         let errno = self.setup.read().landlock_errno.cast_signed();
         let no_landlock = (errno != 0).then(|| io::Error::from_raw_os_error(errno).to_string());
@@ -180,7 +183,9 @@ fn describe(status: i32, report: &Report, usage: Usage, image_start: u64) -> End
         return ended;
     }
     let code = (status >> 8 & 0xff) as u8;
-    let reason = ExitReason::from_raw(report.reason).filter(|_| report.ended == 1);
+    // A guest that ended in an orderly way for a reason unknown here has ended all the same.
+    let reason = (report.ended == 1)
+        .then(|| ExitReason::from_raw(report.reason).unwrap_or(ExitReason::Exit));
     ended.how = How::Exited(reason.unwrap_or(ExitReason::Boot));
     ended.code = code;
     let frames = (report.frame_count as usize).min(report.frames.len());

@@ -159,13 +159,11 @@ impl Layout {
                 start: self.gate.start,
                 end: self.gate.start + blob.state,
             },
-            protectable: [
-                self.image_data,
-                Range {
-                    start: self.stack.start,
-                    end: self.free.end,
-                },
-            ],
+            protectable: Range {
+                start: self.stack.start,
+                end: self.free.end,
+            },
+            sealable: self.image_data,
             releasable: self.free,
             devices,
             timer: Some(TIMER.cast_unsigned()),
