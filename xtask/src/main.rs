@@ -18,7 +18,8 @@ const TOOLS: &[(&str, &str, &str)] = &[
     ("ping", "iputils-ping", "ping tests on tap devices"),
     ("dnsmasq", "dnsmasq-base", "DHCP tests on tap devices"),
     ("setpriv", "util-linux", "tests as an ordinary user"),
-    ("runc", "runc", "the test inside a container"),
+    ("dockerd", "docker.io", "the tests inside a container"),
+    ("containerd", "containerd", "the tests inside a container"),
 ];
 
 fn main() -> ExitCode {

@@ -20,6 +20,9 @@ extern "C" fn main(_count: libc::c_int, _args: *const *const libc::c_char) -> li
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         // Whoever started us may ignore it, and then nobody could learn how a child has ended.
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        // Buffers of connections from here on are mappings of their own and go back to the host when they are freed;
+        // by itself the C library would keep more and more of them.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
     }
     // Not by returning: this also writes out what is buffered for the standard output.
     std::process::exit(i32::from(crate::run()))

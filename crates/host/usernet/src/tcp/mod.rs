@@ -40,7 +40,7 @@ const CLOSING: Duration = Duration::from_mins(5);
 const SIZES: [usize; 3] = [256 << 10, 64 << 10, 16 << 10];
 
 /// Closed sockets of the greatest size that are kept for the next connections.
-const SPARES: usize = 64;
+const SPARES: usize = 16;
 
 /// Connections served in one slice.
 const SLICE: usize = 128;
