@@ -76,7 +76,7 @@ async fn accept(listener: TcpListener, server: &Rc<Server>) -> Error {
             Ok((stream, _)) => {
                 let server = server.clone();
                 drop(kiln::spawn(async move {
-                    server::client::serve(stream, &server).await
+                    server::client::serve(stream, &server).await;
                 }));
             }
             Err(error) => return error,

@@ -24,9 +24,9 @@ const GATHER: usize = 16 * 1024;
 /// Changes of one client that wait at the same time.
 const MOST_WAITING: usize = 256;
 /// A client that says nothing is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 /// One that does not acknowledge anything for so long is not.
-const GIVE_UP: Duration = Duration::from_secs(120);
+const GIVE_UP: Duration = Duration::from_mins(2);
 
 /// Serves a client until it goes.
 pub async fn serve(stream: TcpStream, server: &Server) {

@@ -43,12 +43,11 @@ impl Ticket {
     pub async fn outcomes(self) -> Vec<Outcome> {
         poll_fn(|cx| {
             let mut state = self.0.borrow_mut();
-            match state.outcomes.take() {
-                Some(outcomes) => Poll::Ready(outcomes),
-                None => {
-                    state.client = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+            if let Some(outcomes) = state.outcomes.take() {
+                Poll::Ready(outcomes)
+            } else {
+                state.client = Some(cx.waker().clone());
+                Poll::Pending
             }
         })
         .await

@@ -23,7 +23,7 @@ use super::seats::Seat;
 /// How long a request's head may take, from its first byte; on a new connection from the connection's begin.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between two requests.
-const IDLE_TIME: Duration = Duration::from_secs(60);
+const IDLE_TIME: Duration = Duration::from_mins(1);
 /// How long a client may take to make room for more of a reply.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How long the connection is kept for a client that has been told of its end.

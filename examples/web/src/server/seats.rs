@@ -56,9 +56,12 @@ impl Seats {
     pub async fn take(&self) -> Seat {
         while self.is_full() {
             self.0.dismiss_longest_idle();
-            let freed = poll_fn(|cx| match self.is_full() {
-                true => self.0.wait(cx),
-                false => Poll::Ready(()),
+            let freed = poll_fn(|cx| {
+                if self.is_full() {
+                    self.0.wait(cx)
+                } else {
+                    Poll::Ready(())
+                }
             });
             // When the time is over, the loop looks again.
             let _ = time::timeout(RETRY, freed).await;
