@@ -170,7 +170,9 @@ fn without_user_namespaces_it_says_so_and_goes_on() {
             .cloned()
             .unwrap_or_default()
     };
-    for name in ["user namespace", "process namespace"] {
+    // Who is root there can have a process namespace, but is root only there and cannot become nobody.
+    assert_eq!(of("process namespace")["InForce"], true, "{shown:#}");
+    for name in ["user namespace", "not run as root"] {
         assert_eq!(of(name)["InForce"], false, "{shown:#}");
         assert!(
             of(name)["Missing"]
@@ -198,7 +200,7 @@ fn strict_refuses_where_a_protection_is_missing() {
         .ends_with(125)
         .is_one_line_error()
         .tells("--strict")
-        .tells("user namespace");
+        .tells("unprivileged user");
     assert_eq!(portable.session.leftovers(), [""; 0], "left behind");
 }
 

@@ -6,7 +6,7 @@ use kiln_abi::perform::Devices;
 use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 
 use crate::memory::inside;
-use crate::state::{CONSOLE_FD, DeviceState, FIRST_DEVICE_FD, State};
+use crate::state::{CONSOLE_FD, DeviceState, FIRST_DEVICE_FD, Range, State};
 use crate::sys::{self, errno};
 
 /// The most bytes of one console write; longer ones are cut, which the guest sees in the result.
@@ -14,19 +14,24 @@ const MAX_CONSOLE: u64 = 64 * 1024;
 
 /// The lengths of host writes to a disk, longest first. The seccomp filter knows the same list: a write of up to
 /// this length may start at most this far before the disk's end, so that no write can make the file longer.
-pub const WRITE_CLASSES: [u64; 4] = [1 << 20, 1 << 16, 1 << 12, 1];
+///
+/// 512 is there so that no sector is ever written in pieces.
+pub const WRITE_CLASSES: [u64; 5] = [1 << 20, 1 << 16, 1 << 12, 512, 1];
+
+/// The most bytes of memory that one host call is about. The filter wants lengths below 4 GiB.
+const MEMORY_PIECE: u64 = 1 << 30;
 
 /// The devices of this instance. Counts the host calls it makes.
 #[derive(Debug)]
 pub struct HostDevices<'a> {
-    state: &'a mut State,
+    state: &'a State,
     /// Host calls made so far.
     pub host_calls: u64,
 }
 
 impl<'a> HostDevices<'a> {
     /// The devices in `state`.
-    pub fn new(state: &'a mut State) -> Self {
+    pub fn new(state: &'a State) -> Self {
         Self {
             state,
             host_calls: 0,
@@ -39,6 +44,21 @@ impl<'a> HostDevices<'a> {
         state
             .filter(|d| d.kind == kind as u32)
             .ok_or(OpError::NoDevice)
+    }
+
+    fn in_pieces(
+        &mut self,
+        range: Segment,
+        call: impl Fn(u64, u64) -> isize,
+    ) -> Result<(), OpError> {
+        let mut done = 0;
+        while done < range.len {
+            let len = (range.len - done).min(MEMORY_PIECE);
+            self.host_calls += 1;
+            check(call(range.addr + done, len))?;
+            done += len;
+        }
+        Ok(())
     }
 
     fn disk_to_write(&self, device: u32) -> Result<u64, OpError> {
@@ -223,9 +243,10 @@ impl Devices for HostDevices<'_> {
         if !self.state.free.contains(range.addr, range.len) {
             return Err(OpError::Invalid);
         }
-        self.host_calls += 1;
-        // SAFETY: free guest memory, which the guest says it does not need.
-        check(unsafe { sys::madvise(range.addr, range.len, sys::MADV_REMOVE) }).map(|_| ())
+        self.in_pieces(range, |addr, len| {
+            // SAFETY: free guest memory, which the guest says it does not need.
+            unsafe { sys::madvise(addr, len, sys::MADV_REMOVE) }
+        })
     }
 
     fn memory_protect(&mut self, range: Segment, protection: Protection) -> Result<(), OpError> {
@@ -233,9 +254,10 @@ impl Devices for HostDevices<'_> {
         if !inside(&self.state.writable, range) || (image && protection == Protection::ReadWrite) {
             return Err(OpError::Invalid);
         }
-        self.host_calls += 1;
-        // SAFETY: the guest's own writable memory, whose protection it chooses.
-        check(unsafe { sys::mprotect(range.addr, range.len, protection as u64) }).map(|_| ())
+        self.in_pieces(range, |addr, len| {
+            // SAFETY: the guest's own writable memory, whose protection it chooses.
+            unsafe { sys::mprotect(addr, len, protection as u64) }
+        })
     }
 
     fn tick(&mut self, period: u64) -> Result<(), OpError> {
@@ -250,9 +272,11 @@ impl Devices for HostDevices<'_> {
         if !self.state.text.contains(entry, 1) {
             return Err(OpError::Invalid);
         }
-        self.state.trap_entry = entry;
-        self.state.trap_stack.start = stack.addr;
-        self.state.trap_stack.end = stack.addr.saturating_add(stack.len);
+        self.state.trap_entry.set(entry);
+        self.state.trap_stack.set(Range {
+            start: stack.addr,
+            end: stack.addr.saturating_add(stack.len),
+        });
         Ok(())
     }
 }

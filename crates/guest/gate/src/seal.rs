@@ -2,8 +2,10 @@
 
 use core::arch::asm;
 
-use crate::state::{SIGNAL_STACK, state};
-use crate::sys;
+use kiln_abi::ExitReason;
+
+use crate::state::{SIGNAL_STACK, State, state};
+use crate::{sys, trap};
 
 /// Above the highest address a process can map on x86-64 with four-level page tables.
 const TASK_END: u64 = 0x7fff_ffff_f000;
@@ -44,19 +46,22 @@ unsafe extern "C" fn seal() -> ! {
         if keep.start > from {
             // SAFETY: the monitor's own code and data, which nothing here uses any more.
             if unsafe { sys::munmap(from, keep.start) } < 0 {
-                sys::exit(CANNOT_SEAL);
+                cannot_seal(state, "the monitor's memory cannot be unmapped");
             }
         }
         from = keep.end;
     }
-    // SAFETY: likewise; and the signal stack is part of the state.
-    let sealed = unsafe {
-        sys::munmap(from, TASK_END) >= 0
-            && sys::sigaltstack(state.signal_stack.as_ptr() as u64, SIGNAL_STACK as u64) >= 0
-    };
+    // SAFETY: likewise.
+    if unsafe { sys::munmap(from, TASK_END) } < 0 {
+        cannot_seal(state, "the monitor's memory cannot be unmapped");
+    }
+    // SAFETY: the signal stack is part of the state and used for nothing else.
+    if unsafe { sys::sigaltstack(state.signal_stack.as_ptr() as u64, SIGNAL_STACK as u64) } < 0 {
+        cannot_seal(state, "the signal stack is refused");
+    }
     let filter = state.filter.get(..usize::from(state.filter_len));
-    if !sealed || filter.is_none_or(|filter| sys::set_filter(filter) < 0) {
-        sys::exit(CANNOT_SEAL);
+    if filter.is_none_or(|filter| sys::set_filter(filter) < 0) {
+        cannot_seal(state, "the seccomp filter is refused");
     }
     // SAFETY: the monitor took the entry from a checked image and has mapped the image, stack and boot record. The
     // pushed zero is the return address that ends backtraces.
@@ -73,4 +78,9 @@ unsafe extern "C" fn seal() -> ! {
             options(noreturn),
         );
     }
+}
+
+fn cannot_seal(state: &State, why: &str) -> ! {
+    let exit = ExitReason::Boot as u32;
+    trap::end_with(state, exit, CANNOT_SEAL, why)
 }

@@ -1,6 +1,6 @@
 //! What the gate knows of its instance. The monitor fills it in before the guest runs.
 
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 
 use kiln_abi::MAX_DEVICES;
 
@@ -85,9 +85,9 @@ pub struct State {
     /// Address of its boot record.
     pub boot: u64,
     /// Where traps go; 0 for nowhere.
-    pub trap_entry: u64,
+    pub trap_entry: Cell<u64>,
     /// The stack for them.
-    pub trap_stack: Range,
+    pub trap_stack: Cell<Range>,
     /// The timer that makes ticks, by `timer_create`; negative for none.
     pub timer: i32,
     /// Number of devices.
@@ -95,7 +95,7 @@ pub struct State {
     /// The devices.
     pub devices: [DeviceState; MAX_DEVICES],
     /// True once the gate has begun to end the process.
-    pub ending: bool,
+    pub ending: Cell<bool>,
     /// Number of filter instructions.
     pub filter_len: u16,
     /// The seccomp filter.
@@ -120,9 +120,8 @@ static STATE: Single<core::mem::MaybeUninit<State>> =
 /// The instance's state.
 ///
 /// # Safety
-/// The monitor has filled the state in, and the caller does not keep the reference across a call into code that asks
-/// for it again.
-pub unsafe fn state() -> &'static mut State {
-    // SAFETY: the caller's promises; every field but `ending` takes all bit patterns and that is 0 or 1.
-    unsafe { (*STATE.0.get()).assume_init_mut() }
+/// The monitor has filled the state in.
+pub unsafe fn state() -> &'static State {
+    // SAFETY: the caller's promise. From here on the state changes only through its cells.
+    unsafe { (*STATE.0.get()).assume_init_ref() }
 }

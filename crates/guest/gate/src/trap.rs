@@ -8,7 +8,8 @@ use kiln_abi::perform::{Exit, Memory};
 use kiln_abi::trap::TrapFrame;
 
 use crate::memory::GuestMemory;
-use crate::state::{TICK_SIGNAL, state};
+use crate::report::Report;
+use crate::state::{State, TICK_SIGNAL, state};
 use crate::sys;
 
 /// Indices into the registers of `ucontext_t` (`<sys/ucontext.h>`).
@@ -68,8 +69,9 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     let in_gate = state.code.contains(rip, 1);
     let in_trap = state
         .trap_stack
+        .get()
         .contains(registers[greg::RSP].wrapping_sub(1), 1);
-    if tick && (in_gate || in_trap || state.trap_entry == 0) {
+    if tick && (in_gate || in_trap || state.trap_entry.get() == 0) {
         return;
     }
     let mut frame = TrapFrame {
@@ -92,7 +94,7 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         frame.vector = TrapFrame::HOST_CALL;
         frame.address = u64::from(info.system_call.cast_unsigned());
     }
-    if in_gate || in_trap || state.trap_entry == 0 {
+    if in_gate || in_trap || state.trap_entry.get() == 0 {
         end_with_fault(Some(&frame), "");
     }
     if !tick {
@@ -103,7 +105,7 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
             (*state.report).has_registers = 1;
         }
     }
-    let top = state.trap_stack.end - TrapFrame::SIZE as u64;
+    let top = state.trap_stack.get().end - TrapFrame::SIZE as u64;
     let at = top & !15;
     if GuestMemory.write(at, frame.as_bytes()).is_err() {
         end_with_fault(Some(&frame), "");
@@ -111,7 +113,7 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     registers[greg::RDI] = at;
     // As behind a call: 8 bytes off the 16-byte alignment.
     registers[greg::RSP] = at - 8;
-    registers[greg::RIP] = state.trap_entry;
+    registers[greg::RIP] = state.trap_entry.get();
     registers[greg::EFL] &= !CLEARED_FLAGS;
 }
 
@@ -121,10 +123,11 @@ pub fn end(exit: &Exit) -> ! {
     let state = unsafe { state() };
     // SAFETY: mapped for the process's life.
     let report = unsafe { &mut *state.report };
-    if !state.ending {
-        state.ending = true;
+    if !state.ending.replace(true) {
+        // First what is certain: a buffer that cannot be read ends this in `end_with_fault`.
         report.reason = exit.reason;
         report.code = exit.code;
+        report.ended = 1;
         let frames = (exit.frames.len / 8).min(MAX_FRAMES as u64);
         for (index, to) in report.frames.iter_mut().take(frames as usize).enumerate() {
             let mut word = [0; 8];
@@ -142,7 +145,6 @@ pub fn end(exit: &Exit) -> ! {
             report.message_len = len as u32;
         }
     }
-    report.ended = 1;
     sys::exit(exit.code & 0xff)
 }
 
@@ -150,7 +152,8 @@ pub fn end(exit: &Exit) -> ! {
 pub fn end_with_fault(frame: Option<&TrapFrame>, what: &str) -> ! {
     // SAFETY: as in `end`.
     let state = unsafe { state() };
-    let again = state.ending;
+    // A fault while ending: what the guest wished holds.
+    let again = state.ending.replace(true);
     let mut code = 128 + 11;
     let mut frames = Segment::default();
     let mut pair = [0; 2];
@@ -164,19 +167,36 @@ pub fn end_with_fault(frame: Option<&TrapFrame>, what: &str) -> ! {
         pair[0] = frame.rip;
         frames.len = 8;
     }
-    if !again {
-        state.ending = true;
+    if again {
+        // SAFETY: as below.
+        code = unsafe { (*state.report).code };
+    } else {
         // SAFETY: as above.
         let report = unsafe { &mut *state.report };
         report.reason = ExitReason::Fault as u32;
         report.code = code;
         report.frame_count = u32::from(frames.len != 0);
         report.frames[0] = pair[0];
-        for (to, from) in report.message.iter_mut().zip(what.bytes()) {
-            *to = from;
-            report.message_len += 1;
-        }
+        say(report, what);
         report.ended = 1;
     }
     sys::exit(code & 0xff)
+}
+
+/// Ends a process that is not a guest yet.
+pub fn end_with(state: &State, reason: u32, code: u32, message: &str) -> ! {
+    // SAFETY: mapped for the process's life.
+    let report = unsafe { &mut *state.report };
+    report.reason = reason;
+    report.code = code;
+    say(report, message);
+    report.ended = 1;
+    sys::exit(code)
+}
+
+fn say(report: &mut Report, message: &str) {
+    for (to, from) in report.message.iter_mut().zip(message.bytes()) {
+        *to = from;
+        report.message_len += 1;
+    }
 }

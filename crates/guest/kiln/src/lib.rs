@@ -57,7 +57,7 @@ pub use log;
 
 pub use kiln_rt::block;
 pub use kiln_rt::boot::{args, name, var, vars};
-pub use kiln_rt::console::init_log;
+pub use kiln_rt::console::{flush, init_log};
 pub use kiln_rt::memory;
 pub use kiln_rt::random;
 pub use kiln_rt::start::{Termination, exit};

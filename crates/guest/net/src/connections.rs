@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A listener needs no socket. When a SYN for it arrives, a socket is made for exactly this SYN. What an
-//! attacker can make the stack hold is limited three ways: half-open connections per listener (the oldest gives way),
+//! attacker can make the stack hold is limited three ways: half-open connections per listener (a stale one gives way, else
+//! the new SYN is ignored),
 //! complete connections nobody has accepted (new SYNs are ignored), and all connections together (new SYNs are
 //! ignored, unless an old half-open connection can give way).
 

@@ -42,10 +42,12 @@ impl Core {
             self.stats.backlog_overflows += 1;
             return Err(());
         }
-        if self.connections.half_open(Some(listener)).count() >= backlog {
-            self.drop_oldest_half_open(Some(listener));
+        let half_open = self.connections.half_open(Some(listener)).count();
+        if half_open >= backlog && !self.drop_stale_half_open(Some(listener)) {
+            self.stats.backlog_overflows += 1;
+            return Err(());
         }
-        if !self.make_room() && !self.drop_stale_half_open() {
+        if !self.make_room() && !self.drop_stale_half_open(None) {
             self.stats.refused += 1;
             return Err(());
         }
@@ -230,24 +232,19 @@ impl Core {
         true
     }
 
-    fn drop_oldest_half_open(&mut self, of: Option<u32>) -> bool {
-        let Some(id) = oldest(self.connections.half_open(of)) else {
+    /// Forgets the oldest half-open connection, if its peer has had its chance to answer. One that may be about to
+    /// keeps its place, or a burst of honest clients would push each other out.
+    fn drop_stale_half_open(&mut self, of: Option<u32>) -> bool {
+        let half_open = self.connections.half_open(of);
+        let Some((id, since)) = half_open.min_by_key(|(_, since)| *since) else {
             return false;
         };
+        if self.now - since < STALE {
+            return false;
+        }
         self.stats.half_open_dropped += 1;
         self.discard(id);
         true
-    }
-
-    /// A peer that has had its chance to answer gives way; one that may be about to does not, or a burst of honest
-    /// clients would push each other out.
-    fn drop_stale_half_open(&mut self) -> bool {
-        let now = self.now;
-        let mut half_open = self.connections.half_open(None);
-        half_open.any(|(_, since)| now - since >= STALE) && {
-            drop(half_open);
-            self.drop_oldest_half_open(None)
-        }
     }
 }
 

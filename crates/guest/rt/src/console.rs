@@ -22,10 +22,16 @@ static CONSOLE: Lock<Console> = Lock::new(Console {
 
 /// Prints. Text appears at the latest when its line ends; a reader that is behind blocks the guest.
 pub fn print(text: fmt::Arguments<'_>) {
-    CONSOLE.with(|console| {
-        // Writing to this buffer never fails.
-        let _ = console.write_fmt(text);
-    });
+    // The lock is taken for each piece, so that what is being formatted may print too.
+    struct Pieces;
+    impl Write for Pieces {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            CONSOLE.with(|console| console.gather(text));
+            Ok(())
+        }
+    }
+    // Writing to the console never fails.
+    let _ = Pieces.write_fmt(text);
 }
 
 /// Writes bytes to the console as they are, at once.
@@ -41,15 +47,18 @@ pub fn flush() {
     CONSOLE.with(Console::flush);
 }
 
+/// Writes what is still gathered, unless that is what is being done: for the last steps of a guest, whatever happened.
+pub(crate) fn flush_at_end() {
+    CONSOLE.try_with(Console::flush);
+}
+
 impl Console {
     fn flush(&mut self) {
         let len = core::mem::take(&mut self.len);
         write_out(&self.buffer[..len]);
     }
-}
 
-impl Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
+    fn gather(&mut self, text: &str) {
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             let room = BUFFER - self.len;
@@ -64,7 +73,6 @@ impl Write for Console {
         if text.ends_with('\n') {
             self.flush();
         }
-        Ok(())
     }
 }
 

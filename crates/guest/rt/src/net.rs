@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use kiln_abi::call::MAX_OPS;
 use kiln_abi::net::MAX_FRAME;
 use kiln_abi::op::{OpError, Segment, SegmentList};
 use kiln_abi::{DeviceInfo, DeviceKind, Instant, Op, RawOp};
@@ -34,19 +35,18 @@ static STACKS: Lock<Vec<(&'static DeviceInfo, Stack)>> = Lock::new(Vec::new());
 
 /// Brings up all attached links. Called before the program's `main`.
 pub fn start() {
-    let links = (0..)
-        .zip(boot::devices())
-        .filter(|(_, device)| device.kind == DeviceKind::Net as u32);
-    for (number, device) in links {
+    let is_link = |device: &DeviceInfo| device.kind == DeviceKind::Net as u32;
+    let links = boot::devices().iter().filter(|d| is_link(d)).count();
+    for (number, device) in (0..).zip(boot::devices()).filter(|(_, d)| is_link(d)) {
         let mut seed = [0; 32];
         random::fill(&mut seed);
-        let budget = memory::statistics().capacity / CONNECTION_SHARE;
+        let budget = memory::statistics().capacity / CONNECTION_SHARE / links;
         let config = kiln_net::Config::from_device(device, seed)
             .hostname(boot::name())
             .memory_budget(budget);
         let stack = Stack::new(config, time::cached());
         STACKS.with(|stacks| stacks.push((device, stack.clone())));
-        reactor::register(Box::new(LinkDriver::new(number, device, stack)));
+        reactor::register(Box::new(LinkDriver::new(number, device, stack, links)));
     }
 }
 
@@ -77,26 +77,35 @@ struct LinkDriver {
     buffer_len: usize,
     /// Segments of the operations under way: frames to send, then buffers to receive into.
     segments: Vec<Segment>,
+    /// Frames to send with one call at the most.
+    max_sends: usize,
+    /// Frames under way.
     sends: usize,
+    /// The host's end has gone: there is nothing to wait for any more.
+    is_down: bool,
 }
 
 impl LinkDriver {
-    fn new(device: u32, info: &DeviceInfo, stack: Stack) -> Self {
+    /// The driver of one of `links` links, which share the heap and the batch.
+    fn new(device: u32, info: &DeviceInfo, stack: Stack, links: usize) -> Self {
         let joined = info.net_features & DeviceInfo::NET_GRO != 0;
         let buffer_len = if joined {
             MAX_FRAME
         } else {
             usize::from(info.mtu) + LINK_HEADER
         };
-        let share = memory::statistics().capacity / BUFFER_SHARE;
-        let count = (share / buffer_len).clamp(MIN_BUFFERS, MAX_BUFFERS);
+        let share = memory::statistics().capacity / BUFFER_SHARE / links;
+        let operations = MAX_OPS as usize / links;
+        let count = (share / buffer_len).clamp(MIN_BUFFERS, MAX_BUFFERS.min(operations / 2));
         Self {
             device,
             stack,
             buffers: vec![0; count * buffer_len],
             buffer_len,
-            segments: Vec::with_capacity(count + MAX_SENDS),
+            segments: Vec::new(),
+            max_sends: MAX_SENDS.min(operations - count),
             sends: 0,
+            is_down: false,
         }
     }
 
@@ -112,13 +121,21 @@ impl Driver for LinkDriver {
     fn submit(&mut self, now: Instant, ops: &mut Vec<RawOp>) -> Wait {
         self.stack.poll(now);
         self.segments.clear();
+        self.sends = 0;
+        if self.is_down {
+            return Wait {
+                receive: 0,
+                send: 0,
+                deadline: self.stack.deadline(now),
+            };
+        }
         let first = ops.len();
         // Nothing is reported as sent yet, so the frames stay where they are; nobody touches the stack before
         // `complete`.
         let mut waiting = 0;
         self.stack.transmit(|frames| {
             waiting = frames.len();
-            for (header, frame) in frames.iter().take(MAX_SENDS) {
+            for (header, frame) in frames.iter().take(self.max_sends) {
                 self.segments.push(Segment {
                     addr: frame.as_ptr() as u64,
                     len: frame.len() as u64,
@@ -150,7 +167,7 @@ impl Driver for LinkDriver {
             receive: bit,
             send: if waiting > 0 { bit } else { 0 },
             // What does not fit into one call goes with the next.
-            deadline: if waiting > MAX_SENDS {
+            deadline: if waiting > self.max_sends {
                 now
             } else {
                 self.stack.deadline(now)
@@ -176,8 +193,14 @@ impl Driver for LinkDriver {
             .iter()
             .zip(self.buffers.chunks_exact(self.buffer_len))
         {
-            let Ok(len) = op.outcome() else {
-                continue;
+            let len = match op.outcome() {
+                Ok(len) => len,
+                Err(OpError::Io) => {
+                    self.is_down = true;
+                    crate::console::write(b"kiln: a network link has gone\n");
+                    break;
+                }
+                Err(_) => continue,
             };
             if let Some(frame) = buffer.get(..len as usize) {
                 self.stack.receive(op.received_header(), frame, now);

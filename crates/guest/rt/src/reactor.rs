@@ -73,14 +73,15 @@ pub(crate) fn finish() {
         }
         let until = time::now() + LAST_WORDS;
         // One turn for what is queued, the others only while somebody has unfinished business.
-        reactor.turn(Some(time::cached()));
-        while time::cached() < until
+        let mut asked = reactor.turn(Some(time::cached()));
+        while asked == 0
+            && time::cached() < until
             && reactor
                 .drivers
                 .iter()
                 .any(|(driver, _)| driver.is_closing())
         {
-            reactor.turn(Some(until));
+            asked = reactor.turn(Some(until));
         }
     });
 }
@@ -90,7 +91,8 @@ impl Reactor {
     fn turn(&mut self, last: Option<Instant>) -> u32 {
         self.ops.clear();
         let now = time::cached();
-        let mut deadline = time::next_deadline();
+        // When the program has ended nobody waits for its timers any more.
+        let mut deadline = last.unwrap_or_else(time::next_deadline);
         let mut call = Call {
             flags: Call::RETRY,
             ..Call::default()
@@ -108,7 +110,7 @@ impl Reactor {
         // Only now: the protocols may have woken somebody. A deadline of 1 has passed long ago: look which devices are
         // ready, do not wait.
         let until = match last {
-            Some(last) => deadline.min(last),
+            Some(_) => deadline,
             None if task::all_asleep() => deadline,
             None => Instant::ZERO,
         };

@@ -9,7 +9,7 @@ use kiln_abi::ExitReason;
 use kiln_abi::op::Op;
 use kiln_abi::op::Segment;
 
-use crate::monitor;
+use crate::{console, monitor};
 
 /// What a program's `main` may return.
 pub trait Termination {
@@ -40,20 +40,21 @@ impl<T: Termination, E: core::fmt::Debug> Termination for Result<T, E> {
         match self {
             Ok(value) => value.report(),
             Err(error) => {
-                crate::console::print(format_args!("Error: {error:?}\n"));
+                console::print(format_args!("Error: {error:?}\n"));
                 1
             }
         }
     }
 }
 
-/// Ends the guest with an exit code, of which a shell sees the low 8 bits. Nothing is dropped or flushed.
+/// Ends the guest with an exit code, of which a shell sees the low 8 bits. What was printed appears, nothing is dropped.
 pub fn exit(code: u8) -> ! {
     end(ExitReason::Exit, code.into(), &[], "")
 }
 
 /// Ends the guest.
 pub(crate) fn end(reason: ExitReason, code: u32, frames: &[u64], message: &str) -> ! {
+    console::flush_at_end();
     let exit = Op::Exit {
         reason: reason as u32,
         code,

@@ -29,15 +29,22 @@ impl<T> Lock<T> {
     /// # Panics
     /// If the lock is held already.
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        self.try_with(work).expect("lock taken twice")
+    }
+
+    /// Runs `work` on the value, unless the lock is held already.
+    pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Option<R> {
         struct Release<'a>(&'a AtomicBool);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
                 self.0.store(false, Ordering::Release);
             }
         }
-        assert!(!self.held.swap(true, Ordering::Acquire), "lock taken twice");
+        if self.held.swap(true, Ordering::Acquire) {
+            return None;
+        }
         let _release = Release(&self.held);
         // SAFETY: the flag was clear and is set now, so nobody else has the value.
-        work(unsafe { &mut *self.value.get() })
+        Some(work(unsafe { &mut *self.value.get() }))
     }
 }

@@ -204,12 +204,12 @@ impl<'a> Instance<'a> {
             progress: Progress::default(),
         };
         let (ended, waiting) = supervisor.run()?;
-        let failure = supervisor.guest.failure();
-        let text = match &failure {
-            // Never a guest: the step that failed says it all.
-            Some(_) => None,
-            None => self.report(claim.name(), &ended),
-        };
+        if let Some(failure) = supervisor.guest.failure() {
+            // It never was a guest: nothing is left behind, and the step that failed says it all.
+            forget(Some(claim), self.registry);
+            return Err(failure);
+        }
+        let text = self.report(claim.name(), &ended);
         if let Some(text) = &text {
             supervisor.note(text);
         }
@@ -240,9 +240,6 @@ impl<'a> Instance<'a> {
         output.finish(signals.as_fd());
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));
-        }
-        if let Some(failure) = failure {
-            return Err(failure);
         }
         recorded.map(|()| ended.code)
     }

@@ -18,7 +18,7 @@ use crate::size::Size;
 pub const DEFAULT_MEMORY: Size = Size::from_bytes(64 << 20);
 
 /// The most memory of one guest. The backends reserve the guest's addresses with it in mind.
-pub const MAX_MEMORY: Size = Size::from_bytes(1 << 40);
+pub const MAX_MEMORY: Size = Size::from_bytes(1 << 39);
 
 /// How long a guest may take to end by itself before it is ended by force, when the user does not say.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -47,25 +47,25 @@ pub unsafe trait Record: Copy {
 }
 
 macro_rules! records {
-    ($($record:ty: $size:literal, align $align:literal;)*) => {$(
+    ($($record:ty: $size:expr, align $align:literal;)*) => {$(
         // SAFETY: `repr(C)`, built of integers and arrays of integers or of records, and the assertion below together
-        // with `no_padding` in the tests shows that there are no padding bytes.
+        // shows that the size is the sum of the fields' sizes, in their order: there are no padding bytes.
         unsafe impl Record for $record {}
         const _: () = assert!(size_of::<$record>() == $size && align_of::<$record>() == $align);
     )*};
 }
 
 records! {
-    NetHeader: 12, align 2;
-    RawOp: 64, align 8;
-    Segment: 16, align 8;
-    Call: 88, align 8;
-    MemoryRange: 24, align 8;
-    DeviceInfo: 160, align 8;
-    BootInfo: 272, align 8;
-    AbiNote: 24, align 8;
-    DeviceNote: 32, align 4;
-    TrapFrame: 176, align 8;
+    NetHeader: 1 + 1 + 5 * 2, align 2;
+    RawOp: 2 + 2 + 4 + 8 + 6 * 8, align 8;
+    Segment: 8 + 8, align 8;
+    Call: 8 + 4 + 4 + 3 * 8 + 4 + 4 + 5 * 8, align 8;
+    MemoryRange: 8 + 8 + 4 + 4, align 8;
+    DeviceInfo: 4 + 4 + 24 + 6 + 2 + 4 + 1 + 1 + 2 + 3 * 4 + 4 + 3 * 16 + 8 + 4 + 4 + 4 * 8, align 8;
+    BootInfo: 8 + 4 + 4 + 8 + 8 + 4 + 4 + 3 * 8 + 4 + 4 + 8 + 8 + 4 + 4 + 8 + 4 + 4 + 4 * 8 + 64 + 2 * 8 + 24 + 3 * 8, align 8;
+    AbiNote: 4 + 4 + 8 + 8, align 8;
+    DeviceNote: 4 + 4 + 24, align 4;
+    TrapFrame: 16 * 8 + 8 + 8 + 4 + 4 + 8 + 4 + 4 + 8, align 8;
 }
 
 // What hand-written assembly on either side relies on.

@@ -182,7 +182,8 @@ pub enum Op {
         protection: Protection,
     },
     /// Starts a trap of kind [`TICK`](crate::trap::TrapFrame::TICK) every `period` nanoseconds, or stops it with 0.
-    /// Result: 0. Errors: [`OpError::Unsupported`] without [`BootInfo::FEATURE_TICK`](crate::BootInfo::FEATURE_TICK).
+    /// Result: 0. Errors: [`OpError::Unsupported`] without [`BootInfo::FEATURE_TICK`](crate::BootInfo::FEATURE_TICK),
+    /// or when the host has no timer left.
     /// Ticks do not interrupt a call, and one that becomes due meanwhile is dropped.
     Tick {
         /// Time between two ticks in nanoseconds, at least [`MIN_TICK`].

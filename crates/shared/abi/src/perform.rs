@@ -125,8 +125,9 @@ pub fn batch(
     if call.count > MAX_OPS || !call.ops.is_multiple_of(8) {
         return progress;
     }
-    // Bit n: receiving on device n found nothing in this pass, so asking again would only cost time.
-    let mut drained = 0u64;
+    // Bit n: in this pass receiving on device n found nothing, so asking again would only cost time; or sending found no
+    // room, and a later frame must not overtake.
+    let (mut drained, mut full) = (0u64, 0u64);
     for index in 0..u64::from(call.count) {
         let Some(addr) = call.ops.checked_add(index * OP_SIZE) else {
             break;
@@ -139,9 +140,14 @@ pub fn batch(
         if pass == Pass::Retry && !again {
             continue;
         }
-        let known_empty =
-            op.code == code::NET_RECEIVE && op.device < 64 && drained & (1 << op.device) != 0;
-        let result = if known_empty {
+        let closed = if op.code == code::NET_RECEIVE {
+            &mut drained
+        } else {
+            &mut full
+        };
+        let moves_frames = matches!(op.code, code::NET_RECEIVE | code::NET_SEND) && op.device < 64;
+        let bit = if moves_frames { 1 << op.device } else { 0 };
+        let result = if *closed & bit != 0 {
             Err(OpError::Again)
         } else {
             match op.decode() {
@@ -163,8 +169,8 @@ pub fn batch(
                 Err(error) => Err(error),
             }
         };
-        if op.code == code::NET_RECEIVE && result == Err(OpError::Again) && op.device < 64 {
-            drained |= 1 << op.device;
+        if result == Err(OpError::Again) {
+            *closed |= bit;
         }
         op.result = match result {
             Ok(value) => {

@@ -36,6 +36,8 @@ pub(crate) enum Phase {
     Dialing {
         /// When the client is told that nobody answers.
         give_up: Instant,
+        /// When it is told that the guest refuses.
+        refused_until: Instant,
         /// When to try again after a refusal.
         retry: Option<Instant>,
         /// How long to wait after the next refusal.

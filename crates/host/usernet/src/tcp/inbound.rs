@@ -17,8 +17,11 @@ use crate::context::Context;
 use crate::poller::{Flags, Token};
 use crate::{Error, PortForward, Protocol};
 
-/// How long a client waits for a program that is still starting.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client waits for a program that refuses it because it is still starting.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a client waits for a guest that says nothing: one without room ignores a SYN and takes a later one.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The first pause after a refusal; each further one is half again as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -167,7 +170,8 @@ impl Tcp {
         let mut connection = Connection::new(
             flow,
             Phase::Dialing {
-                give_up: cx.now + PATIENCE,
+                give_up: cx.now + SILENCE,
+                refused_until: cx.now + PATIENCE,
                 retry: None,
                 pause: FIRST_PAUSE,
             },
@@ -203,19 +207,20 @@ impl Tcp {
             .and_then(|index| self.listeners.get(index as usize))
             .is_some_and(|listener| listener.served);
         let Phase::Dialing {
-            give_up,
+            refused_until,
             retry,
             pause,
+            ..
         } = &mut connection.phase
         else {
             return false;
         };
-        if served || cx.now >= *give_up {
+        if served || cx.now >= *refused_until {
             return false;
         }
         match *retry {
             None => {
-                *retry = Some((cx.now + *pause).min(*give_up));
+                *retry = Some((cx.now + *pause).min(*refused_until));
                 *pause = (*pause + *pause / 2).min(LONGEST_PAUSE);
             }
             Some(at) if at <= cx.now => {

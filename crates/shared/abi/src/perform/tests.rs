@@ -61,6 +61,8 @@ impl Memory for Ram {
 struct Log {
     seen: Vec<String>,
     frames: u32,
+    /// The next frame is refused, those behind it would be taken.
+    full: bool,
 }
 
 impl Devices for Log {
@@ -69,6 +71,10 @@ impl Devices for Log {
         Ok(text.len)
     }
     fn net_send(&mut self, device: u32, _: NetHeader, frame: &[Segment]) -> Result<(), OpError> {
+        if self.full {
+            self.full = false;
+            return Err(OpError::Again);
+        }
         self.seen.push(format!("send {device} {}", frame.len()));
         Ok(())
     }
@@ -188,6 +194,18 @@ fn an_empty_link_is_asked_once_per_pass() {
     };
     batch(&call, Pass::Retry, &ram, &mut log);
     assert_eq!([ram.result(1), ram.result(2), ram.result(3)], [60, 60, -1]);
+}
+
+#[test]
+fn no_frame_overtakes_one_that_was_refused() {
+    let send = RawOp::net_send(0, LIST, NetHeader::PLAIN);
+    let mut log = Log {
+        full: true,
+        ..Log::default()
+    };
+    let (ram, _) = run(&[send; 3], &mut log);
+    assert_eq!(log.seen, [""; 0]);
+    assert_eq!([ram.result(0), ram.result(1), ram.result(2)], [-1; 3]);
 }
 
 #[test]

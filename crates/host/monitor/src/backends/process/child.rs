@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use kiln_abi::op::Segment;
+use kiln_gate::report::REPORT_SIZE;
 use kiln_gate::state::{DeviceState, FIRST_DEVICE_FD, Range, STATE_SIZE, State, TICK_SIGNAL};
 use kiln_gate::{Report, state};
 use kiln_image::Access;
@@ -18,7 +19,8 @@ use super::layout::Layout;
 use super::os::checked;
 use crate::backend::Launch;
 
-/// What child and supervisor share: how far the child came, and the gate's report.
+/// How far the child came, and what it had to do without. The gate unmaps this before the guest runs, so the guest cannot
+/// change it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Setup {
@@ -28,10 +30,21 @@ pub struct Setup {
     pub errno: u32,
     /// The error number if Landlock could not be used.
     pub landlock_errno: u32,
-    /// The error number if root's rights to files could not be given up.
+    /// The error number if root could not become somebody else.
     pub user_errno: u32,
-    /// Written by the gate.
+    /// The error number if root's guest could not get a user namespace.
+    pub namespace_errno: u32,
+}
+
+/// The memory that child and supervisor share: a page that stays for the gate's report, then one that does not.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Common {
+    /// Written by the gate and, as far as anybody can tell, by the guest.
     pub report: Report,
+    fill: [u8; REPORT_SIZE - size_of::<Report>()],
+    /// Written by the child.
+    pub setup: Setup,
 }
 
 /// How far the child came.
@@ -85,10 +98,12 @@ pub enum Step {
     Landlock = 10,
     /// Not being root, likewise.
     User = 11,
+    /// A user namespace for root's guest, likewise.
+    Namespace = 12,
 }
 
 impl Step {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Tie,
         Self::Descriptors,
         Self::Limits,
@@ -100,6 +115,7 @@ impl Step {
         Self::Rseq,
         Self::Landlock,
         Self::User,
+        Self::Namespace,
     ];
 
     /// The step's failure as the supervisor tells it.
@@ -115,11 +131,11 @@ impl Step {
             Self::Signals => "install signal handlers",
             Self::Privileges => "give up privileges",
             Self::Rseq => "unregister restartable sequences",
-            Self::Landlock | Self::User => {
-                let name = if self == Self::User {
-                    "unprivileged user"
-                } else {
-                    "Landlock"
+            Self::Landlock | Self::User | Self::Namespace => {
+                let name = match self {
+                    Self::User => "unprivileged user",
+                    Self::Namespace => "user namespace",
+                    _ => "Landlock",
                 };
                 return Error::Missing {
                     name,
@@ -147,7 +163,7 @@ pub struct Plan<'a> {
     /// Read end of the control pipe.
     pub control: OwnedFd,
     /// Shared with the supervisor.
-    pub setup: *mut Setup,
+    pub common: *mut Common,
     /// The seccomp filter.
     pub filter: &'a [u64],
     /// What the gate is told of the devices.
@@ -166,24 +182,37 @@ pub struct Forked {
     pub pid: u32,
     /// A descriptor for it.
     pub pidfd: OwnedFd,
+    /// Whether the supervisor is root.
+    pub root: bool,
     /// Why there are no namespaces, if there are none.
     pub no_namespaces: Option<String>,
 }
 
-/// Namespaces of the guest. Not among them: a network namespace, whose making takes longer than all else together; a
-/// guest has no call that could open a socket.
-const NAMESPACES: i32 = libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
-
 /// Forks; the child becomes the guest.
+///
+/// It gets a process namespace and a user namespace. Not a network namespace, whose making takes longer than all else
+/// together; a guest has no call that could open a socket. Root's child makes its user namespace later, as nobody: in
+/// one made by root it would still be root to everybody else.
 ///
 /// # Errors
 /// [`Error::Host`]; with `--strict` and no namespaces [`Error::Missing`].
 pub fn fork(plan: &Plan) -> Result<Forked, Error> {
-    let (pid, pidfd, no_namespaces) = match clone(NAMESPACES) {
+    // SAFETY: no arguments.
+    let root = unsafe { libc::geteuid() } == 0;
+    let namespaces = if root {
+        libc::CLONE_NEWPID
+    } else {
+        libc::CLONE_NEWUSER | libc::CLONE_NEWPID
+    };
+    let (pid, pidfd, no_namespaces) = match clone(namespaces) {
         Ok((pid, pidfd)) => (pid, pidfd, None),
         Err(refused) if plan.launch.strict => {
             return Err(Error::Missing {
-                name: "user namespace",
+                name: if root {
+                    "process namespace"
+                } else {
+                    "user namespace"
+                },
                 reason: refused.to_string(),
             });
         }
@@ -194,13 +223,14 @@ pub fn fork(plan: &Plan) -> Result<Forked, Error> {
     };
     if pid == 0 {
         // SAFETY: this is the child, and it does nothing else.
-        unsafe { become_guest(plan, no_namespaces.is_none()) }
+        unsafe { become_guest(plan, root, no_namespaces.is_none()) }
     }
     // SAFETY: the kernel has made the descriptor for us.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Forked {
         pid: pid as u32,
         pidfd,
+        root,
         no_namespaces,
     })
 }
@@ -224,10 +254,10 @@ fn clone(namespaces: i32) -> io::Result<(i64, RawFd)> {
 
 /// # Safety
 /// Only in the child.
-unsafe fn become_guest(plan: &Plan, namespaces: bool) -> ! {
+unsafe fn become_guest(plan: &Plan, root: bool, namespaces: bool) -> ! {
     // SAFETY: the supervisor mapped it.
-    let setup = unsafe { &mut *plan.setup };
-    let (step, error) = match prepare(plan, namespaces, setup) {
+    let setup = unsafe { &mut (*plan.common).setup };
+    let (step, error) = match prepare(plan, root, namespaces, setup) {
         Ok(start) => {
             setup.stage = SEALED;
             // SAFETY: `prepare` has placed the gate and filled in its state.
@@ -235,16 +265,20 @@ unsafe fn become_guest(plan: &Plan, namespaces: bool) -> ! {
         }
         Err(failed) => failed,
     };
-    setup.errno = error.raw_os_error().unwrap_or(libc::EIO).cast_unsigned();
+    setup.errno = number_of(&error);
     setup.stage = step as u32;
     // SAFETY: ends the child without running the supervisor's exit handlers.
     unsafe { libc::_exit(125) }
 }
 
+fn number_of(error: &io::Error) -> u32 {
+    error.raw_os_error().unwrap_or(libc::EIO).cast_unsigned()
+}
+
 type Failed = (Step, io::Error);
 type Start = unsafe extern "C" fn() -> !;
 
-fn prepare(plan: &Plan, namespaces: bool, setup: &mut Setup) -> Result<Start, Failed> {
+fn prepare(plan: &Plan, root: bool, namespaces: bool, setup: &mut Setup) -> Result<Start, Failed> {
     let at = |step: Step| move |error: io::Error| (step, error);
     let layout = plan.layout;
     tie(plan.parent, namespaces).map_err(at(Step::Tie))?;
@@ -252,23 +286,35 @@ fn prepare(plan: &Plan, namespaces: bool, setup: &mut Setup) -> Result<Start, Fa
     map_image(plan).map_err(at(Step::Image))?;
     map_memory(plan).map_err(at(Step::Memory))?;
     arrange_descriptors(plan).map_err(at(Step::Descriptors))?;
+    has_supervisor().map_err(at(Step::Tie))?;
     limit().map_err(at(Step::Limits))?;
     let timer = place_handlers(plan).map_err(at(Step::Signals))?;
     place_gate(plan, timer).map_err(at(Step::Gate))?;
-    // SAFETY: no arguments.
-    let root = !namespaces && unsafe { libc::geteuid() } == 0;
-    if root && let Err(error) = become_nobody() {
-        if plan.launch.strict {
-            return Err((Step::User, error));
+    // What the host does not grant is noted, or with `--strict` the end.
+    let missing = |step: Step, result: io::Result<()>, note: &mut u32| match result {
+        Ok(()) => Ok(()),
+        Err(error) if plan.launch.strict => Err((step, error)),
+        Err(error) => {
+            *note = number_of(&error);
+            Ok(())
         }
-        setup.user_errno = error.raw_os_error().unwrap_or(0).cast_unsigned();
+    };
+    if root {
+        missing(Step::User, become_nobody(), &mut setup.user_errno)?;
+        let unshared = call(
+            libc::SYS_unshare,
+            [libc::CLONE_NEWUSER as usize, 0, 0, 0, 0],
+        );
+        missing(
+            Step::Namespace,
+            unshared.map(|_| ()),
+            &mut setup.namespace_errno,
+        )?;
     }
-    if let Err(error) = drop_privileges().map_err(at(Step::Privileges))? {
-        if plan.launch.strict {
-            return Err((Step::Landlock, error));
-        }
-        setup.landlock_errno = error.raw_os_error().unwrap_or(0).cast_unsigned();
-    }
+    let no_new = [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0];
+    call(libc::SYS_prctl, no_new).map_err(at(Step::Privileges))?;
+    missing(Step::Landlock, landlock(), &mut setup.landlock_errno)?;
+    drop_capabilities().map_err(at(Step::Privileges))?;
     unregister_rseq().map_err(at(Step::Rseq))?;
     // SAFETY: the gate lies there, executable, and this is the address of its start code.
     Ok(unsafe { std::mem::transmute::<u64, Start>(layout.gate.start + plan.blob.start) })
@@ -296,6 +342,8 @@ fn tie(parent: u32, namespaces: bool) -> io::Result<()> {
     if now.cast_unsigned() != parent && !namespaces {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
+    // The folder that the supervisor was started in must not be kept from being unmounted.
+    call(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0, 0])?;
     // Away from the terminal: its Ctrl-C goes to the supervisor, who asks the guest to stop.
     // SAFETY: no arguments.
     checked(unsafe { libc::setsid() }.into())?;
@@ -456,23 +504,26 @@ fn arrange_descriptors(plan: &Plan) -> io::Result<()> {
 }
 
 fn limit() -> io::Result<()> {
-    let set = |resource, most: u64| {
-        let mut old = [u64::MAX; 2];
-        call(
-            libc::SYS_prlimit64,
-            [0, resource as usize, 0, &raw mut old as usize, 0],
-        )?;
-        // Only ever lower: raising a limit is a privilege.
-        let limit = [most.min(old[1]); 2];
-        call(
-            libc::SYS_prlimit64,
-            [0, resource as usize, limit.as_ptr() as usize, 0, 0],
-        )
-    };
-    set(libc::RLIMIT_CORE, 0)?;
+    // 1 is below the least core file, and also keeps the kernel from piping the guest's memory to a program (core(5)).
+    if lower(libc::RLIMIT_CORE, 1)? == 0 {
+        // Not allowed to raise it to 1, where 0 would not hold for pipes.
+        let undumpable = [libc::PR_SET_DUMPABLE as usize, 0, 0, 0, 0];
+        call(libc::SYS_prctl, undumpable)?;
+    }
     // One more than the devices and the console need: Landlock's ruleset is a descriptor for a moment.
-    set(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 4)?;
+    lower(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 4)?;
     Ok(())
+}
+
+/// Lowers a limit to `most`, and gives what it is then. Only ever lower: raising a limit is a privilege.
+fn lower(resource: u32, most: u64) -> io::Result<u64> {
+    let mut old = [u64::MAX; 2];
+    let read = [0, resource as usize, 0, &raw mut old as usize, 0];
+    call(libc::SYS_prlimit64, read)?;
+    let limit = [most.min(old[1]); 2];
+    let write = [0, resource as usize, limit.as_ptr() as usize, 0, 0];
+    call(libc::SYS_prlimit64, write)?;
+    Ok(limit[1])
 }
 
 /// `struct kernel_sigaction` (x86-64).
@@ -571,20 +622,19 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
     debug_assert!(gate.end - gate.start >= code_len + STATE_SIZE as u64);
     // SAFETY: likewise; zeroed memory is a valid state but for the pointer, which is written first.
     let state = unsafe { &mut *((gate.start + code_len) as *mut State) };
-    // SAFETY: the setup record stays mapped; the layout keeps its page for the guest's life.
-    state.report = unsafe { &raw mut (*plan.setup).report };
+    // SAFETY: only an address is taken. The report's page is one of those that are kept.
+    state.report = unsafe { &raw mut (*plan.common).report };
     state.code = Range {
         start: gate.start,
         end: gate.start + code_len,
     };
-    let report_end = layout.report + super::layout::page_up(size_of::<Setup>() as u64);
     let window = Range {
         start: layout.boot.start,
         end: layout.free.end,
     };
     let report = Range {
         start: layout.report,
-        end: report_end,
+        end: layout.report + REPORT_SIZE as u64,
     };
     state.keep[..4].copy_from_slice(&[layout.image, window, report, gate]);
     state.readable[..5].copy_from_slice(&[
@@ -606,7 +656,6 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
     state.entry = plan.launch.image.entry() + layout.bias;
     state.stack_top = layout.stack.end;
     state.boot = layout.boot.start;
-    state.trap_stack = Range::default();
     state.timer = timer;
     state.device_count = plan.devices.len() as u32;
     state.devices[..plan.devices.len()].copy_from_slice(plan.devices);
@@ -620,23 +669,32 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up everything that can be given up. The inner result is Landlock's, which not every host has.
-fn drop_privileges() -> io::Result<io::Result<()>> {
-    call(
-        libc::SYS_prctl,
-        [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0],
-    )?;
-    let landlock = landlock();
+/// A supervisor that was killed before this process was tied to it has left the control pipe without a writer.
+fn has_supervisor() -> io::Result<()> {
+    let mut fd = libc::pollfd {
+        fd: state::CONTROL_FD,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one descriptor, and the count says so.
+    checked(unsafe { libc::poll(&raw mut fd, 1, 0) }.into())?;
+    if fd.revents & libc::POLLHUP != 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    Ok(())
+}
+
+fn drop_capabilities() -> io::Result<()> {
     let header = [0x2008_0522u32, 0];
     let none = [0u32; 6];
     call(
         libc::SYS_capset,
         [header.as_ptr() as usize, none.as_ptr() as usize, 0, 0, 0],
     )?;
-    Ok(landlock)
+    Ok(())
 }
 
-/// Where there are no user namespaces, root's guests run as nobody. This can fail where root is not the real one.
+/// Root's guests run as nobody. This can fail where root is not the real one.
 fn become_nobody() -> io::Result<()> {
     const NOBODY: usize = 65534;
     call(libc::SYS_setgroups, [0; 5])?;

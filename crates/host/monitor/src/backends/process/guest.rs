@@ -7,8 +7,8 @@ use std::time::Duration;
 use kiln_abi::ExitReason;
 use kiln_gate::Report;
 
-use super::child::{Forked, Setup, Stage};
-use super::{Error, os, protections};
+use super::child::{Common, Forked, Stage};
+use super::{Error, Missing, os, protections};
 use crate::backend::{Ended, Guest, How, Protection, Usage};
 
 const SIGKILL: u32 = 9;
@@ -19,9 +19,10 @@ const SIGSYS: u32 = 31;
 pub struct ProcessGuest {
     pid: u32,
     pidfd: OwnedFd,
-    setup: os::Shared<Setup>,
+    common: os::Shared<Common>,
     control: std::fs::File,
     image_start: u64,
+    root: bool,
     no_namespaces: Option<String>,
     ended: Option<Ended>,
 }
@@ -29,16 +30,17 @@ pub struct ProcessGuest {
 impl ProcessGuest {
     pub(super) fn new(
         forked: Forked,
-        setup: os::Shared<Setup>,
+        common: os::Shared<Common>,
         control: OwnedFd,
         image_start: u64,
     ) -> Self {
         Self {
             pid: forked.pid,
             pidfd: forked.pidfd,
-            setup,
+            common,
             control: control.into(),
             image_start,
+            root: forked.root,
             no_namespaces: forked.no_namespaces,
             ended: None,
         }
@@ -51,7 +53,7 @@ impl ProcessGuest {
     pub fn wait_started(&mut self) -> Result<(), Error> {
         let pause = Duration::from_micros(200);
         loop {
-            let setup = self.setup.read();
+            let setup = self.common.read().setup;
             match Stage::from_raw(setup.stage) {
                 Stage::Sealed => break,
                 Stage::Preparing if self.has_ended(pause) => break,
@@ -63,7 +65,7 @@ impl ProcessGuest {
     }
 
     fn failed_step(&self) -> Option<Error> {
-        let setup = self.setup.read();
+        let setup = self.common.read().setup;
         match Stage::from_raw(setup.stage) {
             Stage::Failed(step) => Some(step.error(setup.errno)),
             Stage::Preparing | Stage::Sealed => None,
@@ -115,7 +117,7 @@ impl Guest for ProcessGuest {
             return Ok(ended.clone());
         }
         let (status, cpu_ns) = os::reap(self.pid)?;
-        let report = self.setup.read().report;
+        let report = self.common.read().report;
         let usage = Usage {
             cpu_ns,
             ..Self::counted(&report)
@@ -130,15 +132,22 @@ impl Guest for ProcessGuest {
     }
 
     fn protections(&self) -> Vec<Protection> {
-        let errno = self.setup.read().landlock_errno.cast_signed();
-        let no_landlock = (errno != 0).then(|| io::Error::from_raw_os_error(errno).to_string());
-        let errno = self.setup.read().user_errno.cast_signed();
-        let no_user = (errno != 0).then(|| io::Error::from_raw_os_error(errno).to_string());
-        protections(
-            self.no_namespaces.as_deref(),
-            no_landlock.as_deref(),
-            no_user.as_deref(),
-        )
+        let setup = self.common.read().setup;
+        let reason = |errno: u32| {
+            let error = io::Error::from_raw_os_error(errno.cast_signed());
+            (errno != 0).then(|| error.to_string())
+        };
+        let user_namespace = if self.root {
+            reason(setup.namespace_errno)
+        } else {
+            self.no_namespaces.clone()
+        };
+        protections(Missing {
+            user: reason(setup.user_errno),
+            user_namespace,
+            process_namespace: self.no_namespaces.clone(),
+            landlock: reason(setup.landlock_errno),
+        })
     }
 
     fn usage(&self) -> Usage {
@@ -146,7 +155,7 @@ impl Guest for ProcessGuest {
         Usage {
             cpu_ns,
             resident,
-            ..Self::counted(&self.setup.read().report)
+            ..Self::counted(&self.common.read().report)
         }
     }
 }
@@ -210,10 +219,19 @@ fn proc_usage(pid: u32) -> (u64, u64) {
         .filter_map(|field| field.parse::<u64>().ok())
         .sum();
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let resident = rollup
+    let proportional = rollup
         .lines()
         .find_map(|line| line.strip_prefix("Pss:"))
         .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        .unwrap_or(0);
-    (ticks * 10_000_000, resident * 1024)
+        .map(|kilobytes| kilobytes * 1024);
+    // Not for everybody to read, depending on the host: then what it shares counts in full.
+    let resident = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+        Some(pages * kiln_abi::PAGE_SIZE)
+    };
+    (
+        ticks * 10_000_000,
+        proportional.or_else(resident).unwrap_or(0),
+    )
 }

@@ -27,6 +27,8 @@ const TRAP_STACK: u64 = 16 * 1024;
 const STACK_SMALL: u64 = 64 * 1024;
 const STACK: u64 = 256 * 1024;
 const SMALL_MEMORY: u64 = 4 * 1024 * 1024;
+/// The least stack: what a call to the gate needs, and as much again for the guest.
+const MIN_STACK: u64 = 2 * kiln_abi::call::STACK_NEEDED as u64;
 /// The least free memory with which a guest's heap can do anything.
 const MIN_FREE: u64 = 64 * 1024;
 /// Unmapped space below each part of the window.
@@ -110,11 +112,19 @@ impl Layout {
         };
         let stack_size = match image.abi().stack_size {
             0 => small,
-            asked => page_up(asked),
+            asked => asked
+                .checked_next_multiple_of(PAGE_SIZE)
+                .unwrap_or(u64::MAX)
+                .max(MIN_STACK),
         };
-        let fixed =
-            (image_data.end - image_data.start) + page_up(boot_size) + stack_size + TRAP_STACK;
-        let needed = (fixed + MIN_FREE).max(image.abi().min_memory);
+        let parts = [
+            image_data.end - image_data.start,
+            page_up(boot_size),
+            stack_size,
+            TRAP_STACK,
+        ];
+        let fixed = parts.into_iter().fold(0u64, u64::saturating_add);
+        let needed = fixed.saturating_add(MIN_FREE).max(image.abi().min_memory);
         if memory < needed {
             return Err(Error::MemoryTooSmall { memory, needed });
         }

@@ -40,7 +40,7 @@ use kiln_gate::state::DeviceState;
 
 use crate::backend::{Device, Launch, Protection};
 use blob::Blob;
-use child::{Plan, Setup};
+use child::{Common, Plan};
 use guest::ProcessGuest;
 use layout::Layout;
 
@@ -51,7 +51,7 @@ pub enum Error {
     #[error(
         "{} of memory are too little for this image: give it at least {} with --memory",
         crate::size::format(*memory),
-        crate::size::format(needed.next_multiple_of(64 * 1024))
+        crate::size::format(needed.checked_next_multiple_of(64 * 1024).unwrap_or(*needed))
     )]
     MemoryTooSmall {
         /// What it was given, in bytes.
@@ -119,8 +119,8 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
     };
     let boot = boot::record(&launch, &layout, &blob, &facts);
     let memory = os::memory_file(launch.memory).map_err(Error::host("make the guest's memory"))?;
-    let setup =
-        os::Shared::<Setup>::new(layout.report).map_err(Error::host("map shared memory"))?;
+    let common =
+        os::Shared::<Common>::new(layout.report).map_err(Error::host("map shared memory"))?;
     let (control, control_write) = os::pipe().map_err(Error::host("make a pipe"))?;
     let devices: Vec<DeviceState> = launch.devices.iter().map(device_state).collect();
     let filter = filter::build(&layout.rules(&blob, &devices));
@@ -133,13 +133,13 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
         boot: &boot,
         memory,
         control,
-        setup: setup.as_ptr(),
+        common: common.as_ptr(),
         parent: std::process::id(),
     };
     let forked = child::fork(&plan)?;
     Ok(ProcessGuest::new(
         forked,
-        setup,
+        common,
         control_write,
         layout.image.start,
     ))
@@ -155,20 +155,22 @@ fn device_state(device: &Device) -> DeviceState {
     }
 }
 
-/// The protections around every guest of this backend, with the reason for each that is missing.
-fn protections(
-    no_namespaces: Option<&str>,
-    no_landlock: Option<&str>,
-    no_user: Option<&str>,
-) -> Vec<Protection> {
+/// What this host does not grant, with the reason for each.
+#[derive(Debug)]
+struct Missing {
+    user: Option<String>,
+    user_namespace: Option<String>,
+    process_namespace: Option<String>,
+    landlock: Option<String>,
+}
+
+/// The protections around every guest of this backend.
+fn protections(missing: Missing) -> Vec<Protection> {
     let always = |name| Protection {
         name,
         missing: None,
     };
-    let given = |name, missing: Option<&str>| Protection {
-        name,
-        missing: missing.map(str::to_owned),
-    };
+    let given = |name, missing| Protection { name, missing };
     vec![
         always("seccomp filter"),
         always("no new privileges"),
@@ -177,9 +179,9 @@ fn protections(
         always("random addresses"),
         always("W^X"),
         always("guard pages"),
-        given("not run as root", no_user),
-        given("user namespace", no_namespaces),
-        given("process namespace", no_namespaces),
-        given("no file system access (Landlock)", no_landlock),
+        given("not run as root", missing.user),
+        given("user namespace", missing.user_namespace),
+        given("process namespace", missing.process_namespace),
+        given("no file system access (Landlock)", missing.landlock),
     ]
 }
