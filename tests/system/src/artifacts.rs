@@ -23,14 +23,24 @@ pub fn workspace() -> PathBuf {
     root.to_owned()
 }
 
+/// Where the command is, once somebody has asked for it.
+static KILN: OnceLock<PathBuf> = OnceLock::new();
+
 /// The `kiln` command: what the environment variable `KILN` names, or this workspace's.
+///
+/// # Panics
+/// If there is none, or it does not build.
 pub fn kiln() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| match std::env::var_os("KILN") {
+    KILN.get_or_init(|| match std::env::var_os("KILN") {
         Some(path) => fs::canonicalize(&path)
             .unwrap_or_else(|error| panic!("KILN={}: {error}", path.display())),
         None => built("kiln", &["crates"], build_command),
     })
+}
+
+/// The same if [`kiln`] has returned before in this process. Builds nothing and does not panic.
+pub fn known_kiln() -> Option<&'static Path> {
+    KILN.get().map(PathBuf::as_path)
 }
 
 /// The image of a guest in `tests/guests` or `examples`.

@@ -1,9 +1,11 @@
-//! What the tests look at on the host: processes, ports, abilities.
+//! What the tests look at on the host: processes and signals to them, ports, abilities.
 
 use std::fs;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::PATIENCE;
 
@@ -44,6 +46,11 @@ pub fn free_udp_port() -> u16 {
         .port()
 }
 
+/// True if the loopback interface has an IPv6 address.
+pub fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
 /// True while a process exists and is no zombie.
 pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -51,6 +58,16 @@ pub fn is_alive(pid: u32) -> bool {
         .rsplit_once(')')
         .and_then(|(_, rest)| rest.trim_start().chars().next());
     state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// Sends a signal to a process by its id.
+///
+/// # Panics
+/// If there is no such process, or it is not ours.
+#[track_caller]
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process id"), signal).expect("a process of ours");
 }
 
 /// Processor time that a process has used, from `/proc/PID/stat` in its ticks of 10 ms.

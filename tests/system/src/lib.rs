@@ -21,12 +21,19 @@
 //! | [`host`] | `/proc`, free ports, what this machine can do |
 //! | [`elf`] | changing an image's headers |
 //! | [`netns`] | network namespaces with a tap device |
+//! | [`service`] | an example that serves, and connections to it |
+//! | [`http`], [`resp`] | clients of the examples `web` and `kv` |
+//! | [`random`] | the same random numbers in every run |
 
 pub mod artifacts;
 pub mod elf;
 pub mod host;
+pub mod http;
 pub mod netns;
 pub mod process;
+pub mod random;
+pub mod resp;
+pub mod service;
 pub mod session;
 
 pub use artifacts::{guest, kiln};

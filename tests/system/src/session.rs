@@ -12,6 +12,9 @@ use crate::artifacts;
 use crate::process::{Outcome, Running};
 
 /// A folder for one test. `kiln` keeps its state in it, so tests do not see each other's instances.
+///
+/// Dropping it removes the folder and all instances, these with the command that [`artifacts::kiln`] has named before:
+/// dropping builds nothing.
 pub struct Session {
     dir: PathBuf,
 }
@@ -195,14 +198,18 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let listed = self.command(["ps", "-aq"]).output();
-        let ids = listed
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-            .unwrap_or_default();
-        if !ids.trim().is_empty() {
-            let args = ["rm", "-f"].into_iter().chain(ids.split_whitespace());
-            // What cannot be removed is what some test is about; it has failed already then.
-            let _ = self.command(args).output();
+        // Where the command was never asked for, or does not build, nothing of it runs. This may be the way out of a
+        // panic that said so: a second one would end all tests.
+        if let Some(kiln) = artifacts::known_kiln() {
+            let listed = self.wrapped(kiln, ["ps", "-aq"]).output();
+            let ids = listed
+                .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+                .unwrap_or_default();
+            if !ids.trim().is_empty() {
+                let args = ["rm", "-f"].into_iter().chain(ids.split_whitespace());
+                // What cannot be removed is what some test is about; it has failed already then.
+                let _ = self.wrapped(kiln, args).output();
+            }
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -218,4 +225,18 @@ pub fn probe(args: &str) -> Outcome {
 #[track_caller]
 pub fn probe_with(options: &str, args: &str) -> Outcome {
     Session::new().run(options, "probe", args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_a_session_builds_nothing() {
+        let session = Session::new();
+        let dir = session.dir().to_owned();
+        drop(session);
+        assert!(!dir.exists(), "left behind");
+        assert_eq!(artifacts::known_kiln(), None);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kiln_abi::ExitReason;
 use kiln_gate::Report;
 
-use super::child::{Common, Forked, Stage};
+use super::child::{Common, Forked, Setup, Stage};
 use super::{Error, Missing, os, protections};
 use crate::backend::{Ended, Guest, How, Protection, Usage};
 
@@ -53,7 +53,7 @@ impl ProcessGuest {
     pub fn wait_started(&mut self) -> Result<(), Error> {
         let pause = Duration::from_micros(200);
         loop {
-            let setup = self.common.read().setup;
+            let setup = self.setup();
             match Stage::from_raw(setup.stage) {
                 Stage::Sealed => break,
                 Stage::Preparing if self.has_ended(pause) => break,
@@ -65,11 +65,23 @@ impl ProcessGuest {
     }
 
     fn failed_step(&self) -> Option<Error> {
-        let setup = self.common.read().setup;
+        let setup = self.setup();
         match Stage::from_raw(setup.stage) {
             Stage::Failed(step) => Some(step.error(setup.errno)),
             Stage::Preparing | Stage::Sealed => None,
         }
+    }
+
+    fn setup(&self) -> Setup {
+        // SAFETY: a field of a mapped record.
+        self.common
+            .read(|common| unsafe { &raw const (*common).setup })
+    }
+
+    fn report(&self) -> Report {
+        // SAFETY: as above.
+        self.common
+            .read(|common| unsafe { &raw const (*common).report })
     }
 
     fn has_ended(&self, pause: Duration) -> bool {
@@ -117,7 +129,7 @@ impl Guest for ProcessGuest {
             return Ok(ended.clone());
         }
         let (status, cpu_ns) = os::reap(self.pid)?;
-        let report = self.common.read().report;
+        let report = self.report();
         let usage = Usage {
             cpu_ns,
             ..Self::counted(&report)
@@ -132,7 +144,7 @@ impl Guest for ProcessGuest {
     }
 
     fn protections(&self) -> Vec<Protection> {
-        let setup = self.common.read().setup;
+        let setup = self.setup();
         let reason = |errno: u32| {
             let error = io::Error::from_raw_os_error(errno.cast_signed());
             (errno != 0).then(|| error.to_string())
@@ -155,7 +167,7 @@ impl Guest for ProcessGuest {
         Usage {
             cpu_ns,
             resident,
-            ..Self::counted(&self.common.read().report)
+            ..Self::counted(&self.report())
         }
     }
 }

@@ -129,11 +129,11 @@ impl<T: Copy> Shared<T> {
         self.at
     }
 
-    /// A copy as of now. The other side may be writing: `T` must take every bit pattern, and nothing in the copy can
-    /// be trusted.
-    pub fn read(&self) -> T {
-        // SAFETY: mapped as long as `self` lives, aligned to a page; `T` is plain data.
-        unsafe { self.at.read_volatile() }
+    /// A copy of a part, as of now. The other side may be writing: `P` must take every bit pattern, and nothing in the
+    /// copy can be trusted.
+    pub fn read<P: Copy>(&self, part: fn(*const T) -> *const P) -> P {
+        // SAFETY: mapped as long as `self` lives, aligned to a page; `T` and its parts are plain data.
+        unsafe { part(self.at).read_volatile() }
     }
 }
 
