@@ -9,143 +9,17 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use kiln_abi::op::Segment;
 use kiln_gate::report::REPORT_SIZE;
+use kiln_gate::state;
 use kiln_gate::state::{DeviceState, FIRST_DEVICE_FD, Range, STATE_SIZE, State, TICK_SIGNAL};
-use kiln_gate::{Report, state};
 use kiln_image::Access;
 
 use super::Error;
 use super::blob::Blob;
 use super::layout::Layout;
-use super::os::checked;
+use super::os::{call, checked};
+use super::privileges::{become_nobody, drop_capabilities, landlock, limit, unregister_rseq};
+use super::setup::{Common, SEALED, Setup, Step};
 use crate::backend::Launch;
-
-/// How far the child came, and what it had to do without. The gate unmaps this before the guest runs, so the guest cannot
-/// change it.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Setup {
-    /// A [`Stage`], as [`Stage::from_raw`] reads it.
-    pub stage: u32,
-    /// The error number of the failed step.
-    pub errno: u32,
-    /// The error number if Landlock could not be used.
-    pub landlock_errno: u32,
-    /// The error number if root could not become somebody else.
-    pub user_errno: u32,
-    /// The error number if root's guest could not get a user namespace.
-    pub namespace_errno: u32,
-}
-
-/// The memory that child and supervisor share: a page that stays for the gate's report, then one that does not.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Common {
-    /// Written by the gate and, as far as anybody can tell, by the guest.
-    pub report: Report,
-    fill: [u8; REPORT_SIZE - size_of::<Report>()],
-    /// Written by the child.
-    pub setup: Setup,
-}
-
-/// How far the child came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Not yet at its end.
-    Preparing,
-    /// About to jump into the gate.
-    Sealed,
-    /// A step failed.
-    Failed(Step),
-}
-
-const SEALED: u32 = 100;
-
-impl Stage {
-    /// The stage with this number; unknown numbers count as [`Stage::Sealed`], since only a guest writes such.
-    pub fn from_raw(raw: u32) -> Self {
-        match raw {
-            0 => Self::Preparing,
-            number => Step::ALL
-                .into_iter()
-                .find(|&step| step as u32 == number)
-                .map_or(Self::Sealed, Self::Failed),
-        }
-    }
-}
-
-/// The steps of the child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Die when the supervisor does; a session of its own.
-    Tie = 1,
-    /// Descriptors to their places, all others closed.
-    Descriptors = 2,
-    /// Limits.
-    Limits = 3,
-    /// The image.
-    Image = 4,
-    /// The guest's memory.
-    Memory = 5,
-    /// The gate.
-    Gate = 6,
-    /// Signal handlers and the tick timer.
-    Signals = 7,
-    /// Privileges.
-    Privileges = 8,
-    /// Restartable sequences of the C library, whose memory is about to go.
-    Rseq = 9,
-    /// Landlock, which `--strict` does not do without.
-    Landlock = 10,
-    /// Not being root, likewise.
-    User = 11,
-    /// A user namespace for root's guest, likewise.
-    Namespace = 12,
-}
-
-impl Step {
-    const ALL: [Self; 12] = [
-        Self::Tie,
-        Self::Descriptors,
-        Self::Limits,
-        Self::Image,
-        Self::Memory,
-        Self::Gate,
-        Self::Signals,
-        Self::Privileges,
-        Self::Rseq,
-        Self::Landlock,
-        Self::User,
-        Self::Namespace,
-    ];
-
-    /// The step's failure as the supervisor tells it.
-    pub fn error(self, errno: u32) -> Error {
-        let error = io::Error::from_raw_os_error(errno.cast_signed());
-        let step = match self {
-            Self::Tie => "tie the guest's process to its supervisor",
-            Self::Descriptors => "arrange the guest's descriptors",
-            Self::Limits => "set limits",
-            Self::Image => "map the image",
-            Self::Memory => "map the guest's memory",
-            Self::Gate => "place the gate",
-            Self::Signals => "install signal handlers",
-            Self::Privileges => "give up privileges",
-            Self::Rseq => "unregister restartable sequences",
-            Self::Landlock | Self::User | Self::Namespace => {
-                let name = match self {
-                    Self::User => "unprivileged user",
-                    Self::Namespace => "user namespace",
-                    _ => "Landlock",
-                };
-                return Error::Missing {
-                    name,
-                    reason: error.to_string(),
-                };
-            }
-        };
-        Error::Host { step, error }
-    }
-}
 
 /// Everything the child needs.
 #[derive(Debug)]
@@ -318,11 +192,6 @@ fn prepare(plan: &Plan, root: bool, namespaces: bool, setup: &mut Setup) -> Resu
     unregister_rseq().map_err(at(Step::Rseq))?;
     // SAFETY: the gate lies there, executable, and this is the address of its start code.
     Ok(unsafe { std::mem::transmute::<u64, Start>(layout.gate.start + plan.blob.start) })
-}
-
-fn call(number: i64, args: [usize; 5]) -> io::Result<i64> {
-    // SAFETY: each use below passes valid pointers or none.
-    checked(unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4]) })
 }
 
 fn tie(parent: u32, namespaces: bool) -> io::Result<()> {
@@ -503,29 +372,6 @@ fn arrange_descriptors(plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
-fn limit() -> io::Result<()> {
-    // 1 is below the least core file, and also keeps the kernel from piping the guest's memory to a program (core(5)).
-    if lower(libc::RLIMIT_CORE, 1)? == 0 {
-        // Not allowed to raise it to 1, where 0 would not hold for pipes.
-        let undumpable = [libc::PR_SET_DUMPABLE as usize, 0, 0, 0, 0];
-        call(libc::SYS_prctl, undumpable)?;
-    }
-    // One more than the devices and the console need: Landlock's ruleset is a descriptor for a moment.
-    lower(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 4)?;
-    Ok(())
-}
-
-/// Lowers a limit to `most`, and gives what it is then. Only ever lower: raising a limit is a privilege.
-fn lower(resource: u32, most: u64) -> io::Result<u64> {
-    let mut old = [u64::MAX; 2];
-    let read = [0, resource as usize, 0, &raw mut old as usize, 0];
-    call(libc::SYS_prlimit64, read)?;
-    let limit = [most.min(old[1]); 2];
-    let write = [0, resource as usize, limit.as_ptr() as usize, 0, 0];
-    call(libc::SYS_prlimit64, write)?;
-    Ok(limit[1])
-}
-
 /// `struct kernel_sigaction` (x86-64).
 #[repr(C)]
 struct SigAction {
@@ -682,93 +528,6 @@ fn has_supervisor() -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     Ok(())
-}
-
-fn drop_capabilities() -> io::Result<()> {
-    let header = [0x2008_0522u32, 0];
-    let none = [0u32; 6];
-    call(
-        libc::SYS_capset,
-        [header.as_ptr() as usize, none.as_ptr() as usize, 0, 0, 0],
-    )?;
-    Ok(())
-}
-
-/// Root's guests run as nobody. This can fail where root is not the real one.
-fn become_nobody() -> io::Result<()> {
-    const NOBODY: usize = 65534;
-    call(libc::SYS_setgroups, [0; 5])?;
-    call(libc::SYS_setresgid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
-    call(libc::SYS_setresuid, [NOBODY, NOBODY, NOBODY, 0, 0])?;
-    // Changing the user clears the parent-death signal (prctl(2)).
-    let die = [
-        libc::PR_SET_PDEATHSIG as usize,
-        libc::SIGKILL as usize,
-        0,
-        0,
-        0,
-    ];
-    call(libc::SYS_prctl, die)?;
-    Ok(())
-}
-
-/// No access to any file by path: a Landlock ruleset without rules.
-fn landlock() -> io::Result<()> {
-    /// Every file access right of the first Landlock version.
-    const FILE_RIGHTS: u64 = 0x1fff;
-    let attributes = [FILE_RIGHTS];
-    let ruleset = call(
-        libc::SYS_landlock_create_ruleset,
-        [attributes.as_ptr() as usize, 8, 0, 0, 0],
-    )?;
-    let restricted = call(
-        libc::SYS_landlock_restrict_self,
-        [ruleset as usize, 0, 0, 0, 0],
-    );
-    call(libc::SYS_close, [ruleset as usize, 0, 0, 0, 0])?;
-    restricted.map(|_| ())
-}
-
-std::arch::global_asm!(
-    // Both are zero where the C library does not have them (glibc before 2.35).
-    ".weak __rseq_offset",
-    ".weak __rseq_size",
-);
-
-/// The C library has told the kernel of a record in thread-local storage, to which the kernel writes whenever the
-/// thread moves to another processor. That memory is about to be unmapped.
-fn unregister_rseq() -> io::Result<()> {
-    const UNREGISTER: usize = 1;
-    const SIGNATURE: usize = 0x5305_3053;
-    let (offset, size): (*const isize, *const u32);
-    let thread: usize;
-    // SAFETY: reads the two addresses from the global offset table and the thread pointer from its own first word
-    // (System V ABI, TLS variant II).
-    unsafe {
-        std::arch::asm!(
-            "mov {offset}, qword ptr [rip + __rseq_offset@GOTPCREL]",
-            "mov {size}, qword ptr [rip + __rseq_size@GOTPCREL]",
-            "mov {thread}, fs:[0]",
-            offset = out(reg) offset, size = out(reg) size, thread = out(reg) thread,
-            options(nostack, readonly, preserves_flags),
-        );
-    }
-    if offset.is_null() || size.is_null() {
-        return Ok(());
-    }
-    // SAFETY: both are variables of the C library.
-    let (offset, size) = unsafe { (*offset, *size as usize) };
-    if size == 0 {
-        return Ok(());
-    }
-    let area = thread.wrapping_add_signed(offset);
-    // Older C libraries register 32 bytes whatever they report, newer ones what the kernel asks for.
-    let lengths = [32, size, size.next_multiple_of(32)];
-    let tried = lengths.map(|len| call(libc::SYS_rseq, [area, len, UNREGISTER, SIGNATURE, 0]));
-    if tried.iter().any(Result::is_ok) {
-        return Ok(());
-    }
-    Err(io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 const _: () = assert!(size_of::<Segment>() == size_of::<libc::iovec>());

@@ -7,7 +7,8 @@ use std::time::Duration;
 use kiln_abi::ExitReason;
 use kiln_gate::Report;
 
-use super::child::{Common, Forked, Setup, Stage};
+use super::child::Forked;
+use super::setup::{Common, Setup, Stage};
 use super::{Error, Missing, os, protections};
 use crate::backend::{Ended, Guest, How, Protection, Usage};
 

@@ -12,6 +12,8 @@
 //! | [`boot`] | the boot record |
 //! | [`blob`] | the gate's bytes |
 //! | [`child`] | from the fork to the jump into the gate |
+//! | [`setup`] | how far the child came, as child and supervisor share it |
+//! | [`privileges`] | what the child gives up |
 //! | [`filter`] | the seccomp filter |
 //! | [`guest`] | the supervisor's handle |
 //! | [`os`] | the few raw system calls |
@@ -33,6 +35,8 @@ pub mod filter;
 pub mod guest;
 pub mod layout;
 mod os;
+mod privileges;
+pub mod setup;
 
 use std::io;
 
@@ -40,9 +44,10 @@ use kiln_gate::state::DeviceState;
 
 use crate::backend::{Device, Launch, Protection};
 use blob::Blob;
-use child::{Common, Plan};
+use child::Plan;
 use guest::ProcessGuest;
 use layout::Layout;
+use setup::Common;
 
 /// Why a guest could not be started.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,12 @@ pub fn checked(result: i64) -> io::Result<i64> {
     }
 }
 
+/// A raw system call.
+pub fn call(number: i64, args: [usize; 5]) -> io::Result<i64> {
+    // SAFETY: each use below passes valid pointers or none.
+    checked(unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4]) })
+}
+
 /// Fills `into` with the kernel's random numbers.
 pub fn random(into: &mut [u8]) -> io::Result<()> {
     // SAFETY: the kernel writes at most the slice's length.
