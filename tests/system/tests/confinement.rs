@@ -1,7 +1,7 @@
 //! Where Kiln runs with less than usual: as an ordinary user, without user namespaces, inside a container.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kiln_system_tests::host::{find_program, give_to, is_root};
@@ -20,9 +20,15 @@ struct Portable {
 impl Portable {
     fn new(guest_name: &str) -> Self {
         let session = Session::new();
-        let (to_kiln, to_image) = (session.file("kiln"), session.file("guest.kiln"));
-        fs::copy(kiln(), &to_kiln).expect("a copy of the command");
-        fs::copy(guest(guest_name), &to_image).expect("a copy of the image");
+        // By another process: a descriptor open for writing here would be inherited by whatever another test starts at
+        // that moment, and the copy could not be executed for as long.
+        let copied = Command::new("cp")
+            .args([kiln(), &guest(guest_name)])
+            .arg(session.dir())
+            .status();
+        assert!(copied.is_ok_and(|status| status.success()), "cp");
+        let name = |path: &Path| session.file(&path.file_name().expect("a file").to_string_lossy());
+        let (to_kiln, to_image) = (name(kiln()), name(&guest(guest_name)));
         Self {
             session,
             kiln: to_kiln,
