@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Without `KILN` the command is built from this workspace. What a machine cannot do (tap devices without root, a
-//! missing program) is skipped, and the test says so in a line that starts with `skipped:` (seen with `--nocapture`).
+//! missing program) is skipped, and the test says so in a line that starts with `skipped:`.
 //!
 //! | module | its part |
 //! | --- | --- |
@@ -40,7 +40,12 @@ pub use artifacts::{guest, kiln};
 pub use process::{Outcome, Running};
 pub use session::{Session, probe, probe_with};
 
-/// Says why a test does not test anything on this machine.
+/// Says why a test does not test anything on this machine. The line is seen whether the test harness captures output
+/// or not: it captures what macros print, and this is no macro.
 pub fn skip(reason: impl std::fmt::Display) {
-    println!("skipped: {reason}");
+    use std::io::Write;
+    let name = std::thread::current();
+    let name = name.name().unwrap_or("a test").to_owned();
+    // A closed standard error is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason} ({name})");
 }
