@@ -3,7 +3,6 @@
 use kiln_abi::ExitReason;
 use kiln_abi::exit::{MAX_FRAMES, MAX_MESSAGE};
 use kiln_abi::layout::Record;
-use kiln_abi::op::Segment;
 use kiln_abi::perform::{Exit, Memory};
 use kiln_abi::trap::TrapFrame;
 
@@ -155,28 +154,20 @@ pub fn end_with_fault(frame: Option<&TrapFrame>, what: &str) -> ! {
     // A fault while ending: what the guest wished holds.
     let again = state.ending.replace(true);
     let mut code = 128 + 11;
-    let mut frames = Segment::default();
-    let mut pair = [0; 2];
-    if let Some(frame) = frame.filter(|_| !again) {
-        code = 128 + frame.signal;
-        // SAFETY: mapped for the process's life.
-        unsafe {
-            (*state.report).registers = *frame;
-            (*state.report).has_registers = 1;
-        }
-        pair[0] = frame.rip;
-        frames.len = 8;
-    }
+    // SAFETY: mapped for the process's life.
+    let report = unsafe { &mut *state.report };
     if again {
-        // SAFETY: as below.
-        code = unsafe { (*state.report).code };
+        code = report.code;
     } else {
-        // SAFETY: as above.
-        let report = unsafe { &mut *state.report };
+        if let Some(frame) = frame {
+            code = 128 + frame.signal;
+            report.registers = *frame;
+            report.has_registers = 1;
+            report.frames[0] = frame.rip;
+            report.frame_count = 1;
+        }
         report.reason = ExitReason::Fault as u32;
         report.code = code;
-        report.frame_count = u32::from(frames.len != 0);
-        report.frames[0] = pair[0];
         say(report, what);
         report.ended = 1;
     }

@@ -346,8 +346,8 @@ impl Supervisor<'_> {
             calls: usage.calls,
             operations: usage.operations,
             host_calls: usage.host_calls,
-            net_received: network.map_or(0, |stats| stats.bytes_out),
-            net_sent: network.map_or(0, |stats| stats.bytes_in),
+            net_received: network.map(|stats| stats.bytes_out),
+            net_sent: network.map(|stats| stats.bytes_in),
         }
     }
 }

@@ -109,6 +109,7 @@ fn print(rows: &[Row], arguments: &Arguments) -> io::Result<()> {
         return rows.iter().try_for_each(style::json_line);
     }
     let size = |bytes| Size::from_bytes(bytes).rounded();
+    let counted = |bytes: Option<u64>| bytes.map_or("--".to_owned(), size);
     let mut table = Table::new(&[
         "ID",
         "NAME",
@@ -126,7 +127,11 @@ fn print(rows: &[Row], arguments: &Arguments) -> io::Result<()> {
             format!("{:.2}%", row.cpu_percent),
             format!("{} / {}", size(stats.resident), size(stats.memory)),
             size(stats.supervisor_resident),
-            format!("{} / {}", size(stats.net_received), size(stats.net_sent)),
+            format!(
+                "{} / {}",
+                counted(stats.net_received),
+                counted(stats.net_sent)
+            ),
             stats.calls.to_string(),
         ]);
     }

@@ -89,10 +89,10 @@ pub struct Stats {
     pub operations: u64,
     /// Host system calls made for it.
     pub host_calls: u64,
-    /// Bytes that went into the guest over the rootless network.
-    pub net_received: u64,
-    /// Bytes that came out of the guest over the rootless network.
-    pub net_sent: u64,
+    /// Bytes that went into the guest over the rootless network; `None` without it: nobody counts what other links carry.
+    pub net_received: Option<u64>,
+    /// Bytes that came out of the guest over the rootless network, likewise.
+    pub net_sent: Option<u64>,
 }
 
 #[cfg(test)]
