@@ -8,6 +8,7 @@ use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 use crate::memory::inside;
 use crate::state::{CONSOLE_FD, DeviceState, FIRST_DEVICE_FD, Range, State};
 use crate::sys::{self, errno};
+use crate::vcpu;
 
 /// The most bytes of one console write; longer ones are cut, which the guest sees in the result.
 const MAX_CONSOLE: u64 = 64 * 1024;
@@ -253,6 +254,9 @@ impl Devices for HostDevices<'_> {
         let image = self.state.image_data.contains(range.addr, range.len);
         if !inside(&self.state.writable, range) || (image && protection == Protection::ReadWrite) {
             return Err(OpError::Invalid);
+        }
+        if !self.state.machine.run.is_null() {
+            vcpu::protect(self.state, range, protection)?;
         }
         self.in_pieces(range, |addr, len| {
             // SAFETY: the guest's own writable memory, whose protection it chooses.

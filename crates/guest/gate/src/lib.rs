@@ -1,4 +1,4 @@
-//! The sealed code between a guest and the host kernel, on the `process` backend.
+//! The sealed code between a guest and the host kernel, on the `process` and `kvm` backends.
 //!
 //! A guest of this backend is a Linux process that can make about a dozen system calls, and can make them from this
 //! code only: the seccomp filter looks at the instruction pointer and the arguments. The monitor builds this crate as
@@ -10,20 +10,23 @@
 //! - [`seal`]: the last steps before the guest runs;
 //! - [`enter`]: the guest's call ([`kiln_abi::call`]), with [`devices`] and [`memory`] behind it;
 //! - [`trap`]: host signals become trap frames of the guest ([`kiln_abi::trap`]);
+//! - [`vcpu`]: the same for a guest in a virtual machine, with its page tables in [`paging`];
 //! - [`report`]: what the supervisor is left to read when the guest has ended.
 //!
-//! It is one trust domain with the guest: a guest that breaks its own memory safety can jump in here. The host's
+//! On the `process` backend it is one trust domain with the guest: a guest that breaks its own memory safety can jump in here. The host's
 //! safety rests on the filter alone, never on a check made in this crate.
 #![no_std]
 
 pub mod devices;
 pub mod enter;
 pub mod memory;
+pub mod paging;
 pub mod report;
 pub mod seal;
 pub mod state;
 pub mod sys;
 pub mod trap;
+pub mod vcpu;
 
 pub use report::Report;
 pub use state::State;

@@ -5,21 +5,27 @@ use core::arch::asm;
 use kiln_abi::ExitReason;
 
 use crate::state::{SIGNAL_STACK, State, state};
-use crate::{sys, trap};
+use crate::{sys, trap, vcpu};
 
 /// Above the highest address a process can map on x86-64 with four-level page tables.
 const TASK_END: u64 = 0x7fff_ffff_f000;
 /// Exit code when the process could not be sealed: Kiln's own error, as docker's.
 const CANNOT_SEAL: u32 = 125;
 
-/// The blob's entry point: switches to the guest's stack and calls [`seal`].
+/// The blob's entry point: switches to a stack that stays and calls [`seal`].
 ///
 /// # Safety
 /// The monitor has filled the state in and mapped everything it names.
 #[unsafe(export_name = "kiln_gate_start")]
 pub unsafe extern "C" fn start() -> ! {
     // SAFETY: the caller's promise.
-    let stack = unsafe { state() }.stack_top;
+    let state = unsafe { state() };
+    // A guest in a virtual machine uses its stack itself.
+    let stack = if state.machine.run.is_null() {
+        state.stack_top
+    } else {
+        (state.own_stack.as_ptr_range().end as u64) & !15
+    };
     // SAFETY: the stack is mapped, unused and 16-byte aligned; `seal` never returns.
     unsafe {
         asm!(
@@ -37,7 +43,7 @@ pub unsafe extern "C" fn start() -> ! {
 /// Unmaps everything that is not to stay, sets the signal stack, installs the filter and starts the guest.
 ///
 /// # Safety
-/// As [`start`]; runs on the guest's stack.
+/// As [`start`]; runs on the stack that it has chosen.
 unsafe extern "C" fn seal() -> ! {
     // SAFETY: the caller's promise.
     let state = unsafe { state() };
@@ -62,6 +68,10 @@ unsafe extern "C" fn seal() -> ! {
     let filter = state.filter.get(..usize::from(state.filter_len));
     if filter.is_none_or(|filter| sys::set_filter(filter) < 0) {
         cannot_seal(state, "the seccomp filter is refused");
+    }
+    if !state.machine.run.is_null() {
+        // SAFETY: the process is sealed, and a machine there means that the monitor has made one.
+        unsafe { vcpu::run() }
     }
     // SAFETY: the monitor took the entry from a checked image and has mapped the image, stack and boot record. The
     // pushed zero is the return address that ends backtraces.

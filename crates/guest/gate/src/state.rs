@@ -5,6 +5,7 @@ use core::cell::{Cell, UnsafeCell};
 use kiln_abi::MAX_DEVICES;
 
 use crate::report::Report;
+use crate::vcpu::Machine;
 
 /// Descriptor on which the owner's wish to stop arrives, one byte holding a signal number.
 pub const CONTROL_FD: i32 = 0;
@@ -18,6 +19,9 @@ pub const TICK_SIGNAL: i32 = 14;
 
 /// Bytes of the stack on which signals are handled. The frame of a processor with AVX-512 takes 3.6 KiB.
 pub const SIGNAL_STACK: usize = 16 * 1024;
+
+/// Bytes of the gate's own stack; a page is left over as a guard against what a call needs.
+pub const OWN_STACK: usize = kiln_abi::call::STACK_NEEDED + 4096;
 
 /// The most instructions of a seccomp filter that fit.
 pub const MAX_FILTER: usize = 4096;
@@ -94,6 +98,8 @@ pub struct State {
     pub device_count: u32,
     /// The devices.
     pub devices: [DeviceState; MAX_DEVICES],
+    /// The virtual machine that the guest runs in, if it does.
+    pub machine: Machine,
     /// True once the gate has begun to end the process.
     pub ending: Cell<bool>,
     /// Number of filter instructions.
@@ -102,6 +108,8 @@ pub struct State {
     pub filter: [u64; MAX_FILTER],
     /// The stack on which signals are handled.
     pub signal_stack: [u64; SIGNAL_STACK / 8],
+    /// The stack of the gate itself, if the guest's is in a virtual machine.
+    pub own_stack: [u64; OWN_STACK / 8],
 }
 
 /// A static that only one thread ever touches.

@@ -17,6 +17,7 @@ use kiln_abi::op::Segment;
 pub mod errno {
     pub const EINTR: isize = -4;
     pub const EAGAIN: isize = -11;
+    pub const EFAULT: isize = -14;
     pub const ENOSPC: isize = -28;
     pub const EFBIG: isize = -27;
     pub const EMSGSIZE: isize = -90;
@@ -37,6 +38,7 @@ pub mod nr {
     pub const MPROTECT: u32 = 10;
     pub const MUNMAP: u32 = 11;
     pub const RT_SIGRETURN: u32 = 15;
+    pub const IOCTL: u32 = 16;
     pub const PREAD64: u32 = 17;
     pub const PWRITE64: u32 = 18;
     pub const READV: u32 = 19;
@@ -51,6 +53,14 @@ pub mod nr {
     pub const FALLOCATE: u32 = 285;
     pub const SECCOMP: u32 = 317;
     pub const GETRANDOM: u32 = 318;
+}
+
+/// What a virtual CPU is asked (`<linux/kvm.h>`).
+#[allow(missing_docs, reason = "the names are Linux's")]
+pub mod kvm {
+    pub const RUN: u32 = 0xae80;
+    pub const GET_SREGS: u32 = 0x8138_ae83;
+    pub const GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
 }
 
 /// `CLOCK_REALTIME`.
@@ -350,6 +360,43 @@ pub fn set_filter(instructions: &[u64]) -> isize {
     };
     // SAFETY: the kernel only reads the program.
     unsafe { syscall(nr::SECCOMP, [1, 0, &raw const program as usize, 0, 0]) }
+}
+
+/// `KVM_RUN`: lets the guest run until it needs something.
+pub fn kvm_run(vcpu: i32) -> isize {
+    // SAFETY: a guest's memory is not this code's.
+    unsafe { syscall(nr::IOCTL, [vcpu as usize, kvm::RUN as usize, 0, 0, 0]) }
+}
+
+/// The guest's `cr2`, from `KVM_GET_SREGS`; 0 if the kernel does not say.
+pub fn kvm_fault_address(vcpu: i32) -> u64 {
+    /// Index in words of `cr2` in `struct kvm_sregs`: behind eight segments of 24 bytes, two tables of 16, and `cr0`.
+    const CR2: usize = (8 * 24 + 2 * 16 + 8) / 8;
+    let mut sregs = [0u64; 312 / 8];
+    let buffer = sregs.as_mut_ptr() as usize;
+    // SAFETY: the kernel writes one `struct kvm_sregs`.
+    let done = unsafe {
+        syscall(
+            nr::IOCTL,
+            [vcpu as usize, kvm::GET_SREGS as usize, buffer, 0, 0],
+        )
+    };
+    if done < 0 { 0 } else { sregs[CR2] }
+}
+
+/// Whether an exception is about to be delivered to the guest, from `KVM_GET_VCPU_EVENTS`.
+pub fn kvm_exception_pending(vcpu: i32) -> bool {
+    let mut events = [0u8; 64];
+    let buffer = events.as_mut_ptr() as usize;
+    // SAFETY: the kernel writes one `struct kvm_vcpu_events`.
+    let done = unsafe {
+        syscall(
+            nr::IOCTL,
+            [vcpu as usize, kvm::GET_VCPU_EVENTS as usize, buffer, 0, 0],
+        )
+    };
+    let [injected, _, _, pending, ..] = events;
+    done < 0 || injected | pending != 0
 }
 
 /// `exit_group(2)`.

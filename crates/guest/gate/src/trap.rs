@@ -9,7 +9,7 @@ use kiln_abi::trap::TrapFrame;
 use crate::memory::GuestMemory;
 use crate::report::Report;
 use crate::state::{State, TICK_SIGNAL, state};
-use crate::sys;
+use crate::{sys, vcpu};
 
 /// Indices into the registers of `ucontext_t` (`<sys/ucontext.h>`).
 mod greg {
@@ -47,7 +47,7 @@ pub struct Info {
 
 const SIGSYS: i32 = 31;
 /// Trap flag, direction flag, alignment check: off in a trap entry.
-const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 18;
+pub const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 18;
 
 /// The handler of every signal that reaches the guest's process.
 ///
@@ -65,12 +65,14 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     let registers = &mut context.registers;
     let rip = registers[greg::RIP];
     let tick = signal == TICK_SIGNAL;
+    if tick && !state.machine.run.is_null() {
+        vcpu::kick(state);
+        return;
+    }
     let in_gate = state.code.contains(rip, 1);
-    let in_trap = state
-        .trap_stack
-        .get()
-        .contains(registers[greg::RSP].wrapping_sub(1), 1);
-    if tick && (in_gate || in_trap || state.trap_entry.get() == 0) {
+    if tick
+        && (in_gate || in_trap(state, registers[greg::RSP]) || state.trap_entry.get() == 0)
+    {
         return;
     }
     let mut frame = TrapFrame {
@@ -93,27 +95,57 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         frame.vector = TrapFrame::HOST_CALL;
         frame.address = u64::from(info.system_call.cast_unsigned());
     }
-    if in_gate || in_trap || state.trap_entry.get() == 0 {
+    if in_gate {
         end_with_fault(Some(&frame), "");
     }
-    if !tick {
+    let entry = deliver(state, &frame);
+    registers[greg::RDI] = entry.frame;
+    registers[greg::RSP] = entry.stack;
+    registers[greg::RIP] = entry.code;
+    registers[greg::EFL] &= !CLEARED_FLAGS;
+}
+
+/// True if `stack` is a stack pointer into the stack for traps.
+pub fn in_trap(state: &State, stack: u64) -> bool {
+    state.trap_stack.get().contains(stack.wrapping_sub(1), 1)
+}
+
+/// How the guest's trap entry is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// First argument: the trap frame's address.
+    pub frame: u64,
+    /// Stack pointer.
+    pub stack: u64,
+    /// The entry's address.
+    pub code: u64,
+}
+
+/// Writes a trap frame for the guest. Ends the guest if it has no entry for traps or is in it already.
+pub fn deliver(state: &State, frame: &TrapFrame) -> Entry {
+    let [.., stack, _, _, _, _, _, _, _, _] = frame.registers;
+    if in_trap(state, stack) || state.trap_entry.get() == 0 {
+        end_with_fault(Some(frame), "");
+    }
+    if frame.vector != TrapFrame::TICK {
         // Should the guest end by it, the supervisor can tell the registers.
         // SAFETY: mapped for the process's life.
         unsafe {
-            (*state.report).registers = frame;
+            (*state.report).registers = *frame;
             (*state.report).has_registers = 1;
         }
     }
     let top = state.trap_stack.get().end - TrapFrame::SIZE as u64;
     let at = top & !15;
     if GuestMemory.write(at, frame.as_bytes()).is_err() {
-        end_with_fault(Some(&frame), "");
+        end_with_fault(Some(frame), "");
     }
-    registers[greg::RDI] = at;
-    // As behind a call: 8 bytes off the 16-byte alignment.
-    registers[greg::RSP] = at - 8;
-    registers[greg::RIP] = state.trap_entry.get();
-    registers[greg::EFL] &= !CLEARED_FLAGS;
+    Entry {
+        frame: at,
+        // As behind a call: 8 bytes off the 16-byte alignment.
+        stack: at - 8,
+        code: state.trap_entry.get(),
+    }
 }
 
 /// Ends the guest as it wishes.

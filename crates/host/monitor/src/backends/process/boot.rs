@@ -69,8 +69,12 @@ pub fn record(launch: &Launch, layout: &Layout, blob: &Blob, facts: &HostFacts) 
         version: VERSION,
         size: BootInfo::SIZE as u32,
         features: BootInfo::FEATURE_TICK | BootInfo::FEATURE_RELEASE,
-        enter: layout.gate.start + blob.enter,
-        backend: Backend::Process as u32,
+        enter: layout.enter(blob),
+        backend: if layout.has_machine() {
+            Backend::Kvm as u32
+        } else {
+            Backend::Process as u32
+        },
         generation: 0,
         image_start: layout.image.start,
         image_size: layout.image.end - layout.image.start,

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use kiln_abi::BootInfo;
 use kiln_abi::op::Segment;
 use kiln_gate::report::REPORT_SIZE;
 use kiln_gate::state;
@@ -20,6 +21,8 @@ use super::os::{call, checked};
 use super::privileges::{become_nobody, drop_capabilities, landlock, limit, unregister_rseq};
 use super::setup::{Common, SEALED, Setup, Step};
 use crate::backend::Launch;
+use crate::backends::kvm::machine::{self, Made, RUN_SPACE};
+use kvm_ioctls::Kvm;
 
 /// Everything the child needs.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Plan<'a> {
     pub devices: &'a [DeviceState],
     /// The supervisor's process id.
     pub parent: u32,
+    /// What to make a virtual machine with, if the guest gets one.
+    pub kvm: Option<&'a Kvm>,
 }
 
 /// The number of the tick timer: the kernel counts a process's timers from 0, and the child makes one.
@@ -159,11 +164,14 @@ fn prepare(plan: &Plan, root: bool, namespaces: bool, setup: &mut Setup) -> Resu
     // The image's descriptor is gone after the next step but one: map it first.
     map_image(plan).map_err(at(Step::Image))?;
     map_memory(plan).map_err(at(Step::Memory))?;
-    arrange_descriptors(plan).map_err(at(Step::Descriptors))?;
+    let machine = make_machine(plan).map_err(at(Step::Machine))?;
+    protect_boot_record(plan.layout).map_err(at(Step::Memory))?;
+    let vcpu = machine.as_ref().map(|made| made.vcpu.as_raw_fd());
+    arrange_descriptors(plan, vcpu).map_err(at(Step::Descriptors))?;
     has_supervisor().map_err(at(Step::Tie))?;
     limit().map_err(at(Step::Limits))?;
     let timer = place_handlers(plan).map_err(at(Step::Signals))?;
-    place_gate(plan, timer).map_err(at(Step::Gate))?;
+    place_gate(plan, timer, machine).map_err(at(Step::Gate))?;
     // What the host does not grant is noted, or with `--strict` the end.
     let missing = |step: Step, result: io::Result<()>, note: &mut u32| match result {
         Ok(()) => Ok(()),
@@ -247,12 +255,18 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 fn map_image(plan: &Plan) -> io::Result<()> {
     let image = plan.launch.image;
     let file = image.file().as_raw_fd();
+    // A virtual CPU's first access to a page costs several microseconds, less for neighbours that are there already.
+    let populate = if plan.kvm.is_some() {
+        libc::MAP_POPULATE
+    } else {
+        0
+    };
     // Writable segments lie on the guest's memory, which starts with them.
     let data = plan.layout.image_data;
     map(
         data,
         READ_WRITE,
-        libc::MAP_SHARED,
+        libc::MAP_SHARED | populate,
         plan.memory.as_raw_fd(),
         0,
     )?;
@@ -274,7 +288,8 @@ fn map_image(plan: &Plan) -> io::Result<()> {
                 None => (start, segment.file_size, segment.file_offset),
             });
         } else {
-            let execute = if segment.access == Access::ReadExecute {
+            // In a virtual machine nothing of the guest is executed in this process.
+            let execute = if segment.access == Access::ReadExecute && plan.kvm.is_none() {
                 libc::PROT_EXEC
             } else {
                 0
@@ -286,7 +301,7 @@ fn map_image(plan: &Plan) -> io::Result<()> {
             map(
                 range,
                 READ | execute,
-                libc::MAP_PRIVATE,
+                libc::MAP_PRIVATE | populate,
                 file,
                 segment.file_offset,
             )?;
@@ -337,6 +352,11 @@ fn map_memory(plan: &Plan) -> io::Result<()> {
             plan.boot.len(),
         );
     }
+    Ok(())
+}
+
+/// Once everything is in it.
+fn protect_boot_record(layout: &Layout) -> io::Result<()> {
     let len = (layout.boot.end - layout.boot.start) as usize;
     call(
         libc::SYS_mprotect,
@@ -345,12 +365,31 @@ fn map_memory(plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the virtual machine around the memory that is mapped.
+fn make_machine(plan: &Plan) -> io::Result<Option<Made>> {
+    let Some(kvm) = plan.kvm else {
+        return Ok(None);
+    };
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let own = Range {
+        start: plan.layout.machine.start + RUN_SPACE,
+        end: plan.layout.machine.end,
+    };
+    map(own, READ_WRITE, anonymous, -1, 0)?;
+    let made = machine::make(kvm, plan.launch, plan.layout)?;
+    let frequency = plan.layout.boot.start + std::mem::offset_of!(BootInfo, tsc_hz) as u64;
+    // SAFETY: the boot record was written there, and the guest does not run yet.
+    unsafe { (frequency as *mut u64).write(made.tsc_hz) };
+    Ok(Some(made))
+}
+
 /// Puts descriptors where the gate expects them and closes all others.
-fn arrange_descriptors(plan: &Plan) -> io::Result<()> {
+fn arrange_descriptors(plan: &Plan, vcpu: Option<RawFd>) -> io::Result<()> {
     let mut wanted = vec![plan.control.as_raw_fd(), plan.launch.console.as_raw_fd()];
     // Descriptor 2 would only be one more thing to think about: it is a second name of the console.
     wanted.push(plan.launch.console.as_raw_fd());
     wanted.extend(plan.launch.devices.iter().map(|d| d.host.as_raw_fd()));
+    wanted.extend(vcpu);
     debug_assert_eq!(FIRST_DEVICE_FD, 3);
     let count = wanted.len() as RawFd;
     // First out of each other's way, then into place.
@@ -446,7 +485,7 @@ fn place_handlers(plan: &Plan) -> io::Result<i32> {
     })
 }
 
-fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
+fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> {
     let layout = plan.layout;
     let gate = layout.gate;
     let code_len = plan.blob.state;
@@ -482,7 +521,7 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
         start: layout.report,
         end: layout.report + REPORT_SIZE as u64,
     };
-    state.keep[..4].copy_from_slice(&[layout.image, window, report, gate]);
+    state.keep[..5].copy_from_slice(&[layout.image, window, report, gate, layout.machine]);
     state.readable[..5].copy_from_slice(&[
         layout.image,
         layout.boot,
@@ -503,6 +542,11 @@ fn place_gate(plan: &Plan, timer: i32) -> io::Result<()> {
     state.stack_top = layout.stack.end;
     state.boot = layout.boot.start;
     state.timer = timer;
+    if let Some(made) = machine {
+        // Its descriptor has been put into place; the one named here is closed already.
+        std::mem::forget(made.vcpu);
+        state.machine = made.machine;
+    }
     state.device_count = plan.devices.len() as u32;
     state.devices[..plan.devices.len()].copy_from_slice(plan.devices);
     state.filter[..plan.filter.len()].copy_from_slice(plan.filter);

@@ -11,7 +11,7 @@
 use kiln_abi::{DeviceInfo, DeviceKind};
 use kiln_gate::devices::WRITE_CLASSES;
 use kiln_gate::state::{CONSOLE_FD, CONTROL_FD, DeviceState, FIRST_DEVICE_FD, Range};
-use kiln_gate::sys::{MADV_REMOVE, PUNCH_HOLE, nr};
+use kiln_gate::sys::{MADV_REMOVE, PUNCH_HOLE, kvm, nr};
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
@@ -47,6 +47,8 @@ pub struct Rules<'a> {
     pub devices: &'a [DeviceState],
     /// The tick timer, if there is one.
     pub timer: Option<u32>,
+    /// The virtual CPU, if the guest runs on one.
+    pub vcpu: Option<u32>,
 }
 
 /// The filter's instructions, each a `struct sock_filter` as one word.
@@ -71,6 +73,12 @@ pub fn build(rules: &Rules) -> Vec<u64> {
     let writable = fds(writable_disk);
 
     // The most frequent first.
+    if let Some(vcpu) = rules.vcpu {
+        f.on(nr::IOCTL, |f| {
+            f.fd_among(&[vcpu]);
+            f.among(1, &[kvm::RUN, kvm::GET_SREGS, kvm::GET_VCPU_EVENTS]);
+        });
+    }
     if !nets.is_empty() {
         for number in [nr::READV, nr::WRITEV] {
             f.on(number, |f| {

@@ -25,6 +25,8 @@ pub struct ProcessGuest {
     image_start: u64,
     root: bool,
     no_namespaces: Option<String>,
+    /// Whether the guest is in a virtual machine.
+    machine: bool,
     ended: Option<Ended>,
 }
 
@@ -34,6 +36,7 @@ impl ProcessGuest {
         common: os::Shared<Common>,
         control: OwnedFd,
         image_start: u64,
+        machine: bool,
     ) -> Self {
         Self {
             pid: forked.pid,
@@ -43,6 +46,7 @@ impl ProcessGuest {
             image_start,
             root: forked.root,
             no_namespaces: forked.no_namespaces,
+            machine,
             ended: None,
         }
     }
@@ -108,6 +112,10 @@ impl ProcessGuest {
 }
 
 impl Guest for ProcessGuest {
+    fn wait_started(&mut self) -> Result<(), crate::Error> {
+        Ok(Self::wait_started(self)?)
+    }
+
     fn ended(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -155,12 +163,13 @@ impl Guest for ProcessGuest {
         } else {
             self.no_namespaces.clone()
         };
-        protections(Missing {
+        let missing = Missing {
             user: reason(setup.user_errno),
             user_namespace,
             process_namespace: self.no_namespaces.clone(),
             landlock: reason(setup.landlock_errno),
-        })
+        };
+        protections(missing, self.machine)
     }
 
     fn usage(&self) -> Usage {
@@ -221,7 +230,7 @@ fn describe(status: i32, report: &Report, usage: Usage, image_start: u64) -> End
 }
 
 /// Processor time in nanoseconds and proportional resident memory in bytes, as far as /proc tells.
-fn proc_usage(pid: u32) -> (u64, u64) {
+pub(in crate::backends) fn proc_usage(pid: u32) -> (u64, u64) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may hold anything; the fields behind it are numbers (proc(5)).
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);

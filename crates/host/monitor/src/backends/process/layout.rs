@@ -8,8 +8,10 @@
 //!   report     shared with the supervisor
 //!   ...
 //!   gate       code, state
+//!   ...
+//!   machine    on the `kvm` backend: the virtual CPU's record, the machine's own pages
 //! ```
-//! The four parts lie in four regions far from each other and from where Linux puts the monitor itself. Behind each
+//! The parts lie in regions far from each other and from where Linux puts the monitor itself. Behind each
 //! lie at least 4 GiB without any mapping, so that the seccomp filter need compare only the start and the length.
 
 use kiln_abi::PAGE_SIZE;
@@ -19,7 +21,9 @@ use super::Error;
 use super::blob::Blob;
 use super::child::TIMER;
 use super::filter::Rules;
+use crate::backends::kvm;
 use kiln_gate::state::{DeviceState, Range};
+use kiln_gate::vcpu::vcpu_fd;
 
 /// Bytes of stack for traps. The handler formats a message and walks the stack.
 const TRAP_STACK: u64 = 16 * 1024;
@@ -39,6 +43,7 @@ const IMAGE_REGION: (u64, u64) = (0x1000_0000_0000, 1 << 33);
 const WINDOW_REGION: (u64, u64) = (0x3100_0000_0000, 1 << 33);
 const REPORT_REGION: (u64, u64) = (0x5200_0000_0000, 1 << 31);
 const GATE_REGION: (u64, u64) = (0x5b00_0000_0000, 1 << 32);
+const MACHINE_REGION: (u64, u64) = (0x6c00_0000_0000, 1 << 31);
 
 /// `bytes` rounded up to whole pages.
 pub fn page_up(bytes: u64) -> u64 {
@@ -68,6 +73,8 @@ pub struct Layout {
     pub report: u64,
     /// The gate.
     pub gate: Range,
+    /// What a virtual machine needs; empty if there is none.
+    pub machine: Range,
 }
 
 impl Layout {
@@ -80,7 +87,8 @@ impl Layout {
         memory: u64,
         boot_size: u64,
         blob: &Blob,
-        random: [u64; 4],
+        machine: bool,
+        random: [u64; 5],
     ) -> Result<Self, Error> {
         let pick = |(base, pages): (u64, u64), random: u64| base + (random % pages) * PAGE_SIZE;
         // The first segment has address 0.
@@ -145,6 +153,16 @@ impl Layout {
         } else {
             gate - blob.size()
         };
+        let machine = if machine {
+            let own = kvm::layout::machine_size(image.memory_size(), free.end - boot.start);
+            let start = pick(MACHINE_REGION, random[4]);
+            Range {
+                start,
+                end: start + kvm::machine::RUN_SPACE + own,
+            }
+        } else {
+            Range::default()
+        };
         Ok(Self {
             bias,
             image: place(0, image.memory_size()),
@@ -159,7 +177,22 @@ impl Layout {
                 start: gate / PAGE_SIZE * PAGE_SIZE,
                 end: gate / PAGE_SIZE * PAGE_SIZE + blob.size(),
             },
+            machine,
         })
+    }
+
+    /// Whether the guest gets a virtual machine.
+    pub fn has_machine(&self) -> bool {
+        self.machine.end > self.machine.start
+    }
+
+    /// What the guest calls.
+    pub fn enter(&self, blob: &Blob) -> u64 {
+        if self.has_machine() {
+            self.gate.start + kvm::layout::STUBS + kvm::stub::user::ENTER
+        } else {
+            self.gate.start + blob.enter
+        }
     }
 
     /// What the seccomp filter is to hold the gate to.
@@ -177,6 +210,9 @@ impl Layout {
             releasable: self.free,
             devices,
             timer: Some(TIMER.cast_unsigned()),
+            vcpu: self
+                .has_machine()
+                .then(|| vcpu_fd(devices.len() as u32).cast_unsigned()),
         }
     }
 }

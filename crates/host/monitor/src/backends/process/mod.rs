@@ -34,13 +34,15 @@ pub mod child;
 pub mod filter;
 pub mod guest;
 pub mod layout;
-mod os;
+pub(in crate::backends) mod os;
 mod privileges;
 pub mod setup;
 
 use std::io;
 
 use kiln_gate::state::DeviceState;
+
+use kvm_ioctls::Kvm;
 
 use crate::backend::{Device, Launch, Protection};
 use blob::Blob;
@@ -67,6 +69,9 @@ pub enum Error {
     /// The image's writable segments do not lie side by side.
     #[error("the image has other segments between its writable ones: link it with `kiln build`")]
     ScatteredData,
+    /// This host cannot run virtual machines.
+    #[error(transparent)]
+    Machine(#[from] crate::backends::kvm::Error),
     /// The host refused a step.
     #[error("cannot {step}: {error}")]
     Host {
@@ -98,15 +103,23 @@ impl Error {
 ///
 /// # Errors
 /// [`Error`]; nothing is left behind then.
+pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
+    start_in(launch, None)
+}
+
+/// Starts a guest, with `kvm` in a virtual machine inside of its process.
+///
+/// # Errors
+/// As [`start`].
 #[allow(
     clippy::needless_pass_by_value,
     reason = "the guest's descriptors are the child's from now on"
 )]
-pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
+pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error> {
     let blob = Blob::read();
-    let mut random = [0u8; 32 + 64];
+    let mut random = [0u8; 40 + 64];
     os::random(&mut random).map_err(Error::host("read random numbers"))?;
-    let mut picks = [0u64; 4];
+    let mut picks = [0u64; 5];
     for (pick, bytes) in picks.iter_mut().zip(random.chunks_exact(8)) {
         *pick = u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
     }
@@ -115,12 +128,13 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
         launch.memory,
         boot::size(&launch),
         &blob,
+        kvm.is_some(),
         picks,
     )?;
     let facts = boot::HostFacts {
         now: os::monotonic(),
         wall: os::wall(),
-        entropy: random[32..].try_into().expect("64 bytes left"),
+        entropy: random[40..].try_into().expect("64 bytes left"),
     };
     let boot = boot::record(&launch, &layout, &blob, &facts);
     let memory = os::memory_file(launch.memory).map_err(Error::host("make the guest's memory"))?;
@@ -140,6 +154,7 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
         control,
         common: common.as_ptr(),
         parent: std::process::id(),
+        kvm: kvm.as_ref(),
     };
     let forked = child::fork(&plan)?;
     Ok(ProcessGuest::new(
@@ -147,6 +162,7 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
         common,
         control_write,
         layout.image.start,
+        kvm.is_some(),
     ))
 }
 
@@ -170,13 +186,18 @@ struct Missing {
 }
 
 /// The protections around every guest of this backend.
-fn protections(missing: Missing) -> Vec<Protection> {
+fn protections(missing: Missing, machine: bool) -> Vec<Protection> {
     let always = |name| Protection {
         name,
         missing: None,
     };
     let given = |name, missing| Protection { name, missing };
-    vec![
+    let mut all = Vec::with_capacity(16);
+    if machine {
+        all.push(always("virtual machine"));
+        all.push(always("page tables out of the guest's reach"));
+    }
+    all.extend([
         always("seccomp filter"),
         always("no new privileges"),
         always("monitor unmapped"),
@@ -188,5 +209,6 @@ fn protections(missing: Missing) -> Vec<Protection> {
         given("user namespace", missing.user_namespace),
         given("process namespace", missing.process_namespace),
         given("no file system access (Landlock)", missing.landlock),
-    ]
+    ]);
+    all
 }

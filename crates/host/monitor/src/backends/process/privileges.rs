@@ -12,8 +12,8 @@ pub fn limit() -> io::Result<()> {
         let undumpable = [libc::PR_SET_DUMPABLE as usize, 0, 0, 0, 0];
         call(libc::SYS_prctl, undumpable)?;
     }
-    // One more than the devices and the console need: Landlock's ruleset is a descriptor for a moment.
-    lower(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 4)?;
+    // One more than the devices, the console and a virtual CPU need: Landlock's ruleset is a descriptor for a moment.
+    lower(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 5)?;
     Ok(())
 }
 

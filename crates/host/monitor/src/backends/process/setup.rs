@@ -89,10 +89,12 @@ pub enum Step {
     User = 11,
     /// A user namespace for root's guest, likewise.
     Namespace = 12,
+    /// The virtual machine.
+    Machine = 13,
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Tie,
         Self::Descriptors,
         Self::Limits,
@@ -105,6 +107,7 @@ impl Step {
         Self::Landlock,
         Self::User,
         Self::Namespace,
+        Self::Machine,
     ];
 
     /// The step's failure as the supervisor tells it.
@@ -119,6 +122,7 @@ impl Step {
             Self::Gate => "place the gate",
             Self::Signals => "install signal handlers",
             Self::Privileges => "give up privileges",
+            Self::Machine => "make a virtual machine",
             Self::Rseq => "unregister restartable sequences",
             Self::Landlock | Self::User | Self::Namespace => {
                 let name = match self {

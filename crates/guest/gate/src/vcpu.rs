@@ -1,0 +1,333 @@
+//! The guest in a virtual machine: what the gate does on the `kvm` backend.
+//!
+//! The process is the same as on the `process` backend, sealed in the same way, with the guest's memory at the same
+//! addresses. Only the guest's instructions run elsewhere: on a virtual CPU whose page tables map the guest's memory at
+//! the addresses that it has here, all of it in ring 3. What the guest executes instead of a call into this code is one
+//! `out` to a port; what stands for a signal is an exception whose handler is another such `out`.
+//! [`run`] goes round between the two.
+//!
+//! Nothing in the shared record of the virtual CPU is the guest's to write, but the registers are: they are checked like
+//! everything else.
+
+use core::cell::Cell;
+
+use kiln_abi::op::{OpError, Protection, Segment};
+use kiln_abi::trap::TrapFrame;
+
+use crate::paging::{Access, Tables};
+use crate::state::{FIRST_DEVICE_FD, Range, State, state};
+use crate::sys::{self, errno};
+use crate::{enter, trap};
+
+/// The port of the guest's call: `rdi` holds the call's address.
+pub const PORT_ENTER: u16 = 0x10;
+/// The port of exceptions: `rsp` points to vector, error code and the processor's frame.
+pub const PORT_TRAP: u16 = 0x11;
+/// The port behind a `syscall` instruction: `rcx` and `r11` hold what `rip` and the flags were.
+pub const PORT_SYSCALL: u16 = 0x12;
+
+/// The exit reasons of `<linux/kvm.h>` that are told apart.
+mod exit {
+    pub const IO: u32 = 2;
+    pub const SHUTDOWN: u32 = 8;
+    pub const INTR: u32 = 10;
+    pub const INTERNAL_ERROR: u32 = 17;
+}
+
+/// `KVM_SYNC_X86_REGS`.
+pub const SYNC_REGS: u64 = 1;
+
+/// `struct kvm_regs`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the names are the registers'")]
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub r8_to_r15: [u64; 8],
+    pub rip: u64,
+    pub rflags: u64,
+}
+
+/// `struct kvm_run`, as far as it is used.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Run {
+    request_interrupt_window: u8,
+    /// Makes `KVM_RUN` return at once with `EINTR`.
+    pub immediate_exit: u8,
+    padding: [u8; 6],
+    exit_reason: u32,
+    state: [u8; 20],
+    direction: u8,
+    size: u8,
+    port: u16,
+    rest_of_exit: [u8; 252],
+    /// Which registers the kernel leaves here on every exit.
+    pub valid_registers: u64,
+    /// Which registers the kernel takes from here on the next entry.
+    pub dirty_registers: u64,
+    /// The general registers.
+    pub registers: Registers,
+}
+
+/// The virtual machine, as the gate needs to know it. All zero on the `process` backend.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Machine {
+    /// The virtual CPU's record, shared with the kernel; null if there is no virtual machine.
+    pub run: *mut Run,
+    /// Pages for page tables.
+    pub tables: *mut u64,
+    /// How many.
+    pub table_pages: u64,
+    /// Their physical address in the guest.
+    pub tables_physical: u64,
+    /// How many are used.
+    pub tables_used: Cell<u64>,
+    /// Upper end of the stack on which the processor delivers exceptions, in the guest.
+    pub exception_stack: u64,
+    /// What lies there after an exception, in this process.
+    pub exception_frame: *const u64,
+    /// The guest's code for flushing its TLB.
+    pub flush: u64,
+    /// The guest's code that runs in ring 0.
+    pub supervisor: Range,
+    /// True if the processor walks the guest's page tables itself.
+    pub walks: bool,
+    /// Page tables were changed: the guest must flush its TLB before it goes on.
+    pub stale: Cell<bool>,
+}
+
+/// Words that the processor and the guest's stub push for an exception: vector, error, rip, cs, rflags, rsp, ss.
+const FRAME_WORDS: usize = 7;
+/// Bytes of them.
+pub const FRAME_BYTES: u64 = FRAME_WORDS as u64 * 8;
+
+/// The signals that a Linux process would see for exceptions 0 to 20.
+const SIGNALS: [u8; 21] = [
+    8, 5, 11, 5, 11, 11, 4, 11, 11, 8, 11, 7, 7, 11, 11, 11, 8, 7, 11, 8, 11,
+];
+
+/// The descriptor of the virtual CPU: behind the devices'.
+pub fn vcpu_fd(devices: u32) -> i32 {
+    FIRST_DEVICE_FD + devices.cast_signed()
+}
+
+/// Runs the guest until it ends.
+///
+/// # Safety
+/// The process is sealed, the monitor has made the virtual machine and put its first state into it.
+pub unsafe extern "C" fn run() -> ! {
+    // SAFETY: the monitor has filled the state in.
+    let state = unsafe { state() };
+    let fd = vcpu_fd(state.device_count);
+    let run = state.machine.run;
+    loop {
+        let result = sys::kvm_run(fd);
+        // SAFETY: the record is mapped as long as the process lives. The kernel writes to it only inside of the call
+        // above, and the signal handler only to a field of which no reference is made here.
+        let (reason, port) = unsafe { ((*run).exit_reason, (*run).port) };
+        if result == errno::EINTR || (result >= 0 && reason == exit::INTR) {
+            // SAFETY: as above; volatile, for a signal handler writes to it.
+            let ticked = unsafe {
+                let flag = &raw mut (*run).immediate_exit;
+                let ticked = flag.read_volatile() != 0;
+                flag.write_volatile(0);
+                ticked
+            };
+            if ticked {
+                tick(state, fd);
+            }
+            continue;
+        }
+        if result == errno::EAGAIN {
+            continue;
+        }
+        if result < 0 {
+            let what = if result == errno::EFAULT {
+                "the host has no memory for the guest"
+            } else {
+                "the virtual CPU cannot run"
+            };
+            stop(state, 11, what);
+        }
+        match reason {
+            exit::IO if port == PORT_ENTER => call(state),
+            exit::IO if port == PORT_TRAP => exception(state, fd),
+            exit::IO if port == PORT_SYSCALL => system_call(state),
+            exit::SHUTDOWN => stop(state, 11, "the virtual CPU has shut down (triple fault)"),
+            exit::INTERNAL_ERROR => stop(state, 4, "the host cannot emulate an instruction"),
+            _ => stop(state, 11, "the virtual CPU has stopped for a reason unknown here"),
+        }
+    }
+}
+
+/// The signal handler's part of a tick: the virtual CPU comes back from, or does not enter, the guest.
+pub fn kick(state: &State) {
+    // SAFETY: the record is mapped as long as the process lives.
+    unsafe { (&raw mut (*state.machine.run).immediate_exit).write_volatile(1) };
+}
+
+fn registers(state: &State) -> Registers {
+    // SAFETY: as in `run`.
+    unsafe { (*state.machine.run).registers }
+}
+
+fn set_registers(state: &State, registers: Registers) {
+    // SAFETY: as in `run`.
+    unsafe {
+        (*state.machine.run).registers = registers;
+        (*state.machine.run).dirty_registers = SYNC_REGS;
+    }
+}
+
+/// The guest's call.
+fn call(state: &State) {
+    let mut registers = registers(state);
+    // SAFETY: the guest's call, in a sealed process.
+    unsafe { enter::enter(registers.rdi) };
+    if state.machine.stale.replace(false) {
+        // There the guest returns from its call by way of a flush.
+        registers.rip = state.machine.flush;
+        set_registers(state, registers);
+    }
+}
+
+/// Changes what the guest may do with pages of its memory, as far as its page tables say it.
+///
+/// The caller changes this process's mapping of the same pages likewise: that is how a KVM that shadows the guest's page
+/// tables learns of it, since it notices only what the guest itself writes to them. Where the processor walks them
+/// itself, the flush makes it look again.
+pub fn protect(state: &State, range: Segment, protection: Protection) -> Result<(), OpError> {
+    let machine = &state.machine;
+    let access = match protection {
+        Protection::None => Access::None,
+        Protection::Read => Access::Read,
+        Protection::ReadWrite => Access::ReadWrite,
+    };
+    // SAFETY: the monitor gave these pages to the page tables alone. The guest does not run meanwhile.
+    let words = unsafe {
+        core::slice::from_raw_parts_mut(machine.tables, machine.table_pages as usize * 512)
+    };
+    let used = machine.tables_used.get() as usize;
+    let mut tables = Tables::new(words, machine.tables_physical, used);
+    let done = tables.protect(range.addr, range.len, access);
+    machine.tables_used.set(tables.used() as u64);
+    machine.stale.set(machine.walks);
+    done.map_err(|_| OpError::Invalid)
+}
+
+/// The state of the guest as a trap frame, of an exception yet unknown.
+fn frame_of(registers: &Registers) -> TrapFrame {
+    let r = registers;
+    let mut frame = TrapFrame {
+        registers: [
+            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, 0, 0, 0, 0, 0, 0, 0, 0,
+        ],
+        rip: r.rip,
+        rflags: r.rflags,
+        ..TrapFrame::default()
+    };
+    for (to, from) in frame.registers.iter_mut().skip(8).zip(r.r8_to_r15) {
+        *to = from;
+    }
+    frame
+}
+
+/// An exception of the guest's code.
+fn exception(state: &State, fd: i32) {
+    /// `syscall` and `int 0x80`.
+    const HOST_CALLS: [[u8; 2]; 2] = [[0x0f, 0x05], [0xcd, 0x80]];
+    const UNDEFINED: u32 = 6;
+    const GENERAL_PROTECTION: u32 = 13;
+    const PAGE_FAULT: u32 = 14;
+    let registers = registers(state);
+    let mut frame = frame_of(&registers);
+    if registers.rsp != state.machine.exception_stack.wrapping_sub(FRAME_BYTES) {
+        // Not the processor's doing: the guest has jumped into the stub or knocked at the port.
+        trap::end_with_fault(Some(&signalled(frame, 11)), "the port of exceptions was written to");
+    }
+    let mut words = [0u64; FRAME_WORDS];
+    for (index, word) in words.iter_mut().enumerate() {
+        // SAFETY: the page of the exception stack is mapped, and the guest does not run.
+        *word = unsafe { state.machine.exception_frame.add(index).read_volatile() };
+    }
+    let [vector, error, rip, _, rflags, rsp, _] = words;
+    frame.vector = vector as u32;
+    frame.error = error as u32;
+    frame.rip = rip;
+    frame.rflags = rflags;
+    if let Some(slot) = frame.registers.get_mut(TrapFrame::RSP) {
+        *slot = rsp;
+    }
+    if frame.vector == PAGE_FAULT {
+        frame.address = sys::kvm_fault_address(fd);
+    }
+    let mut code = [0u8; 2];
+    if matches!(frame.vector, UNDEFINED | GENERAL_PROTECTION)
+        && kiln_abi::perform::Memory::read(&crate::memory::GuestMemory, rip, &mut code).is_ok()
+        && HOST_CALLS.contains(&code)
+    {
+        // The processor was told not to know the one, and finds no gate for the other.
+        frame.vector = TrapFrame::HOST_CALL;
+        frame.address = registers.rax;
+        frame = signalled(frame, 31);
+    } else {
+        let signal = SIGNALS.get(frame.vector as usize).copied().unwrap_or(11);
+        frame = signalled(frame, u32::from(signal));
+    }
+    deliver(state, registers, &frame);
+}
+
+/// A `syscall` instruction in the guest.
+fn system_call(state: &State) {
+    let registers = registers(state);
+    let mut frame = signalled(frame_of(&registers), 31);
+    frame.vector = TrapFrame::HOST_CALL;
+    frame.rip = registers.rcx;
+    frame.rflags = registers.r8_to_r15[3];
+    frame.address = registers.rax;
+    deliver(state, registers, &frame);
+}
+
+fn signalled(frame: TrapFrame, signal: u32) -> TrapFrame {
+    TrapFrame { signal, ..frame }
+}
+
+/// The tick timer has expired.
+fn tick(state: &State, fd: i32) {
+    let registers = registers(state);
+    let mut frame = frame_of(&registers);
+    frame.vector = TrapFrame::TICK;
+    // In ring 0 the guest cannot be sent elsewhere, and with an exception under way it must not.
+    let busy = state.machine.supervisor.contains(registers.rip, 1)
+        || trap::in_trap(state, registers.rsp)
+        || state.trap_entry.get() == 0
+        || sys::kvm_exception_pending(fd);
+    if !busy {
+        deliver(state, registers, &signalled(frame, 14));
+    }
+}
+
+/// Sends the guest to its trap entry with `frame`.
+fn deliver(state: &State, mut registers: Registers, frame: &TrapFrame) {
+    let entry = trap::deliver(state, frame);
+    registers.rdi = entry.frame;
+    registers.rsp = entry.stack;
+    registers.rip = entry.code;
+    registers.rflags = frame.rflags & !trap::CLEARED_FLAGS;
+    set_registers(state, registers);
+}
+
+/// Ends the guest because its virtual CPU cannot go on.
+fn stop(state: &State, signal: u32, what: &str) -> ! {
+    let frame = signalled(frame_of(&registers(state)), signal);
+    trap::end_with_fault(Some(&frame), what)
+}
