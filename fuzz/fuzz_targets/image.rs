@@ -4,7 +4,7 @@
 //! without another check.
 #![no_main]
 
-use kiln_image::image::{HEAD, MAX_ALIGNMENT, MAX_SPAN};
+use kiln_image::image::{GUEST_ADDRESS, HEAD, MACHINE_ADDRESS, MAX_ALIGNMENT, MAX_SPAN};
 use kiln_image::{Access, Image};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
@@ -51,6 +51,11 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
                 .any(|segment| { segment.access == Access::ReadWrite && segment.holds(&relro) })
         );
     }
+    let machine = image.machine();
+    assert!(machine.file_offset + machine.file_size <= size);
+    assert!(machine.file_size <= machine.memory_size);
+    assert!(machine.memory_size <= GUEST_ADDRESS - MACHINE_ADDRESS);
+    assert!((MACHINE_ADDRESS..MACHINE_ADDRESS + machine.file_size).contains(&machine.entry));
     assert_eq!(image.abi().version, kiln_abi::VERSION);
     assert!(image.devices().len() <= kiln_abi::MAX_DEVICES);
     for (index, device) in image.devices().iter().enumerate() {

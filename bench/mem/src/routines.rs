@@ -1,13 +1,13 @@
 //! The memory routines, size by size.
 //!
 //! Both sides are called through pointers the compiler cannot see through, as a guest calls them
-//! through symbols. The mixed table draws sizes from a distribution of small ones, where branch
+//! through symbols. The mixed tables draw sizes from a distribution of small ones, where branch
 //! prediction counts; the others repeat one size.
 
-use std::ffi::c_void;
+use std::arch::asm;
 use std::hint::black_box;
 
-use crate::timing::{duel, head, row};
+use crate::timing::{duel_with, head, row};
 
 const SIZES: [usize; 28] = [
     1,
@@ -44,13 +44,36 @@ const BUFFER: usize = (1 << 20) + 8192;
 type Copy = unsafe extern "C" fn(*mut u8, *const u8, usize) -> *mut u8;
 type Fill = unsafe extern "C" fn(*mut u8, i32, usize) -> *mut u8;
 type Compare = unsafe extern "C" fn(*const u8, *const u8, usize) -> i32;
+type Length = unsafe extern "C" fn(*const u8) -> usize;
 
-unsafe extern "C" {
-    fn memcpy(dst: *mut c_void, src: *const c_void, n: usize) -> *mut c_void;
-    fn memmove(dst: *mut c_void, src: *const c_void, n: usize) -> *mut c_void;
-    fn memset(dst: *mut c_void, value: i32, n: usize) -> *mut c_void;
-    fn memcmp(a: *const c_void, b: *const c_void, n: usize) -> i32;
-    fn strlen(text: *const i8) -> usize;
+/// The C library's routine of this name and type.
+///
+/// The C library picks its routines for the processor when the program starts. In a static program
+/// their plain address is a stub that jumps to the choice; the global offset table holds the choice
+/// itself, so that it is not charged for the stub.
+macro_rules! c_library {
+    ($name:ident: $routine:ty) => {{
+        unsafe extern "C" {
+            fn $name();
+        }
+        let choice: $routine;
+        // SAFETY: reads the program's own table, whose entry is this routine; the C standard says
+        // that it has this type.
+        unsafe {
+            asm!("mov {}, qword ptr [rip + {}@GOTPCREL]", out(reg) choice, sym $name,
+                options(pure, readonly, nostack, preserves_flags));
+        }
+        choice
+    }};
+}
+
+/// Hides where `n` came from, in a register. `black_box` goes through the stack, which now and then
+/// lies so that the processor takes the buffer's stores for stores to the same place and waits.
+#[inline]
+fn hidden(mut n: usize) -> usize {
+    // SAFETY: the assembly is empty.
+    unsafe { asm!("/* {0} */", inout(reg) n, options(nomem, nostack, preserves_flags)) };
+    n
 }
 
 /// Buffers are made of pages, so that offsets below say all about alignment.
@@ -62,19 +85,11 @@ pub fn run() {
     let mut a = vec![Page([1; 4096]); BUFFER / 4096];
     let mut b = a.clone();
     let (a, b) = (a.as_mut_ptr().cast::<u8>(), b.as_mut_ptr().cast::<u8>());
-    // SAFETY: the C library's routines have these types up to the kind of pointer.
-    let (c_copy, c_move, c_fill, c_compare) = unsafe {
-        use std::mem::transmute as cast;
-        type C3 = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
-        (
-            cast::<C3, Copy>(memcpy),
-            cast::<C3, Copy>(memmove),
-            cast::<unsafe extern "C" fn(*mut c_void, i32, usize) -> *mut c_void, Fill>(memset),
-            cast::<unsafe extern "C" fn(*const c_void, *const c_void, usize) -> i32, Compare>(
-                memcmp,
-            ),
-        )
-    };
+    let c_copy = c_library!(memcpy: Copy);
+    let c_move = c_library!(memmove: Copy);
+    let c_fill = c_library!(memset: Fill);
+    let c_compare = c_library!(memcmp: Compare);
+    let c_length = c_library!(strlen: Length);
     // The routines learn what the processor has from the first long range.
     // SAFETY: both buffers are this long.
     unsafe { kiln_mem::copy(a, b, BUFFER) };
@@ -99,7 +114,9 @@ pub fn run() {
         b.wrapping_add(9),
         c_compare,
     );
-    lengths(a);
+    mixed_compares(a, b, c_compare);
+    lengths("strlen aligned", a, c_length);
+    lengths("strlen unaligned", a.wrapping_add(3), c_length);
 }
 
 fn copies(title: &str, dst: *mut u8, src: *const u8, c: Copy) {
@@ -107,12 +124,7 @@ fn copies(title: &str, dst: *mut u8, src: *const u8, c: Copy) {
     let (kiln, c) = (black_box(kiln_mem::copy as Copy), black_box(c));
     for n in SIZES {
         // SAFETY: both buffers hold `n` bytes behind the small offsets in use.
-        let times = unsafe {
-            duel(
-                || _ = kiln(dst, src, black_box(n)),
-                || _ = c(dst, src, black_box(n)),
-            )
-        };
+        let times = unsafe { duel_with(kiln, c, |copy| _ = copy(dst, src, hidden(n))) };
         row(&n.to_string(), times);
     }
 }
@@ -122,12 +134,7 @@ fn fills(title: &str, dst: *mut u8, c: Fill) {
     let (kiln, c) = (black_box(kiln_mem::fill as Fill), black_box(c));
     for n in SIZES {
         // SAFETY: the buffer holds `n` bytes behind the small offset in use.
-        let times = unsafe {
-            duel(
-                || _ = kiln(dst, 1, black_box(n)),
-                || _ = c(dst, 1, black_box(n)),
-            )
-        };
+        let times = unsafe { duel_with(kiln, c, |fill| _ = fill(dst, 1, hidden(n))) };
         row(&n.to_string(), times);
     }
 }
@@ -137,20 +144,32 @@ fn compares(title: &str, a: *const u8, b: *const u8, c: Compare) {
     let (kiln, c) = (black_box(kiln_mem::compare as Compare), black_box(c));
     for n in SIZES {
         // SAFETY: both buffers hold `n` bytes behind the small offsets in use.
-        let times = unsafe {
-            duel(
-                || _ = black_box(kiln(a, b, black_box(n))),
-                || _ = black_box(c(a, b, black_box(n))),
-            )
-        };
+        let times = unsafe { duel_with(kiln, c, |compare| _ = compare(a, b, hidden(n))) };
         row(&n.to_string(), times);
     }
 }
 
-/// Copies whose sizes are drawn from 1 to a limit, smaller ones more often.
+/// Copies of mixed sizes.
 fn mixed_copies(dst: *mut u8, src: *const u8, c: Copy) {
     head("memcpy mixed, up to");
-    let (kiln, c) = (black_box(kiln_mem::copy as Copy), black_box(c));
+    // SAFETY: both buffers are longer than the largest size drawn.
+    mixed(kiln_mem::copy as Copy, c, |copy, n| {
+        _ = unsafe { copy(dst, src, n) }
+    });
+}
+
+/// Comparisons of mixed sizes that find no difference.
+fn mixed_compares(a: *const u8, b: *const u8, c: Compare) {
+    head("memcmp mixed, up to");
+    // SAFETY: both buffers are longer than the largest size drawn.
+    mixed(kiln_mem::compare as Compare, c, |compare, n| {
+        _ = unsafe { compare(a, b, n) }
+    });
+}
+
+/// One row per limit, with sizes drawn from 1 to the limit, smaller ones more often.
+fn mixed<R: std::marker::Copy>(kiln: R, c: R, operation: impl Fn(R, usize)) {
+    let (kiln, c) = (black_box(kiln), black_box(c));
     for limit in [16, 64, 256, 1024, 4096] {
         let mut state = 1_u64;
         let mut random = || {
@@ -162,29 +181,25 @@ fn mixed_copies(dst: *mut u8, src: *const u8, c: Copy) {
         let sizes: Vec<usize> = (0..1024)
             .map(|_| 1 + random() % (1 + random() % limit))
             .collect();
-        let all = |copy: Copy| {
+        let (kiln, c) = duel_with(kiln, c, |routine| {
             for &n in &sizes {
-                // SAFETY: both buffers are longer than the largest limit.
-                unsafe { copy(dst, src, n) };
+                operation(routine, n);
             }
-        };
-        let (kiln, c) = duel(|| all(kiln), || all(c));
+        });
         row(&limit.to_string(), (kiln / 1024.0, c / 1024.0));
     }
 }
 
-fn lengths(text: *mut u8) {
-    head("strlen");
-    for n in [1, 8, 16, 32, 64, 256, 1024, 4096] {
+fn lengths(title: &str, text: *mut u8, c: Length) {
+    head(title);
+    let (kiln, c) = (black_box(kiln_mem::length as Length), black_box(c));
+    for n in SIZES {
         // SAFETY: the buffer is longer than `n` and gets its terminator here.
-        unsafe {
+        let times = unsafe {
             text.write_bytes(1, n);
             *text.add(n) = 0;
-            let times = duel(
-                || _ = black_box(kiln_mem::length(black_box(text))),
-                || _ = black_box(strlen(black_box(text).cast())),
-            );
-            row(&n.to_string(), times);
-        }
+            duel_with(kiln, c, |length| _ = length(text))
+        };
+        row(&n.to_string(), times);
     }
 }

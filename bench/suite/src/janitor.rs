@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{Result, instance, process};
 
 /// More than the whole suite takes on a slow machine.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(20);
 
 /// Time for a process that was asked to end.
 const GRACE: Duration = Duration::from_millis(300);

@@ -27,12 +27,17 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Measures and prints.
 pub fn run(setting: &Setting) -> Result<()> {
+    run_so_many(setting, setting.pick(INSTANCES, 50))
+}
+
+/// Measures so many instances and prints.
+pub fn run_so_many(setting: &Setting, asked: usize) -> Result<()> {
     let web = setting.image("web")?;
     let before = process::available()?;
     let fitting = usize::try_from(before / ROOM).unwrap_or(usize::MAX);
-    let wanted = setting.pick(INSTANCES, 50).min(fitting);
-    if wanted < INSTANCES && !setting.quick {
-        println!("{wanted} instances instead of {INSTANCES}: there is no memory for more");
+    let wanted = asked.min(fitting);
+    if wanted < asked {
+        println!("{wanted} instances instead of {asked}: there is no memory for more");
     }
 
     let measured = measure(setting, &web, wanted, before);

@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::janitor::{Janitor, Kept};
@@ -23,6 +24,7 @@ pub struct Setting {
     pub folder: PathBuf,
     /// Whether rougher numbers in less time are wanted.
     pub quick: bool,
+    backend: Mutex<&'static str>,
     janitor: Janitor,
 }
 
@@ -57,10 +59,20 @@ impl Setting {
             kiln,
             folder,
             quick,
+            backend: Mutex::new("process"),
             janitor,
         };
         setting.introduce();
         Ok(setting)
+    }
+
+    /// What guests run on from now on, unless a call of the command says otherwise.
+    pub fn set_backend(&self, backend: &'static str) {
+        *self.lock() = backend;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, &'static str> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One number for a whole run, another for a quick one.
@@ -70,19 +82,26 @@ impl Setting {
 
     /// A call of the command, with the benchmark's own runtime folder and nothing else in the environment.
     pub fn kiln(&self) -> Command {
-        instance::command(&self.kiln, &self.folder)
+        let mut command = instance::command(&self.kiln, &self.folder);
+        command.env("KILN_BACKEND", *self.lock());
+        command
     }
 
     /// Builds an example and returns its image.
     pub fn image(&self, example: &str) -> Result<PathBuf> {
-        let image = self.folder.join(format!("{example}.kiln"));
+        self.image_of("examples", example)
+    }
+
+    /// Builds a guest in a folder of the repository and returns its image.
+    pub fn image_of(&self, parent: &str, name: &str) -> Result<PathBuf> {
+        let image = self.folder.join(format!("{name}.kiln"));
         if image.is_file() {
             return Ok(image);
         }
         let mut build = Command::new(&self.kiln);
         build
             .current_dir(workspace())
-            .args(["build", "--quiet", &format!("examples/{example}"), "-o"])
+            .args(["build", "--quiet", &format!("{parent}/{name}"), "-o"])
             .arg(&image);
         process::output(&mut build, BUILD)?;
         Ok(image)

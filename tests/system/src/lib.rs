@@ -8,6 +8,7 @@
 //! cargo test -p kiln-system-tests                   # all of it, about three minutes
 //! cargo test -p kiln-system-tests --test faults     # one subject
 //! KILN=/usr/bin/kiln cargo test -p kiln-system-tests
+//! KILN_TEST_BACKEND=kvm cargo test -p kiln-system-tests   # guests as virtual machines
 //! ```
 //!
 //! Without `KILN` the command is built from this workspace. What a machine cannot do (tap devices without root, a
@@ -15,20 +16,24 @@
 //!
 //! | module | its part |
 //! | --- | --- |
+//! | [`backend`] | which backend the tests run guests on |
 //! | [`artifacts`] | builds the command and the guests, once for all test processes |
 //! | [`session`] | a state folder, commands in it, and the end of everything that was started there |
 //! | [`process`] | a running command: its output as it comes, signals, a bounded wait |
 //! | [`host`] | `/proc`, free ports, what this machine can do |
 //! | [`elf`] | changing an image's headers |
+//! | [`nested`] | a Linux in QEMU with virtual machines of its own |
 //! | [`netns`] | network namespaces with a tap device |
 //! | [`service`] | an example that serves, and connections to it |
 //! | [`http`], [`resp`] | clients of the examples `web` and `kv` |
 //! | [`random`] | the same random numbers in every run |
 
 pub mod artifacts;
+pub mod backend;
 pub mod elf;
 pub mod host;
 pub mod http;
+pub mod nested;
 pub mod netns;
 pub mod process;
 pub mod random;

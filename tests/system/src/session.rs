@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::artifacts;
+use crate::{artifacts, backend};
 use crate::process::{Outcome, Running};
 
 /// A folder for one test. `kiln` keeps its state in it, so tests do not see each other's instances.
@@ -81,6 +81,7 @@ impl Session {
             .args(args)
             .env_remove("KILN_LOG")
             .env("LANG", "C.UTF-8")
+            .env("KILN_BACKEND", backend::name())
             .env("XDG_RUNTIME_DIR", self.dir.join("run"));
         command
     }

@@ -29,7 +29,7 @@ fn a_panic_is_told_with_message_place_and_backtrace() {
             "guest_probe::panics::middle at ",
             "guest_probe::panics::outermost at ",
             "guest_probe::panics::run",
-            "main::{closure#0}",
+            "guest_probe::main::{closure#0}",
         ],
     );
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use kiln_system_tests::{Session, probe};
+use kiln_system_tests::{Session, backend, probe};
 
 const FORBIDDEN: i32 = 159;
 
@@ -26,11 +26,15 @@ fn calls_of_32_bit_programs_end_the_guest() {
         .ends_with(FORBIDDEN)
         .tells("host system call");
     let outcome = probe("sysenter");
-    assert!([132, FORBIDDEN].contains(&outcome.code), "{outcome}");
+    // In a virtual machine also a protection fault: it was never set up.
+    assert!([132, 139, FORBIDDEN].contains(&outcome.code), "{outcome}");
 }
 
 #[test]
 fn the_gates_own_instruction_makes_no_other_call() {
+    if !backend::only_on(&["process"], "the gate is not in the guest's memory") {
+        return;
+    }
     for call in [
         // openat, socket, clone, execve, ptrace, process_vm_writev, io_uring_setup, userfaultfd, prctl, kill.
         "257",
@@ -168,7 +172,10 @@ fn a_running_guest_has_little_of_the_host() {
     };
     assert_eq!(field("Seccomp"), ["2"], "no filter");
     assert_eq!(field("NoNewPrivs"), ["1"]);
-    assert_eq!(field("Threads"), ["1"]);
+    // With a virtual machine the kernel makes a thread of its own in its process (recovery of large pages).
+    let kernel_threads = u32::from(backend::is_machine());
+    let threads: u32 = field("Threads")[0].parse().expect("a number");
+    assert!((1..=1 + kernel_threads).contains(&threads), "{threads} threads");
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(field(set), ["0000000000000000"], "{set}");
     }
@@ -185,7 +192,8 @@ fn a_running_guest_has_little_of_the_host() {
         let ours = file.is_empty()
             || file == image
             || file.contains("memfd")
-            || file.starts_with("/dev/zero");
+            || file.starts_with("/dev/zero")
+            || file == "anon_inode:kvm-vcpu:0";
         assert!(
             ours || file == "[vsyscall]",
             "something of the monitor's or the host's is mapped: {line}"
@@ -194,7 +202,10 @@ fn a_running_guest_has_little_of_the_host() {
     let descriptors = fs::read_dir(format!("/proc/{guest}/fd")).expect("a running guest");
     for entry in descriptors.filter_map(Result::ok) {
         let target = fs::read_link(entry.path()).unwrap_or_default();
-        assert!(target.to_string_lossy().starts_with("pipe:"), "{target:?}");
+        let target = target.to_string_lossy();
+        let ours = target.starts_with("pipe:")
+            || (backend::kind() == "kvm" && target.starts_with("anon_inode:kvm-vcpu"));
+        assert!(ours, "{target}");
     }
 }
 

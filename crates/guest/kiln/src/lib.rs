@@ -131,12 +131,13 @@ pub mod __private {
     pub use kiln_rt::console::print;
     pub use kiln_rt::task::run;
 
-    pub const fn abi_note(stack_size: u64, min_memory: u64) -> ElfNote<24> {
+    pub const fn abi_note(stack_size: u64, min_memory: u64) -> ElfNote<32> {
         ElfNote::abi(AbiNote {
             version: kiln_abi::VERSION,
             flags: 0,
             stack_size,
             min_memory,
+            entry: 0,
         })
     }
 

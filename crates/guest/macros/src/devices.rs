@@ -94,7 +94,7 @@ impl Declarations {
     pub fn notes(&self) -> String {
         let mut out = format!(
             "#[used] #[unsafe(link_section = \".note.kiln\")]
-             static ABI: ::kiln::__private::ElfNote<24> = ::kiln::__private::abi_note({}, {});",
+             static ABI: ::kiln::__private::ElfNote<32> = ::kiln::__private::abi_note({}, {});",
             self.stack, self.memory
         );
         for (index, device) in self.devices.iter().enumerate() {

@@ -8,7 +8,7 @@
 use core::arch::asm;
 
 use crate::cpu::{self, Features};
-use crate::vector::{load16, load32, opaque, read, store16, store32, write};
+use crate::vector::{load16, load32, opaque, read, returned, store16, store32, write};
 
 /// From here on the 32-byte loops are worth asking the processor for.
 const DETECT_MIN: usize = 512;
@@ -35,30 +35,26 @@ pub unsafe extern "C" fn copy(dst: *mut u8, src: *const u8, n: usize) -> *mut u8
             }
             return dst;
         }
-        if n <= 32 {
-            let (first, last) = (load16(src), load16(src.add(n - 16)));
-            store16(dst, first);
-            store16(dst.add(n - 16), last);
-            return dst;
+        if n > 64 {
+            let features = cpu::known();
+            return if features.has(Features::AVX512VL) && opaque(n) <= 256 {
+                copy_middle(dst, src, n);
+                dst
+            } else if features.has(Features::AVX2) {
+                copy_long32(dst, src, n)
+            } else {
+                copy_long16(dst, src, n)
+            };
         }
-        if n <= 64 {
-            let (a, b) = (load16(src), load16(src.add(16)));
-            let (c, d) = (load16(src.add(n - 32)), load16(src.add(n - 16)));
-            store16(dst, a);
-            store16(dst.add(16), b);
-            store16(dst.add(n - 32), c);
-            store16(dst.add(n - 16), d);
-            return dst;
+        let (first, last) = (load16(src), load16(src.add(n - 16)));
+        if n > 32 {
+            let (second, third) = (load16(src.add(16)), load16(src.add(n - 32)));
+            store16(dst.add(16), second);
+            store16(dst.add(n - 32), third);
         }
-        let features = cpu::known();
-        if n <= 256 && features.has(Features::AVX512VL) {
-            copy_middle(dst, src, n);
-            dst
-        } else if features.has(Features::AVX2) {
-            copy_long32(dst, src, n)
-        } else {
-            copy_long16(dst, src, n)
-        }
+        store16(dst, first);
+        store16(dst.add(n - 16), last);
+        dst
     }
 }
 
@@ -122,7 +118,7 @@ unsafe extern "C" fn copy_long16(dst: *mut u8, src: *const u8, n: usize) -> *mut
             for (i, vector) in back.into_iter().enumerate() {
                 store16(dst.add(n - 64 + 16 * i), vector);
             }
-            return dst;
+            return returned(dst);
         }
         if n >= DETECT_MIN && cpu::detected().has(Features::AVX2) {
             return copy_long32(dst, src, n);
@@ -135,7 +131,7 @@ unsafe extern "C" fn copy_long16(dst: *mut u8, src: *const u8, n: usize) -> *mut
             forward16(dst, src, n);
         }
     }
-    dst
+    returned(dst)
 }
 
 /// Ranges of more than 64 bytes with 32-byte vectors.
@@ -151,7 +147,7 @@ unsafe extern "C" fn copy_long32(dst: *mut u8, src: *const u8, n: usize) -> *mut
             store32(dst.add(32), front[1]);
             store32(dst.add(n - 64), back[0]);
             store32(dst.add(n - 32), back[1]);
-            return dst;
+            return returned(dst);
         }
         if n <= 256 {
             let front = [0, 32, 64, 96].map(|at| load32(src.add(at)));
@@ -162,7 +158,7 @@ unsafe extern "C" fn copy_long32(dst: *mut u8, src: *const u8, n: usize) -> *mut
             for (i, vector) in back.into_iter().enumerate() {
                 store32(dst.add(n - 128 + 32 * i), vector);
             }
-            return dst;
+            return returned(dst);
         }
         if dst.addr().wrapping_sub(src.addr()) < n {
             backward32(dst, src, n);
@@ -172,7 +168,7 @@ unsafe extern "C" fn copy_long32(dst: *mut u8, src: *const u8, n: usize) -> *mut
             forward32(dst, src, n);
         }
     }
-    dst
+    returned(dst)
 }
 
 /// Whether `rep movsb` is fast here: never when the ranges overlap.

@@ -7,7 +7,7 @@ use core::arch::asm;
 use core::arch::x86_64::{__m128i, __m256i, _mm_set1_epi64x, _mm256_set1_epi64x};
 
 use crate::cpu::{self, Features};
-use crate::vector::{opaque, store16, store32, write};
+use crate::vector::{opaque, returned, store16, store32, write};
 
 /// From here on the 32-byte loop is worth asking the processor for.
 const DETECT_MIN: usize = 512;
@@ -26,7 +26,7 @@ pub unsafe extern "C" fn fill(dst: *mut u8, value: i32, n: usize) -> *mut u8 {
         if n >= 16 {
             if n >= 64 {
                 let features = cpu::known();
-                return if n <= 256 && features.has(Features::AVX512VL) {
+                return if features.has(Features::AVX512VL) && opaque(n) <= 256 {
                     fill_middle(dst, word, n);
                     dst
                 } else if features.has(Features::AVX2) {
@@ -43,17 +43,18 @@ pub unsafe extern "C" fn fill(dst: *mut u8, value: i32, n: usize) -> *mut u8 {
             store16(dst.add(inner), vector);
             store16(dst.add(n - 16 - inner), vector);
             store16(dst.add(n - 16), vector);
-        } else if n >= 8 {
-            write(dst, word);
-            write(dst.add(n - 8), word);
         } else if n >= 4 {
-            write(dst, word as u32);
-            write(dst.add(n - 4), word as u32);
-        } else if n >= 2 {
-            write(dst, word as u16);
-            write(dst.add(n - 2), word as u16);
-        } else if n == 1 {
+            // The same with words of four bytes.
+            let inner = (n & 8) / 2;
+            let word = word as u32;
+            write(dst, word);
+            write(dst.add(inner), word);
+            write(dst.add(n - 4 - inner), word);
+            write(dst.add(n - 4), word);
+        } else if n > 0 {
             *dst = word as u8;
+            *dst.add(n / 2) = word as u8;
+            *dst.add(n - 1) = word as u8;
         }
     }
     dst
@@ -96,7 +97,7 @@ unsafe extern "C" fn fill_long16(dst: *mut u8, word: u64, n: usize) -> *mut u8 {
             fill16(dst, broadcast(word), n);
         }
     }
-    dst
+    returned(dst)
 }
 
 /// 64 bytes or more with 32-byte vectors.
@@ -107,7 +108,7 @@ unsafe extern "C" fn fill_long32(dst: *mut u8, word: u64, n: usize) -> *mut u8 {
     unsafe {
         if n >= STRING_MIN && cpu::known().has(Features::FAST_STRINGS) {
             strings(dst, word, n);
-            return dst;
+            return returned(dst);
         }
         let vector = _mm256_set1_epi64x(word.cast_signed());
         store32(dst, vector);
@@ -124,7 +125,7 @@ unsafe extern "C" fn fill_long32(dst: *mut u8, word: u64, n: usize) -> *mut u8 {
         store32(dst.add(n - 64), vector);
         store32(dst.add(n - 32), vector);
     }
-    dst
+    returned(dst)
 }
 
 /// `rep stosb`.

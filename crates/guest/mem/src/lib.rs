@@ -9,12 +9,12 @@
 //!
 //! - They need no initialisation, no relocation, no stack beyond a few words and no thread-local
 //!   storage. Start code and trap handlers may call them.
-//! - Up to 64 bytes they touch only `xmm` registers; longer ranges may use `ymm` registers (and clear
-//!   their upper halves). A trap handler that moves more than that must have saved the extended
+//! - Up to 64 bytes ([`length`]: 31) they touch only `xmm` registers; longer ranges may use `ymm`
+//!   registers (and clear their upper halves). A trap handler that moves more than that must have saved the extended
 //!   state (`XSAVE`) of the code that it interrupted, or the guest must have ruled `ymm` registers
 //!   out at its start with [`set_features`].
-//! - They never read or write outside the given range. [`length`], which has no range, never reads
-//!   past the aligned 64-byte line that holds the terminator.
+//! - They never write outside the given range. [`compare`] and [`length`] may read around it, but
+//!   only on pages that it touches.
 //! - No loop here may be recognised by the compiler as a `memcpy` of its own, which would call
 //!   itself without end. [`vector::opaque`] sees to that.
 //!

@@ -2,7 +2,7 @@
 //!
 //! `memcpy`, `memset`, `memcmp` and `strlen` are the export names of [`copy`](crate::copy),
 //! [`fill`](crate::fill), [`compare`](crate::compare) and [`length`](crate::length). The two names
-//! here are jumps: `memmove` because [`copy`](crate::copy) allows overlap anyway, `bcmp` because
+//! here mean the same: `memmove` because [`copy`](crate::copy) allows overlap anyway, `bcmp` because
 //! an order is as cheap to find as a difference.
 
 /// C `memmove`: copies `n` bytes between ranges that may overlap.

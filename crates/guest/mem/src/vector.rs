@@ -1,4 +1,4 @@
-//! Unaligned loads and stores, and the barrier that keeps loops from becoming calls.
+//! Unaligned loads and stores, and what keeps the compiler from spoiling loops and jumps.
 //!
 //! Everything here is inlined into the routines. None of it knows about sizes or directions.
 
@@ -6,6 +6,9 @@ use core::arch::asm;
 use core::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256,
 };
+
+/// The unit in which memory is readable or not, in bytes.
+pub const PAGE: usize = 4096;
 
 /// Reads a `T` from any address.
 ///
@@ -78,4 +81,13 @@ pub fn opaque(mut index: usize) -> usize {
     // SAFETY: the assembly is empty.
     unsafe { asm!("/* {0} */", inout(reg) index, options(nomem, nostack, preserves_flags)) };
     index
+}
+
+/// Hides that `dst` is what the caller passed. Where the compiler knows that a routine returns its
+/// argument, it keeps the argument across the call instead of leaving with a jump.
+#[inline(always)]
+pub fn returned(mut dst: *mut u8) -> *mut u8 {
+    // SAFETY: the assembly is empty.
+    unsafe { asm!("/* {0} */", inout(reg) dst, options(readonly, nostack, preserves_flags)) };
+    dst
 }

@@ -132,16 +132,62 @@ fn compare_finds_each_position() {
 
 #[test]
 fn length_at_all_alignments() {
-    for start in 0..64 {
-        for n in 0..=SHORT {
-            let mut text = vec![0; start];
-            text.resize(start + n, 0xff);
-            text.push(0);
-            text.extend([1, 0]);
-            // SAFETY: the text is terminated.
-            assert_eq!(unsafe { length(text.as_ptr().add(start)) }, n);
+    with_each_path(|| {
+        for start in 0..64 {
+            for n in 0..=SHORT {
+                let mut text = vec![0; start];
+                text.resize(start + n, 0xff);
+                text.push(0);
+                text.extend([1, 0]);
+                // SAFETY: the text is terminated.
+                assert_eq!(unsafe { length(text.as_ptr().add(start)) }, n);
+            }
+        }
+    });
+}
+
+#[test]
+fn bytes_around_a_range_do_not_count() {
+    // `a` ends with its page or lies inside, `b` inside or across two pages; what follows differs.
+    let (a, b) = (Guarded::new(1), Guarded::new(2));
+    for room in 1..=70 {
+        for n in 1..=room {
+            for b_start in [0, 4096 - room, 4096 - n / 2] {
+                // SAFETY: `room` bytes are accessible at both places, and `n` is at most that.
+                unsafe {
+                    let (x, y) = (a.last(room), b.first().add(b_start));
+                    for i in 0..room {
+                        x.add(i).write(if i < n { 7 } else { 8 });
+                        y.add(i).write(7);
+                    }
+                    assert_eq!(compare(x, y, n), 0);
+                    for at in 0..n {
+                        y.add(at).write(9);
+                        assert!(compare(x, y, n) < 0 && compare(y, x, n) > 0);
+                        y.add(at).write(7);
+                    }
+                }
+            }
         }
     }
+}
+
+#[test]
+fn strings_may_cross_pages() {
+    let memory = Guarded::new(2);
+    with_each_path(|| {
+        for start in 4096 - 300..4096 {
+            for n in 0..=400 {
+                // SAFETY: the string and its terminator lie in the two pages.
+                unsafe {
+                    let text = memory.first().add(start);
+                    text.write_bytes(1, n);
+                    text.add(n).write(0);
+                    assert_eq!(length(text), n);
+                }
+            }
+        }
+    });
 }
 
 #[test]

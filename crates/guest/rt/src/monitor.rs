@@ -1,6 +1,7 @@
 //! The guest's one call, as a trait.
 //!
-//! [`Hypervisor`] is the ABI as Rust: one implementation per backend. The rest of the guest uses `perform` for
+//! [`Hypervisor`] is the ABI as Rust. On every backend it is the same function pointer, [`Gate`]; what lies behind it
+//! differs. The rest of the guest uses `perform` for
 //! operations whose result is needed at once, and [`enter`] (from the reactor) for batches and waiting.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ pub trait Hypervisor {
     unsafe fn enter(&self, call: &mut Call);
 }
 
-/// The call gate of the `process` backend: a function in the same address space.
+/// The function that the monitor has put into the guest's address space.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate {
     enter: usize,

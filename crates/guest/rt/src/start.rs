@@ -5,6 +5,8 @@
 //! 3. Order: boot record, monitor, traps, relocated constants made read-only, heap, generator.
 //! 4. The program's `main`, as the first task.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use kiln_abi::ExitReason;
 use kiln_abi::op::Op;
 use kiln_abi::op::Segment;
@@ -47,6 +49,35 @@ impl<T: Termination, E: core::fmt::Debug> Termination for Result<T, E> {
     }
 }
 
+/// How far the guest had come at a reading of the time-stamp counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Stage {
+    /// The first instruction.
+    First,
+    /// The image's pointers fit its address.
+    Relocated,
+    /// The monitor was called for the first time: traps registered, constants sealed.
+    Sealed,
+    /// The heap has its memory and the generator its seed.
+    Ready,
+}
+
+const STAGES: usize = 4;
+
+static TIMES: [AtomicU64; STAGES] = [const { AtomicU64::new(0) }; STAGES];
+
+/// When a stage of the start was reached, in ticks of the time-stamp counter. What lies between the last and a reading
+/// in `main` is the making of the program's first task.
+pub fn reached(stage: Stage) -> u64 {
+    TIMES[stage as usize].load(Ordering::Relaxed)
+}
+
+#[cfg(kiln_guest)]
+fn reach(stage: Stage, ticks: u64) {
+    TIMES[stage as usize].store(ticks, Ordering::Relaxed);
+}
+
 /// Ends the guest with an exit code, of which a shell sees the low 8 bits. What was printed appears, nothing is dropped.
 pub fn exit(code: u8) -> ! {
     end(ExitReason::Exit, code.into(), &[], "")
@@ -80,7 +111,7 @@ mod entry {
     use kiln_abi::op::{Protection, RawOp};
     use kiln_abi::{BootInfo, VERSION};
 
-    use super::{ExitReason, Op, Segment, end};
+    use super::{ExitReason, Op, Segment, Stage, end, reach};
     use crate::{boot, memory, monitor, random, time, trap};
 
     global_asm!(
@@ -89,11 +120,17 @@ mod entry {
         ".hidden _kiln_start",
         "_kiln_start:",
         "xor ebp, ebp",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
         "lea rsi, [rip + __kiln_image_start]",
         "lea rdx, [rip + __kiln_rela_start]",
         "lea rcx, [rip + __kiln_rela_end]",
         "lea r8, [rip + __kiln_relr_start]",
         "lea r9, [rip + __kiln_relr_end]",
+        // The seventh argument, and the alignment that a call leaves.
+        "push rax",
+        "push 0",
         "jmp {relocate}",
         ".popsection",
         relocate = sym relocate,
@@ -121,6 +158,7 @@ mod entry {
         table_end: *const Rela,
         mut packed: *const u64,
         packed_end: *const u64,
+        began: u64,
     ) -> ! {
         let fix = |address: u64| {
             let place = address as *mut u64;
@@ -156,7 +194,7 @@ mod entry {
                 }
                 next = next.wrapping_add(63 * 8);
             }
-            begin(boot)
+            begin(boot, began)
         }
     }
 
@@ -174,7 +212,9 @@ mod entry {
     ///
     /// # Safety
     /// Called once, after relocation, with the address that the monitor gave.
-    unsafe fn begin(record: *const BootInfo) -> ! {
+    unsafe fn begin(record: *const BootInfo, began: u64) -> ! {
+        reach(Stage::First, began);
+        reach(Stage::Relocated, time::ticks());
         // SAFETY: the monitor's promise (`kiln_abi::boot`): a readable record.
         let info: &'static BootInfo = unsafe { &*record };
         if info.magic != MAGIC || info.enter == 0 {
@@ -218,9 +258,11 @@ mod entry {
                 "trap handler or sealed pages refused",
             );
         }
+        reach(Stage::Sealed, time::ticks());
         // SAFETY: the free range is zeroed, writable, and nobody else's.
         unsafe { memory::install(info) };
         random::install(&info.entropy);
+        reach(Stage::Ready, time::ticks());
         // SAFETY: a safe function with a name of its own; the macro that defines it writes this signature.
         let code = unsafe { __kiln_main() };
         super::exit(code)

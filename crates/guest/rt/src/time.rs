@@ -29,7 +29,8 @@ static CLOCK: Lock<Clock> = Lock::new(Clock {
     tsc_hz: 0,
 });
 
-fn tsc() -> u64 {
+/// The time-stamp counter.
+pub fn ticks() -> u64 {
     // SAFETY: every x86-64 processor has the instruction, and no backend forbids it.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
@@ -45,7 +46,7 @@ pub(crate) fn note(now: u64) {
     CLOCK.with(|clock| {
         clock.last = clock.last.max(now);
         if clock.tsc_hz != 0 {
-            clock.last_tsc = tsc();
+            clock.last_tsc = ticks();
         }
     });
 }
@@ -61,7 +62,7 @@ pub fn now() -> Instant {
         if clock.tsc_hz == 0 {
             return None;
         }
-        let ticks = u128::from(tsc().saturating_sub(clock.last_tsc));
+        let ticks = u128::from(ticks().saturating_sub(clock.last_tsc));
         let nanos = ticks * 1_000_000_000 / u128::from(clock.tsc_hz);
         Some(Instant::from_nanos(clock.last.saturating_add(nanos as u64)))
     });

@@ -13,8 +13,9 @@
 mod error;
 mod finish;
 mod flags;
+mod machine_part;
 mod package;
-mod symbol_table;
+mod room;
 mod toolchain;
 
 use std::env;

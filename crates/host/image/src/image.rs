@@ -8,6 +8,7 @@
 mod elf;
 mod fault;
 mod layout;
+mod machine;
 mod notes;
 mod segments;
 
@@ -26,6 +27,7 @@ use thiserror::Error;
 
 pub use fault::Fault;
 pub use layout::Layout;
+pub use machine::{GUEST_ADDRESS, MACHINE_ADDRESS, MachineHeader, MachinePart};
 pub use notes::{BuildId, Device};
 pub use segments::{Access, LoadSegment};
 

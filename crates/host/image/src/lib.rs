@@ -19,4 +19,5 @@ pub mod symbols;
 pub use build::{BuildError, Builder, Built, Optimize};
 pub use digest::Digest;
 pub use image::{Access, BuildId, Device, Fault, Image, ImageError, Layout, LoadSegment};
+pub use kiln_abi::DeviceKind;
 pub use symbols::{Frame, Symbols};

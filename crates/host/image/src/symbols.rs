@@ -2,11 +2,12 @@
 //!
 //! Opened only when somebody wants to read a stack: after a crash, in a profile. The best source is the debug file that
 //! was made with the image: it knows source lines and inlined functions. It is recognised by the build id, so a
-//! debug file of another build never misleads. Without it the image's own symbol table names the functions.
+//! debug file of another build never misleads. Without it the image's own table (`compact`) names the functions.
 //!
 //! Neither file is trusted. What cannot be understood yields less information, never a panic, and names are
 //! stripped of control characters, because they end up in terminals.
 
+mod compact;
 mod debug_file;
 mod table;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use addr2line::Context;
 use gimli::{self, EndianArcSlice, LittleEndian};
+use object::{Object, ObjectSection};
 
 use crate::image::{Image, ImageError, MAX_SPAN};
 use table::Table;
@@ -104,7 +106,11 @@ impl Symbols {
         Ok(Self {
             lines: None,
             table: ElfFile::parse(&*bytes)
-                .map(|file| Table::read(&file))
+                .ok()
+                .and_then(|file| {
+                    let section = file.section_by_name(compact::SECTION)?;
+                    Some(compact::decode(section.data().ok()?))
+                })
                 .unwrap_or_default(),
             debug_file: None,
         })
@@ -179,7 +185,6 @@ impl Symbols {
 }
 
 fn lines(file: &ElfFile<'_>) -> Option<Context<Reader>> {
-    use object::{Object, ObjectSection};
     let load = |id: gimli::SectionId| -> Result<Reader, gimli::Error> {
         let bytes = file
             .section_by_name(id.name())
@@ -191,9 +196,14 @@ fn lines(file: &ElfFile<'_>) -> Option<Context<Reader>> {
     Context::from_dwarf(gimli::Dwarf::load(load).ok()?).ok()
 }
 
-/// A function's name as in its source, without the hash that tells versions of a crate apart.
+/// A function's name as in its source, without the hash that tells versions of a crate apart, and without the unnamed
+/// constants around it: `#[kiln::main]` and many derives put what they make into a `const _`.
 fn demangled(name: &str) -> String {
-    printable(&format!("{:#}", rustc_demangle::demangle(name)))
+    let mut name = format!("{:#}", rustc_demangle::demangle(name));
+    while name.contains("::_::") {
+        name = name.replace("::_::", "::");
+    }
+    printable(&name)
 }
 
 fn printable(text: &str) -> String {
@@ -202,10 +212,37 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
+/// Name and content of the section that names the functions of the linked program `bytes` in its image.
+pub(crate) fn for_image(bytes: &[u8]) -> Result<(&'static str, Vec<u8>), object::Error> {
+    let file = ElfFile::parse(bytes)?;
+    Ok((compact::SECTION, compact::encode(&Table::read(&file))))
+}
+
 /// Reads a file of bearable length.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let metadata = fs::metadata(path).ok()?;
     (metadata.is_file() && metadata.len() <= MAX_FILE)
         .then(|| fs::read(path).ok())
         .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::demangled;
+
+    #[test]
+    fn names_are_as_in_the_source() {
+        for (name, expected) in [
+            ("_ZN3app1_4main17h0123456789abcdefE", "app::main"),
+            (
+                "_RNCNvNvCsb4VtVI08Ln9_5hello1__4main0",
+                "hello::main::{closure#0}",
+            ),
+            ("app::_::_::main", "app::main"),
+            ("app::__private::_run", "app::__private::_run"),
+            ("memcpy", "memcpy"),
+        ] {
+            assert_eq!(demangled(name), expected);
+        }
+    }
 }

@@ -40,13 +40,50 @@ pub struct Device {
     /// What the guest is told.
     pub info: DeviceInfo,
     /// Where its data go. For a network link: a tap device or one end of a socket pair (`SOCK_SEQPACKET`), non-blocking,
-    /// that carries one frame behind a 12-byte [`NetHeader`](kiln_abi::NetHeader) per read and write. For a disk: the
-    /// open file or block device.
+    /// that carries one frame behind a 12-byte [`NetHeader`](kiln_abi::NetHeader) per read and write, unless the
+    /// backend asked for something else ([`LinkEnds`]). For a disk: the open file or block device.
     pub host: OwnedFd,
+    /// For a network link over a tap device: that device.
+    pub interface: Option<Interface>,
+}
+
+/// What a backend wants to be given of its network links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEnds {
+    /// A descriptor that carries a [`NetHeader`](kiln_abi::NetHeader) before each frame, the rootless network too.
+    Offloaded,
+    /// A descriptor; that of the rootless network carries frames with nothing before them.
+    Plain,
+    /// A tap device, the rootless network's too: that one lies in a network namespace of its own. A descriptor for it,
+    /// and its [`Interface`].
+    Taps,
+    /// The same, only that the tap device is left to be opened by whoever runs the guest.
+    Names,
+}
+
+/// The tap device behind a network link.
+#[derive(Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// [`Device::host`] is a descriptor for it. If not, it is to be opened by name.
+    pub opened: bool,
+    /// The network namespace it lies in, if that is not this process's own.
+    pub namespace: Option<OwnedFd>,
 }
 
 /// A running guest.
 pub trait Guest {
+    /// Blocks until the guest's first instruction is about to run.
+    ///
+    /// # Errors
+    /// What kept it from that. The guest is to be dropped then.
+    fn wait_started(&mut self) -> Result<(), crate::Error>;
+
+    /// Looks at console output before it is passed on, and takes out what was written for the monitor. Something may
+    /// be kept back until more is known; after the last output comes a call with `last`, for what still is.
+    fn screen(&mut self, _output: &mut Vec<u8>, _last: bool) {}
+
     /// A descriptor that becomes readable when the guest has ended (a pidfd).
     fn ended(&self) -> BorrowedFd<'_>;
 
@@ -59,7 +96,7 @@ pub trait Guest {
     /// Ends the guest at once. Does not block.
     fn kill(&self);
 
-    /// Waits for the guest's end and tells how it was. Blocks.
+    /// Waits for the guest's end and tells how it was. Blocks. All console output was [screened](Self::screen) before.
     ///
     /// # Errors
     /// If the host does not say.
@@ -127,4 +164,8 @@ pub enum How {
     ForbiddenCall(u32),
     /// A signal from outside ended it: its number. 9 after [`Guest::kill`].
     Killed(u32),
+    /// Its machine went off and said nothing: the guest switched it off, or brought it down with a triple fault.
+    Silent,
+    /// The program that ran it failed. The message says what that program said.
+    MonitorFailed,
 }

@@ -134,6 +134,10 @@ pub enum Error {
     #[error(transparent)]
     Backend(#[from] crate::backends::process::Error),
 
+    /// Another program's virtual machine could not be started.
+    #[error(transparent)]
+    Foreign(#[from] crate::backends::foreign::Error),
+
     /// The rootless network could not be set up.
     #[error(transparent)]
     Network(#[from] kiln_usernet::Error),
@@ -186,7 +190,7 @@ impl Error {
 }
 
 /// The host's answer in words, with advice where there is some.
-fn describe(error: &io::Error) -> String {
+pub(crate) fn describe(error: &io::Error) -> String {
     match Errno::from_io_error(error) {
         Some(Errno::NOSPC | Errno::DQUOT) => "the disk is full".to_owned(),
         Some(Errno::MFILE | Errno::NFILE) => {

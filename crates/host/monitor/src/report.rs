@@ -47,6 +47,10 @@ pub fn reason(ended: &Ended) -> String {
         How::ForbiddenCall(number) => {
             format!("ended: it tried host system call {number}, which the sandbox does not have")
         }
+        How::Silent => {
+            "went off without a word: it reset its machine, or two faults in a row did".to_owned()
+        }
+        How::MonitorFailed => with_message("lost its monitor"),
         How::Killed(9) => "killed".to_owned(),
         How::Killed(signal) => format!("killed by signal {signal}"),
     }
@@ -239,6 +243,7 @@ mod tests {
                 "ended: it tried host system call 41, which the sandbox does not have",
             ),
             (How::Killed(15), "killed by signal 15"),
+            (How::MonitorFailed, "lost its monitor"),
         ] {
             assert_eq!(reason(&ended(how)), text);
         }

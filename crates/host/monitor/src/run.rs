@@ -15,8 +15,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::backend::{Ended, Guest, Launch};
-use crate::backends::process;
-use crate::backends::process::guest::ProcessGuest;
+use crate::backends;
 use crate::clock::WallTime;
 use crate::console::log::Log;
 use crate::console::output::Output;
@@ -77,7 +76,7 @@ struct Instance<'a> {
 
 /// What the supervisor gets.
 struct Running {
-    guest: ProcessGuest,
+    guest: Box<dyn Guest>,
     console: OwnedFd,
     usernet: Option<kiln_usernet::Usernet>,
     signals: Signals,
@@ -86,6 +85,7 @@ struct Running {
 
 impl<'a> Instance<'a> {
     fn start(spec: &'a Spec, image: &'a Image, registry: &'a Registry) -> Result<Self, Error> {
+        let backend = backends::choose(spec.backend)?;
         let random = registry::random();
         let id = names::id(random);
         let name = match &spec.name {
@@ -97,7 +97,7 @@ impl<'a> Instance<'a> {
             usernet,
             described,
             ports,
-        } = devices::attach(spec, &name, image.devices())?;
+        } = devices::attach(spec, &name, image.devices(), backend.link_ends())?;
         let args: Vec<String> = std::iter::once(program_name(spec))
             .chain(spec.args.iter().cloned())
             .collect();
@@ -119,11 +119,11 @@ impl<'a> Instance<'a> {
             console: write_end,
             strict: spec.strict,
         };
-        let guest = match process::start(launch) {
+        let guest = match backend.start(launch) {
             Ok(guest) => guest,
             Err(error) => {
                 forget(claim, registry);
-                return Err(error.into());
+                return Err(error);
             }
         };
         // From here on the guest starts on its own processor while its place is made.
@@ -137,7 +137,7 @@ impl<'a> Instance<'a> {
             started: WallTime::now(),
             pid: guest.pid(),
             supervisor: std::process::id(),
-            backend: "process".to_owned(),
+            backend: backend.to_string(),
             memory: spec.memory.bytes(),
             devices: described,
             ports,
@@ -171,11 +171,10 @@ impl<'a> Instance<'a> {
 
     /// Waits until the guest's first instruction is about to run.
     fn wait_started(&mut self) -> Result<(), Error> {
-        let Some(running) = &mut self.running else {
-            return Ok(());
-        };
-        running.guest.wait_started()?;
-        Ok(())
+        match &mut self.running {
+            Some(running) => running.guest.wait_started(),
+            None => Ok(()),
+        }
     }
 
     /// Looks after the guest until its end, records and tells how that was, and returns its exit code.
@@ -189,7 +188,7 @@ impl<'a> Instance<'a> {
             return Ok(error::EXIT_KILN);
         };
         let mut supervisor = Supervisor {
-            guest: &mut running.guest,
+            guest: &mut *running.guest,
             console: running.console,
             usernet: running.usernet,
             output,

@@ -146,23 +146,130 @@ pub enum BackendChoice {
     Auto,
     /// A sandboxed Linux process.
     Process,
+    /// A virtual machine of Kiln's own.
+    Kvm,
+    /// A virtual machine of QEMU: `qemu[,accel=kvm|tcg][,machine=microvm|q35]`.
+    Qemu(QemuOptions),
+    /// A virtual machine of Firecracker.
+    Firecracker,
+    /// A virtual machine of Cloud Hypervisor.
+    CloudHypervisor,
+}
+
+impl BackendChoice {
+    /// The word for it, without its options.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Process => "process",
+            Self::Kvm => "kvm",
+            Self::Qemu(_) => "qemu",
+            Self::Firecracker => "firecracker",
+            Self::CloudHypervisor => "cloud-hypervisor",
+        }
+    }
+}
+
+/// What the user wants of QEMU; the rest is left to Kiln.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QemuOptions {
+    /// What runs the guest's instructions.
+    pub accel: Option<Accel>,
+    /// The kind of machine.
+    pub machine: Option<Machine>,
+}
+
+/// What runs the instructions of QEMU's guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor, through the host's kernel.
+    Kvm,
+    /// QEMU itself, which translates them.
+    Tcg,
+}
+
+impl Accel {
+    /// QEMU's word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// A kind of machine of QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// Little but virtio-mmio devices.
+    Microvm,
+    /// A PC with PCI Express.
+    Q35,
+}
+
+impl Machine {
+    /// QEMU's word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Microvm => "microvm",
+            Self::Q35 => "q35",
+        }
+    }
+}
+
+impl FromStr for QemuOptions {
+    type Err = String;
+
+    /// From what stands behind `qemu,`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for option in text.split(',') {
+            match option {
+                "accel=kvm" => options.accel = Some(Accel::Kvm),
+                "accel=tcg" => options.accel = Some(Accel::Tcg),
+                "machine=microvm" => options.machine = Some(Machine::Microvm),
+                "machine=q35" => options.machine = Some(Machine::Q35),
+                _ => {
+                    return Err(format!(
+                        "unknown option {option:?}: qemu takes accel=kvm or tcg, and machine=microvm or q35"
+                    ));
+                }
+            }
+        }
+        Ok(options)
+    }
 }
 
 impl FromStr for BackendChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "process" => Ok(Self::Process),
-            "kvm" | "qemu" | "firecracker" | "cloud-hypervisor" | "xen" => {
-                Err(Error::NoBackend(text.to_owned()))
+        let bad = |problem: String| Error::option("--backend", text, problem);
+        let (word, options) = match text.split_once(',') {
+            Some((word, options)) => (word, Some(options)),
+            None => (text, None),
+        };
+        let choice = match word {
+            "auto" => Self::Auto,
+            "process" => Self::Process,
+            "kvm" => Self::Kvm,
+            "qemu" => {
+                let options = options.map_or(Ok(QemuOptions::default()), str::parse);
+                return options.map(Self::Qemu).map_err(bad);
             }
-            _ => Err(Error::option(
-                "--backend",
-                text,
-                "not a backend: use auto or process",
-            )),
+            "firecracker" => Self::Firecracker,
+            "cloud-hypervisor" => Self::CloudHypervisor,
+            "xen" => return Err(Error::NoBackend(text.to_owned())),
+            _ => {
+                return Err(bad(
+                    "not a backend: use auto, process, kvm, qemu, firecracker or cloud-hypervisor"
+                        .to_owned(),
+                ));
+            }
+        };
+        match options {
+            None => Ok(choice),
+            Some(_) => Err(bad(format!("{word} takes no options: write {word}"))),
         }
     }
 }
@@ -220,13 +327,44 @@ mod tests {
     }
 
     #[test]
-    fn backends_of_later_versions_are_named_as_such() {
-        let error = "kvm".parse::<BackendChoice>().unwrap_err().to_string();
+    fn backends_are_named_and_qemu_takes_options() {
+        let parsed = |text: &str| text.parse::<BackendChoice>().unwrap();
+        for word in [
+            "auto",
+            "process",
+            "kvm",
+            "qemu",
+            "firecracker",
+            "cloud-hypervisor",
+        ] {
+            assert_eq!(parsed(word).word(), word);
+        }
+        let qemu = QemuOptions {
+            accel: Some(Accel::Tcg),
+            machine: Some(Machine::Q35),
+        };
         assert_eq!(
-            error,
-            "the backend \"kvm\" is not in this version: use --backend process"
+            parsed("qemu,machine=q35,accel=tcg"),
+            BackendChoice::Qemu(qemu)
         );
-        assert!("vmware".parse::<BackendChoice>().is_err());
+        assert_eq!(parsed("qemu"), BackendChoice::Qemu(QemuOptions::default()));
+    }
+
+    #[test]
+    fn what_is_no_backend_is_told_with_those_that_are() {
+        for (text, hint) in [
+            (
+                "vmware",
+                "use auto, process, kvm, qemu, firecracker or cloud-hypervisor",
+            ),
+            ("qemu,accel=hvf", "accel=kvm or tcg"),
+            ("qemu,", "machine=microvm or q35"),
+            ("kvm,accel=tcg", "kvm takes no options"),
+            ("xen", "not in this version"),
+        ] {
+            let error = text.parse::<BackendChoice>().unwrap_err().to_string();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
     }
 
     #[test]

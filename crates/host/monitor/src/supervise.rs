@@ -136,10 +136,6 @@ impl Supervisor<'_> {
                 break;
             }
         }
-        let ended = self
-            .guest
-            .wait()
-            .map_err(|error| Error::host("learn how the guest ended", error))?;
         // The guest cannot write any more, so this ends.
         while !self.progress.console_ended {
             let now = Instant::now();
@@ -147,6 +143,13 @@ impl Supervisor<'_> {
                 break;
             }
         }
+        buffer.clear();
+        self.guest.screen(&mut buffer, true);
+        self.deliver(&buffer, Instant::now());
+        let ended = self
+            .guest
+            .wait()
+            .map_err(|error| Error::host("learn how the guest ended", error))?;
         Ok((ended, std::mem::take(&mut self.progress.waiting)))
     }
 
@@ -221,10 +224,11 @@ impl Supervisor<'_> {
                     break;
                 }
                 Ok(count) => {
-                    self.output.write(buffer, now);
-                    self.write_log(buffer);
+                    let is_full = count == buffer.capacity();
+                    self.guest.screen(buffer, false);
+                    self.deliver(buffer, now);
                     passed += count;
-                    if count < buffer.capacity() || !self.output.has_room(now) {
+                    if !is_full || !self.output.has_room(now) {
                         break;
                     }
                 }
@@ -233,6 +237,14 @@ impl Supervisor<'_> {
             }
         }
         passed
+    }
+
+    /// To the user and the log.
+    fn deliver(&mut self, text: &[u8], now: Instant) {
+        if !text.is_empty() {
+            self.output.write(text, now);
+            self.write_log(text);
+        }
     }
 
     fn write_log(&mut self, text: &[u8]) {

@@ -5,7 +5,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use kiln_abi::{DeviceInfo, DeviceKind};
+use kiln_abi::layout::Record;
+use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 
 use crate::{Error, PortForward};
 
@@ -15,6 +16,31 @@ const PREFIX6: [u16; 4] = [0xfd00, 0x6b69, 0x6c6e, 0];
 const fn in_prefix6(last: u16) -> Ipv6Addr {
     let [a, b, c, d] = PREFIX6;
     Ipv6Addr::new(a, b, c, d, 0, 0, 0, last)
+}
+
+/// What stands before each frame on the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// A [`NetHeader`](kiln_abi::NetHeader), 12 bytes. The link is a `SOCK_SEQPACKET` socket.
+    #[default]
+    Header,
+    /// The first ten bytes of one: `struct virtio_net_hdr`, as packet sockets with `PACKET_VNET_HDR` have it
+    /// (packet(7)). The link is such a socket.
+    ShortHeader,
+    /// Nothing: checksums are complete, and no frame is longer than the MTU allows. The link is a `SOCK_SEQPACKET` or
+    /// `SOCK_DGRAM` socket.
+    Plain,
+}
+
+impl Framing {
+    /// Length of the header in bytes.
+    pub(crate) const fn header(self) -> usize {
+        match self {
+            Self::Header => NetHeader::SIZE,
+            Self::ShortHeader => 10,
+            Self::Plain => 0,
+        }
+    }
 }
 
 /// Everything that a [`Usernet`](crate::Usernet) is told when it is made.
@@ -51,8 +77,11 @@ pub struct Config {
     /// The gateway's addresses lead to the host's loopback interface. Off by default, since what listens there usually
     /// trusts every local client. Loopback and link-local addresses themselves are never reachable.
     pub host_loopback: bool,
+    /// What stands before each frame on the link.
+    pub framing: Framing,
     /// Leave transport checksums to be completed by whoever lets a frame leave this machine
-    /// ([`NetHeader::NEEDS_CSUM`](kiln_abi::NetHeader::NEEDS_CSUM)). Off for guests that cannot take such frames.
+    /// ([`NetHeader::NEEDS_CSUM`](kiln_abi::NetHeader::NEEDS_CSUM)). Off for guests that cannot take such frames, and
+    /// on links that cannot say so ([`Framing::Plain`]).
     pub checksum_offload: bool,
     /// Bounds on what one guest may use of the host.
     pub limits: Limits,
@@ -76,6 +105,7 @@ impl Default for Config {
             forwards: Vec::new(),
             resolvers: Vec::new(),
             host_loopback: false,
+            framing: Framing::Header,
             checksum_offload: true,
             limits: Limits::for_this_process(),
         }
@@ -92,18 +122,24 @@ impl Config {
             kind: DeviceKind::Net as u32,
             mac: self.guest_mac,
             mtu: self.mtu,
-            net_features: DeviceInfo::NET_CSUM | DeviceInfo::NET_TSO4,
+            net_features: 0,
             prefix4: self.prefix4,
             address4: self.guest4.octets(),
             gateway4: self.gateway4.octets(),
             dns4: self.dns4.octets(),
             ..DeviceInfo::default()
         };
-        if self.checksum_offload {
+        let offloads = self.framing != Framing::Plain;
+        if offloads {
+            info.net_features |= DeviceInfo::NET_CSUM | DeviceInfo::NET_TSO4;
+        }
+        if self.leaves_checksums() {
             info.net_features |= DeviceInfo::NET_GRO;
         }
         if self.ipv6 {
-            info.net_features |= DeviceInfo::NET_TSO6;
+            if offloads {
+                info.net_features |= DeviceInfo::NET_TSO6;
+            }
             info.prefix6 = 64;
             info.address6 = self.guest6.octets();
             info.gateway6 = self.gateway6.octets();
@@ -112,6 +148,11 @@ impl Config {
             info.net_features |= DeviceInfo::NET_NO_IPV6;
         }
         info
+    }
+
+    /// Whether frames to the guest have checksums that are still open.
+    pub(crate) fn leaves_checksums(&self) -> bool {
+        self.checksum_offload && self.framing != Framing::Plain
     }
 
     /// Whether an IPv4 address lies in the link's network.
@@ -219,6 +260,16 @@ mod tests {
             "fd00:6b69:6c6e::2".parse::<Ipv6Addr>().unwrap()
         );
         assert_eq!(config.mask4(), Ipv4Addr::new(255, 255, 255, 0));
+    }
+
+    #[test]
+    fn a_plain_link_offers_nothing_that_needs_a_header() {
+        let config = Config {
+            framing: Framing::Plain,
+            ..Config::default()
+        };
+        assert_eq!(config.device_info().net_features, 0);
+        assert!(Config::default().device_info().net_features & DeviceInfo::NET_GRO != 0);
     }
 
     #[test]

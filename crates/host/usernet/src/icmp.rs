@@ -126,7 +126,8 @@ impl Ping {
                         continue;
                     };
                     // The link may carry less than the host's.
-                    if length < 8 || length + 40 > usize::from(cx.config.mtu) {
+                    let header = if flow.guest.is_ipv4() { 20 } else { 40 };
+                    if length < 8 || header + length > usize::from(cx.config.mtu) {
                         continue;
                     }
                     let message = &mut cx.scratch[..length];

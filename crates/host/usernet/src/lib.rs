@@ -70,7 +70,7 @@ use std::time::Instant;
 use kiln_abi::DeviceInfo;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
-pub use self::config::{Config, Limits};
+pub use self::config::{Config, Framing, Limits};
 pub use self::error::Error;
 pub use self::forward::{PortForward, Protocol};
 pub use self::stats::Stats;
@@ -109,8 +109,8 @@ pub struct Usernet {
 impl Usernet {
     /// Makes a network at one end of a `SOCK_SEQPACKET` socket pair and binds all forwarded ports.
     ///
-    /// Each message on the link is a [`NetHeader`](kiln_abi::NetHeader) followed by one Ethernet frame. The other end
-    /// should have a large `SO_SNDBUF` for speed.
+    /// Each message on the link is a [`NetHeader`](kiln_abi::NetHeader) followed by one Ethernet frame, unless
+    /// [`Config::framing`] says otherwise. The other end should have a large `SO_SNDBUF` for speed.
     ///
     /// # Errors
     ///

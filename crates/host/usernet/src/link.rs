@@ -1,7 +1,7 @@
 //! Frames from and to the guest.
 //!
-//! The link is one end of a `SOCK_SEQPACKET` socket pair. A message is a [`NetHeader`] and one Ethernet frame. Both
-//! directions never block. What the guest does not read waits in a bounded queue; TCP stops producing while anything
+//! The link is a socket that keeps the bounds of messages. A message is a [`NetHeader`], as much of one as
+//! [`Framing`] says, and one Ethernet frame. Both directions never block. What the guest does not read waits in a bounded queue; TCP stops producing while anything
 //! waits there (its data stay in the connections' buffers), everything else is dropped once the queue is full.
 
 use std::collections::VecDeque;
@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::Framing;
 use kiln_abi::layout::Record;
 use kiln_abi::{NetHeader, net::MAX_FRAME};
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, checksum};
 /// Length of an Ethernet header without a VLAN tag.
 pub(crate) const ETHERNET: usize = 14;
 
-/// What stands before an IP packet in a message.
+/// What stands before an IP packet in a message that is being made.
 const PREFIX: usize = NetHeader::SIZE + ETHERNET;
 
 /// IP protocol numbers, as assigned by IANA.
@@ -45,6 +46,8 @@ pub(crate) enum Received<'a> {
 pub(crate) struct Inbound {
     fd: Arc<OwnedFd>,
     buffer: Box<[u8]>,
+    /// Length of what stands before a frame.
+    header: usize,
     /// The other end is gone: an empty message is then the end, not a frame without a header.
     pub hung_up: bool,
 }
@@ -55,8 +58,10 @@ impl Inbound {
         match rustix::net::recv(&*self.fd, &mut self.buffer[..], flags) {
             Ok((_, 0)) if self.hung_up => Received::Closed,
             // With TRUNC the length is the message's own, which may exceed what fitted.
-            Ok((_, length)) if length < PREFIX || length > self.buffer.len() => Received::Malformed,
-            Ok((_, length)) => Received::Frame(&self.buffer[NetHeader::SIZE..length]),
+            Ok((_, length)) if length < self.header + ETHERNET || length > self.buffer.len() => {
+                Received::Malformed
+            }
+            Ok((_, length)) => Received::Frame(&self.buffer[self.header..length]),
             Err(Errno::AGAIN | Errno::INTR) => Received::Empty,
             Err(_) => Received::Closed,
         }
@@ -66,8 +71,9 @@ impl Inbound {
 /// The direction to the guest.
 pub(crate) struct Outbound {
     fd: Arc<OwnedFd>,
-    /// The message in the making.
+    /// The message in the making, its frame always at [`NetHeader::SIZE`].
     buffer: Vec<u8>,
+    framing: Framing,
     waiting: VecDeque<Box<[u8]>>,
     waiting_bytes: usize,
     limit: usize,
@@ -88,15 +94,17 @@ pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound)
         Inbound {
             fd: Arc::clone(&fd),
             buffer: vec![0; NetHeader::SIZE + MAX_FRAME].into_boxed_slice(),
+            header: config.framing.header(),
             hung_up: false,
         },
         Outbound {
             fd,
             buffer: vec![0; PREFIX],
+            framing: config.framing,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             limit: config.limits.link_bytes,
-            offload: config.checksum_offload,
+            offload: config.leaves_checksums(),
             gateway_mac: EthernetAddress(config.gateway_mac),
             guest_mac: EthernetAddress(config.guest_mac),
             frames: 0,
@@ -115,10 +123,10 @@ impl Outbound {
     /// Sends what waited. True if nothing waits any more.
     pub fn flush(&mut self) -> bool {
         while let Some(message) = self.waiting.front() {
-            match send(&self.fd, message) {
+            match send(&self.fd, message, self.framing) {
                 Ok(()) => {
                     self.frames += 1;
-                    self.bytes += (message.len() - NetHeader::SIZE) as u64;
+                    self.bytes += (message.len() - self.framing.header()) as u64;
                 }
                 Err(Errno::AGAIN) => return false,
                 Err(_) => self.dropped += 1,
@@ -180,12 +188,15 @@ impl Outbound {
     }
 
     fn transmit(&mut self, header: NetHeader, urgent: bool) {
-        self.buffer[..NetHeader::SIZE].copy_from_slice(header.as_bytes());
-        if !self.blocked() {
-            match send(&self.fd, &self.buffer) {
+        let len = self.framing.header();
+        let start = NetHeader::SIZE - len;
+        self.buffer[start..NetHeader::SIZE].copy_from_slice(&header.as_bytes()[..len]);
+        let message = &self.buffer[start..];
+        if self.waiting.is_empty() {
+            match send(&self.fd, message, self.framing) {
                 Ok(()) => {
                     self.frames += 1;
-                    self.bytes += (self.buffer.len() - NetHeader::SIZE) as u64;
+                    self.bytes += (message.len() - len) as u64;
                     return;
                 }
                 Err(Errno::AGAIN) => {}
@@ -195,12 +206,12 @@ impl Outbound {
                 }
             }
         }
-        if !urgent && self.waiting_bytes + self.buffer.len() > self.limit {
+        if !urgent && self.waiting_bytes + message.len() > self.limit {
             self.dropped += 1;
             return;
         }
-        self.waiting_bytes += self.buffer.len();
-        self.waiting.push_back(self.buffer.as_slice().into());
+        self.waiting_bytes += message.len();
+        self.waiting.push_back(message.into());
     }
 }
 
@@ -210,11 +221,14 @@ impl AsFd for Outbound {
     }
 }
 
-fn send(fd: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
+fn send(fd: &OwnedFd, message: &[u8], framing: Framing) -> Result<(), Errno> {
     loop {
         match rustix::net::send(fd, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
+            // An interface's queue is full, and nothing tells when it has room again: as on any network, that frame
+            // is lost.
+            Err(Errno::NOBUFS) if framing == Framing::ShortHeader => return Err(Errno::NOBUFS),
             // The socket pair's own memory limits; both pass.
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Err(Errno::AGAIN),
             Err(error) => return Err(error),

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{DNS, GATEWAY, Guest, Host, PATIENCE, echo, loopback_config, with_forwards};
-use kiln_usernet::{Config, Error, Limits, PortForward, Usernet};
+use kiln_usernet::{Config, Error, Framing, Limits, PortForward, Usernet};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpAddress;
@@ -116,6 +116,35 @@ fn bulk_survives_in_both_directions() {
     let stats = host.finish().stats();
     assert_eq!(stats.tcp_bytes_in, LENGTH as u64);
     assert_eq!(stats.tcp_bytes_out, LENGTH as u64);
+}
+
+#[test]
+fn links_without_a_whole_header_carry_the_same() {
+    for framing in [Framing::Plain, Framing::ShortHeader] {
+        let (host, mut guest) = Host::start(Config {
+            framing,
+            mtu: 1500,
+            ..with_forwards(&["127.0.0.1:0:80"])
+        });
+        let address = host.forward(0);
+        let server = guest.listen(80, 1 << 16);
+        let client = thread::spawn(move || {
+            let sent = pattern(300_000);
+            let mut stream = client(address);
+            let mut writer = stream.try_clone().unwrap();
+            let copy = sent.clone();
+            let writing = thread::spawn(move || {
+                writer.write_all(&copy).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            writing.join().unwrap();
+            assert!(received == sent, "{framing:?}");
+        });
+        serve(&mut guest, &[server], client);
+        assert_eq!(host.finish().stats().frames_ignored, 0, "{framing:?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub struct BootInfo {
     pub size: u32,
     /// A set of `FEATURE_*` bits.
     pub features: u64,
-    /// Address of the call gate on the `process` backend, see [`call`](crate::call); 0 elsewhere.
+    /// Address of the function that calls the monitor, see [`call`](crate::call).
     pub enter: u64,
     /// A [`Backend`].
     pub backend: u32,

@@ -1,7 +1,7 @@
 //! The call from a guest to its monitor.
 //!
 //! A guest fills in a [`Call`], points it at an array of [`RawOp`](crate::op::RawOp) and hands its address over:
-//! on the `process` backend by calling the function whose address is [`BootInfo::enter`](crate::BootInfo::enter)
+//! by calling the function whose address is [`BootInfo::enter`](crate::BootInfo::enter)
 //! (System V calling convention, the address in `rdi`, nothing returned, at least [`STACK_NEEDED`] bytes of stack
 //! left, all but the callee-saved registers clobbered).
 //!
@@ -20,7 +20,7 @@
 /// The most operations of one batch.
 pub const MAX_OPS: u32 = 1024;
 
-/// Bytes of stack the callee may use on the `process` backend.
+/// Bytes of stack the callee may use.
 pub const STACK_NEEDED: usize = 8 * 1024;
 
 /// The bit of a ready set that stands for the control channel. It is always waited for.

@@ -63,7 +63,7 @@ records! {
     MemoryRange: 8 + 8 + 4 + 4, align 8;
     DeviceInfo: 4 + 4 + 24 + 6 + 2 + 4 + 1 + 1 + 2 + 3 * 4 + 4 + 3 * 16 + 8 + 4 + 4 + 4 * 8, align 8;
     BootInfo: 8 + 4 + 4 + 8 + 8 + 4 + 4 + 3 * 8 + 4 + 4 + 8 + 8 + 4 + 4 + 8 + 4 + 4 + 4 * 8 + 64 + 2 * 8 + 24 + 3 * 8, align 8;
-    AbiNote: 4 + 4 + 8 + 8, align 8;
+    AbiNote: 4 + 4 + 8 + 8 + 8, align 8;
     DeviceNote: 4 + 4 + 24, align 4;
     TrapFrame: 16 * 8 + 8 + 8 + 4 + 4 + 8 + 4 + 4 + 8, align 8;
 }

@@ -47,7 +47,7 @@ pub use time::Instant;
 ///
 /// A monitor runs an image only if the image's [`note::AbiNote`] names the same version. There is no negotiation:
 /// what can be extended without breaking older guests is guarded by bits in [`BootInfo::features`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The size of a page in bytes. All memory ranges of the contract start and end on a multiple of it.
 pub const PAGE_SIZE: u64 = 4096;

@@ -4,7 +4,7 @@
 //! declares, all under the owner name [`OWNER`]. A monitor refuses to start an image when a declared device is not
 //! attached, or an attached one is not declared.
 //!
-//! Reserved for images that other monitors boot: owner `Xen`, type 18 (`XEN_ELFNOTE_PHYS32_ENTRY`), the PVH entry.
+//! Other monitors look for one more: owner `Xen`, type 18 (`XEN_ELFNOTE_PHYS32_ENTRY`), the PVH entry.
 
 use crate::DeviceKind;
 use crate::layout::Record;
@@ -17,7 +17,7 @@ pub const TYPE_ABI: u32 = 1;
 pub const TYPE_DEVICE: u32 = 2;
 /// Owner of the PVH note.
 pub const PVH_OWNER: &str = "Xen";
-/// Note type of the PVH entry, a 32-bit physical address.
+/// Note type of the PVH entry: a physical address below 4 GiB, in 8 bytes.
 pub const TYPE_PVH_ENTRY: u32 = 18;
 
 /// The longest device name in bytes.
@@ -35,6 +35,9 @@ pub struct AbiNote {
     pub stack_size: u64,
     /// Bytes of memory below which the program cannot start; 0 if it does not know.
     pub min_memory: u64,
+    /// Address of the first instruction, relative to where the image is placed. Programs leave it 0; `kiln build`
+    /// fills in what the linker decided, because the ELF header's entry is the machine part's.
+    pub entry: u64,
 }
 
 /// One device that a program declares.
@@ -119,19 +122,18 @@ pub struct ElfNote<const N: usize> {
     payload: [u8; N],
 }
 
-impl ElfNote<24> {
+impl ElfNote<32> {
     /// The note that carries `abi`.
     pub const fn abi(abi: AbiNote) -> Self {
-        let mut payload = [0; 24];
+        let mut payload = [0; 32];
         put(&mut payload, 0, &abi.version.to_le_bytes());
         put(&mut payload, 4, &abi.flags.to_le_bytes());
         put(&mut payload, 8, &abi.stack_size.to_le_bytes());
         put(&mut payload, 16, &abi.min_memory.to_le_bytes());
+        put(&mut payload, 24, &abi.entry.to_le_bytes());
         Self::new(TYPE_ABI, payload)
     }
-}
 
-impl ElfNote<32> {
     /// The note that carries `device`.
     pub const fn device(device: DeviceNote) -> Self {
         let mut payload = [0; 32];
@@ -251,6 +253,7 @@ mod tests {
             flags: 0,
             stack_size: 65536,
             min_memory: 1 << 20,
+            entry: 0x1234,
         };
         let device = DeviceNote::new(DeviceKind::Block, "data", DeviceNote::OPTIONAL);
         let mut bytes = bytes_of(&ElfNote::abi(abi));

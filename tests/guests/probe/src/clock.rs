@@ -10,6 +10,7 @@ const TOLERANCE: Duration = Duration::from_millis(100);
 
 pub async fn run(case: &str, args: &[&'static str]) -> Option<u8> {
     match case {
+        "startup" => startup().await,
         "monotonic" => monotonic(),
         "sleeps" => sleeps().await,
         "past" => past().await,
@@ -19,6 +20,29 @@ pub async fn run(case: &str, args: &[&'static str]) -> Option<u8> {
         _ => return None,
     }
     Some(0)
+}
+
+/// How the start went: nanoseconds from the first instruction to each stage.
+async fn startup() {
+    use kiln_rt::start::{Stage, reached};
+    use kiln_rt::time::ticks;
+    let main = ticks();
+    // The counter's frequency, by the monitor's clock.
+    let (began, before) = (now(), ticks());
+    sleep(Duration::from_millis(50)).await;
+    let (ended, after) = (now(), ticks());
+    let nanos = u128::from(ended.as_nanos() - began.as_nanos());
+    let since = |at: u64| {
+        let ticks = u128::from(at.saturating_sub(reached(Stage::First)));
+        ticks * nanos / u128::from((after - before).max(1))
+    };
+    println!(
+        "relocated={} sealed={} ready={} main={}",
+        since(reached(Stage::Relocated)),
+        since(reached(Stage::Sealed)),
+        since(reached(Stage::Ready)),
+        since(main),
+    );
 }
 
 fn monotonic() {

@@ -5,6 +5,7 @@
 
 mod build;
 mod completions;
+mod export;
 mod images;
 mod inspect;
 mod kill;
@@ -47,6 +48,7 @@ macro_rules! verbs {
 verbs! {
     run: "Run an image or a crate",
     build: "Build a crate into an image",
+    export: "Write an image for another monitor, a cloud or a computer",
     new: "Make a new crate that runs on Kiln",
     ps: "List instances",
     logs: "Show an instance's output",

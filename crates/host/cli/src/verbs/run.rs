@@ -2,11 +2,14 @@
 //!
 //! This is the path whose cost counts: see `bench/` for what it may take.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_monitor::Spec;
+use kiln_monitor::console::output::stdout_failure;
 use kiln_monitor::devices::net::NetOption;
+use kiln_monitor::error::EXIT_KILN;
 use kiln_monitor::run::{detached, foreground};
 use kiln_monitor::size::Size;
 use kiln_monitor::spec::{BlockOption, PortForward};
@@ -45,7 +48,7 @@ pub struct Arguments {
     /// Attach a disk: NAME=FILE[:ro]
     #[arg(long, value_name = "NAME=FILE")]
     block: Vec<String>,
-    /// What runs the guest: auto or process [default: auto]
+    /// What runs the guest: auto, process, kvm, qemu[,accel=A][,machine=M], firecracker or cloud-hypervisor [default: auto]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// Refuse to start when a protection is not available on this host
@@ -78,7 +81,24 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         style::line(&detached(&spec)?.id)?;
         return Ok(0);
     }
-    Ok(foreground(&spec)?)
+    let code = foreground(&spec)?;
+    match stdout_failure() {
+        Some(error) => Err(output_lost(&spec, code, &error)),
+        None => Ok(code),
+    }
+}
+
+/// Not all of the guest's output could be written. A guest that failed by itself keeps its exit code.
+fn output_lost(spec: &Spec, code: u8, error: &impl Display) -> Failure {
+    let text = format!("cannot write the guest's output: {error}");
+    Failure::Message {
+        text: if spec.remove {
+            text
+        } else {
+            text + "; `kiln logs` has it all"
+        },
+        code: if code == 0 { EXIT_KILN } else { code },
+    }
 }
 
 /// The arguments as a [`Spec`]. Options are checked before a crate is built: that takes long.
@@ -105,7 +125,8 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     if let Some(memory) = &arguments.memory {
         spec.memory = memory_size(memory)?;
     }
-    if let Some(backend) = &arguments.backend {
+    let default = std::env::var("KILN_BACKEND").ok();
+    if let Some(backend) = arguments.backend.as_ref().or(default.as_ref()) {
         spec.backend = backend.parse()?;
     }
     if let Some(seconds) = arguments.stop_timeout {
@@ -132,14 +153,14 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     Ok(spec)
 }
 
-fn memory_size(text: &str) -> Result<Size, Failure> {
+pub(super) fn memory_size(text: &str) -> Result<Size, Failure> {
     text.parse().map_err(|error: kiln_monitor::size::NotASize| {
         kiln_monitor::Error::option("--memory", text, error.to_string()).into()
     })
 }
 
 /// One `--env`: a bare name takes its value from here, and is left out if there is none, as with docker.
-fn env(text: &str) -> Option<String> {
+pub(super) fn env(text: &str) -> Option<String> {
     if text.contains('=') || text.is_empty() {
         return Some(text.to_owned());
     }
@@ -148,7 +169,7 @@ fn env(text: &str) -> Option<String> {
         .map(|value| format!("{text}={value}"))
 }
 
-fn env_file(path: &Path, into: &mut Vec<String>) -> Result<(), Failure> {
+pub(super) fn env_file(path: &Path, into: &mut Vec<String>) -> Result<(), Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| kiln_monitor::Error::file("read", path, error))?;
     let lines = text.lines().map(str::trim_start);
@@ -194,7 +215,12 @@ mod tests {
                 &["-v", "/a:/b", "nothing"],
                 "volumes (-v) come in a later version",
             ),
-            (&["--backend", "kvm", "nothing"], "not in this version"),
+            (&["--backend", "xen", "nothing"], "not in this version"),
+            (&["--backend", "vmware", "nothing"], "use auto, process"),
+            (
+                &["--backend", "qemu,accel=x", "nothing"],
+                "accel=kvm or tcg",
+            ),
             (&["-e", "=x", "nothing"], "--env"),
             (&["--net", "x", "nothing"], "--net"),
             (&["nothing"], "no such image or folder"),

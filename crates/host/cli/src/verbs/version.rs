@@ -19,7 +19,7 @@ struct Version {
     #[serde(rename = "Version")]
     kiln: &'static str,
     abi: u32,
-    backends: [&'static str; 1],
+    backends: [&'static str; 5],
 }
 
 /// Runs the verb.
@@ -27,7 +27,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let version = Version {
         kiln: env!("CARGO_PKG_VERSION"),
         abi: kiln_monitor::ABI_VERSION,
-        backends: ["process"],
+        backends: ["process", "kvm", "qemu", "firecracker", "cloud-hypervisor"],
     };
     match arguments.format {
         Format::Json => style::json_line(&version)?,

@@ -1,7 +1,7 @@
 //! Divides what the linker made into an image and a debug file.
 //!
 //! The image keeps the bytes of the loadable segments exactly as they were linked, offsets included, and behind them
-//! only the sections that name them and a short symbol table (see [`symbol_table`](super::symbol_table)). The debug
+//! the machine part ([`machine_part`]), the sections that name them and the functions' names ([`symbols`]). The debug
 //! file is the linked file unchanged. Both carry the same build id, and the image names the debug file in the way that
 //! gdb looks for (`.gnu_debuglink`), so a debugger that gets the image finds it.
 
@@ -16,14 +16,16 @@ use object::endian::{LittleEndian, U16, U32, U64};
 use object::pod;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
-use super::symbol_table::{self, SymbolTable};
+use super::machine_part;
+use super::room::Room;
 use super::{BuildError, Built, DEBUG_EXTENSION, replace};
-use crate::image::{Fault, Layout};
+use crate::image::{Fault, GUEST_ADDRESS, Layout};
+use crate::symbols;
 
 /// What is wrong with the linked file, for a message.
-type Malformed = Box<dyn Error + Send + Sync>;
-type Endian = LittleEndian;
-const E: Endian = LittleEndian;
+pub(super) type Malformed = Box<dyn Error + Send + Sync>;
+pub(super) type Endian = LittleEndian;
+pub(super) const E: Endian = LittleEndian;
 
 /// Makes the image file `image` of the linked program `linked`, and a debug file beside it.
 ///
@@ -71,27 +73,56 @@ fn assemble(bytes: &[u8], debug_name: &[u8]) -> Result<Vec<u8>, Malformed> {
         .map(|segment| segment.p_offset(E).saturating_add(segment.p_filesz(E)))
         .max()
         .and_then(|end| usize::try_from(end).ok());
-    let mut out = loaded
+    let out = loaded
         .and_then(|end| bytes.get(..end))
         .ok_or("no loadable segments inside the file")?
         .to_vec();
+    // The machine part's header takes this one's place.
+    segments
+        .pop_if(|last| last.p_type(E) == elf::PT_NULL)
+        .ok_or("no room for the machine part: not linked by the linker script of `kiln build`")?;
     drop_empty(&mut segments);
-    patch(&mut out, header.e_phoff(E), pod::bytes_of_slice(&segments))?;
+    place_physically(&mut segments);
+    let mut file = Room::new(out, &segments);
+    let pvh_entry = machine_part::join(&mut file, &mut segments)?;
 
     let mut sections = Sections::keep_loaded(header, bytes)?;
-    let symbols = symbol_table::essential(header, bytes, &sections.kept)?;
-    sections.add_symbols(&mut out, &symbols);
-    sections.add_debug_link(&mut out, debug_name, bytes);
-    let names = sections.add_names(&mut out);
+    let (name, symbols) = symbols::for_image(bytes)?;
+    sections.add(&mut file, name.as_bytes(), elf::SHT_PROGBITS, &symbols, 1);
+    let link = debug_link(debug_name, bytes);
+    sections.add(&mut file, b".gnu_debuglink", elf::SHT_PROGBITS, &link, 4);
+    let names = sections.add_names(&mut file);
 
-    align(&mut out, 8);
     let mut file_header = *header;
-    file_header.e_shoff = U64::new(E, out.len() as u64);
+    file_header.e_entry = U64::new(E, pvh_entry);
     file_header.e_shnum = U16::new(E, sections.headers.len() as u16);
     file_header.e_shstrndx = U16::new(E, SymbolSection(names));
-    out.extend_from_slice(pod::bytes_of_slice(&sections.headers));
+    let sections = file.place(pod::bytes_of_slice(&sections.headers), 8);
+    file_header.e_shoff = U64::new(E, sections as u64);
+    let mut out = file.out;
     patch(&mut out, 0, pod::bytes_of(&file_header))?;
+    patch(&mut out, header.e_phoff(E), pod::bytes_of_slice(&segments))?;
+    machine_part::fill_notes(&mut out, &segments, header.e_entry(E), pvh_entry)?;
     Ok(out)
+}
+
+/// The content of `.gnu_debuglink`: the debug file's name and checksum.
+fn debug_link(name: &[u8], debug: &[u8]) -> Vec<u8> {
+    let mut link = name.to_vec();
+    link.push(0);
+    link.resize(link.len().next_multiple_of(4), 0);
+    link.extend(crc32(debug).to_le_bytes());
+    link
+}
+
+/// Physical addresses are those of a virtual machine's memory, behind the machine part's.
+fn place_physically(segments: &mut [ProgramHeader64<Endian>]) {
+    for segment in segments {
+        if segment.p_memsz(E) != 0 {
+            let address = segment.p_vaddr(E).saturating_add(GUEST_ADDRESS);
+            segment.p_paddr = U64::new(E, address);
+        }
+    }
 }
 
 /// A program without variables, say, leaves a segment of no bytes. Marked as unused, it concerns no loader.
@@ -105,7 +136,7 @@ fn drop_empty(segments: &mut [ProgramHeader64<Endian>]) {
     }
 }
 
-fn patch(out: &mut [u8], at: u64, bytes: &[u8]) -> Result<(), Malformed> {
+pub(super) fn patch(out: &mut [u8], at: u64, bytes: &[u8]) -> Result<(), Malformed> {
     usize::try_from(at)
         .ok()
         .and_then(|at| out.get_mut(at..at.checked_add(bytes.len())?))
@@ -118,8 +149,6 @@ fn patch(out: &mut [u8], at: u64, bytes: &[u8]) -> Result<(), Malformed> {
 struct Sections {
     headers: Vec<SectionHeader64<Endian>>,
     names: Vec<u8>,
-    /// For each section of the linked file, its number in the image.
-    kept: Vec<Option<u16>>,
 }
 
 impl Sections {
@@ -129,87 +158,51 @@ impl Sections {
         let mut sections = Self {
             headers: Vec::new(),
             names: vec![0],
-            kept: vec![None; all.len()],
         };
         for (index, section) in all.enumerate() {
             let null = index.0 == 0;
-            if !null && !section.sh_flags(E).contains(elf::SHF_ALLOC) {
+            if !null && (!section.sh_flags(E).contains(elf::SHF_ALLOC) || section.sh_size(E) == 0) {
                 continue;
             }
             let mut copy = *section;
             if !null {
                 copy.sh_name = sections.name(all.section_name(E, section)?);
             }
-            sections.kept[index.0] = Some(sections.headers.len() as u16);
+            // What it would name is not in the image.
+            copy.sh_link = U32::new(E, 0);
+            copy.sh_info = U32::new(E, 0);
             sections.headers.push(copy);
-        }
-        for section in &mut sections.headers {
-            let link = section.sh_link(E) as usize;
-            let link = sections.kept.get(link).copied().flatten().unwrap_or(0);
-            section.sh_link = U32::new(E, u32::from(link));
         }
         Ok(sections)
     }
 
-    fn add_symbols(&mut self, out: &mut Vec<u8>, table: &SymbolTable) {
-        let strings = self.headers.len() as u32 + 1;
-        align(out, 8);
-        let offset = out.len();
-        out.extend_from_slice(pod::bytes_of_slice(&table.symbols));
-        let symbols = self.add(b".symtab", elf::SHT_SYMTAB, 8, offset, out.len());
-        symbols.sh_entsize = U64::new(E, 24);
-        symbols.sh_link = U32::new(E, strings);
-        symbols.sh_info = U32::new(E, table.locals);
-        let offset = out.len();
-        out.extend_from_slice(&table.strings);
-        self.add(b".strtab", elf::SHT_STRTAB, 1, offset, out.len());
-    }
-
-    fn add_debug_link(&mut self, out: &mut Vec<u8>, name: &[u8], debug: &[u8]) {
-        align(out, 4);
-        let offset = out.len();
-        out.extend_from_slice(name);
-        out.push(0);
-        align(out, 4);
-        out.extend_from_slice(&crc32(debug).to_le_bytes());
-        self.add(b".gnu_debuglink", elf::SHT_PROGBITS, 4, offset, out.len());
-    }
-
     /// Adds the sections' names; nothing can be named afterwards. Returns the number of the new section.
-    fn add_names(&mut self, out: &mut Vec<u8>) -> u16 {
-        let offset = out.len();
+    fn add_names(&mut self, file: &mut Room) -> u16 {
         let number = self.headers.len() as u16;
-        self.add(b".shstrtab", elf::SHT_STRTAB, 1, offset, 0);
-        out.extend_from_slice(&self.names);
-        if let Some(last) = self.headers.last_mut() {
-            last.sh_size = U64::new(E, self.names.len() as u64);
-        }
+        let own = b".shstrtab";
+        let mut names = self.names.clone();
+        names.extend_from_slice(own);
+        names.push(0);
+        self.add(file, own, elf::SHT_STRTAB, &names, 1);
         number
     }
 
-    fn add(
-        &mut self,
-        name: &[u8],
-        kind: SectionType,
-        align: u64,
-        start: usize,
-        end: usize,
-    ) -> &mut SectionHeader64<Endian> {
+    /// Adds a section that is not loaded.
+    fn add(&mut self, file: &mut Room, name: &[u8], kind: SectionType, bytes: &[u8], align: usize) {
+        let offset = file.place(bytes, align);
         let header = SectionHeader64 {
             sh_name: self.name(name),
             sh_type: U32::new(E, kind),
             sh_flags: U64::new(E, SectionFlags(0)),
             sh_addr: U64::new(E, 0),
-            sh_offset: U64::new(E, start as u64),
-            sh_size: U64::new(E, end.saturating_sub(start) as u64),
+            sh_offset: U64::new(E, offset as u64),
+            sh_size: U64::new(E, bytes.len() as u64),
             sh_link: U32::new(E, 0),
             sh_info: U32::new(E, 0),
-            sh_addralign: U64::new(E, align),
+            sh_addralign: U64::new(E, align as u64),
             sh_entsize: U64::new(E, 0),
         };
-        let at = self.headers.len();
         self.headers.push(header);
-        &mut self.headers[at]
     }
 
     fn name(&mut self, name: &[u8]) -> U32<Endian> {
@@ -218,10 +211,6 @@ impl Sections {
         self.names.push(0);
         U32::new(E, at)
     }
-}
-
-fn align(out: &mut Vec<u8>, to: usize) {
-    out.resize(out.len().next_multiple_of(to), 0);
 }
 
 /// The checksum that `.gnu_debuglink` asks for (IEEE 802.3, reflected).

@@ -4,7 +4,7 @@
 
 use thiserror::Error;
 
-use super::{HEAD, MAX_ALIGNMENT, MAX_SPAN};
+use super::{GUEST_ADDRESS, HEAD, MACHINE_ADDRESS, MAX_ALIGNMENT, MAX_SPAN};
 
 /// Why a file's content is not an image that can be run.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -139,6 +139,31 @@ pub enum Fault {
     /// The entry point is not code.
     #[error("the entry point {0:#x} is not in an executable segment: is #[kiln::main] missing?")]
     BadEntry(u64),
+    /// A segment's physical address does not follow from its address.
+    #[error("segment {0} is not at its physical address: not made by `kiln build`")]
+    NotPhysical(usize),
+    /// The machine part is missing, or there are several, or something lies behind it.
+    #[error("not exactly one machine part behind the segments: build the image again")]
+    NoMachinePart,
+    /// The machine part is not what it has to be: readable and executable.
+    #[error("the machine part is not readable and executable, or it is writable")]
+    MachineAccess,
+    /// The machine part is not where it belongs, or too long.
+    #[error(
+        "the machine part at {0:#x} is not in {MACHINE_ADDRESS:#x} to {GUEST_ADDRESS:#x}: not made by `kiln build`"
+    )]
+    MachineAddress(u64),
+    /// The machine part's address is one of the guest's.
+    #[error("the machine part's addresses are not behind the segments'")]
+    MachineOverlap,
+    /// The machine part's bytes are not all in the file.
+    #[error(
+        "the machine part lies beyond the end of the file: the image is incomplete, copy it again"
+    )]
+    MachineOutsideFile,
+    /// Other monitors would not enter the machine part.
+    #[error("the machine's entry point {0:#x} is not in the machine part: build the image again")]
+    MachineEntry(u64),
     /// The part to seal is not whole pages of one writable segment.
     #[error("the pages to seal after relocation are not whole pages of a writable segment")]
     BadRelro,

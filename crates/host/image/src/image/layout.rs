@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use kiln_abi::PAGE_SIZE;
 use kiln_abi::note::AbiNote;
 
 use super::elf::{self, Header, ProgramHeader};
 use super::notes::Notes;
 use super::segments::{self, Access, LoadSegment, Segments};
-use super::{BuildId, Device, Fault, HEAD};
+use super::{BuildId, Device, Fault, HEAD, MachinePart, machine};
 
 /// The description of a valid image: what to map where, where to start, and what the program needs.
 ///
@@ -16,7 +15,7 @@ use super::{BuildId, Device, Fault, HEAD};
 #[derive(Clone, Debug)]
 pub struct Layout {
     segments: Segments,
-    entry: u64,
+    machine: MachinePart,
     relro: Option<Range<u64>>,
     notes: Notes,
 }
@@ -52,7 +51,13 @@ impl Layout {
         if of_kind(elf::PT_GNU_STACK).any(|header| header.flags & elf::PF_X != 0) {
             return Err(Fault::ExecutableStack);
         }
-        let segments = segments::check(of_kind(elf::PT_LOAD), file_size)?;
+        let guest = of_kind(elf::PT_LOAD).take_while(|header| !machine::is_machine(header));
+        let segments = segments::check(guest, file_size)?;
+        let mut behind = of_kind(elf::PT_LOAD).skip(segments.list.len());
+        let (Some(part), None) = (behind.next(), behind.next()) else {
+            return Err(Fault::NoMachinePart);
+        };
+        let machine = machine::check(&part, header.entry, segments.end(), file_size)?;
         let mut relro = None;
         for header in of_kind(elf::PT_GNU_RELRO) {
             let range = segments::check_relro(&header, &segments.list)?;
@@ -62,14 +67,14 @@ impl Layout {
         }
         let code = |segment: &LoadSegment| {
             segment.access == Access::ReadExecute
-                && (segment.address..segment.address + segment.file_size).contains(&header.entry)
+                && (segment.address..segment.address + segment.file_size).contains(&notes.abi.entry)
         };
         if !segments.list.iter().any(code) {
-            return Err(Fault::BadEntry(header.entry));
+            return Err(Fault::BadEntry(notes.abi.entry));
         }
         Ok(Self {
             segments,
-            entry: header.entry,
+            machine,
             relro,
             notes,
         })
@@ -83,7 +88,12 @@ impl Layout {
 
     /// Address of the first instruction.
     pub fn entry(&self) -> u64 {
-        self.entry
+        self.notes.abi.entry
+    }
+
+    /// The part that only other monitors load.
+    pub fn machine(&self) -> MachinePart {
+        self.machine
     }
 
     /// Pages that the guest makes read-only as soon as it has relocated itself.
@@ -93,10 +103,7 @@ impl Layout {
 
     /// Bytes of address space from the first segment's start to the last one's end, a multiple of the page size.
     pub fn memory_size(&self) -> u64 {
-        self.segments
-            .list
-            .last()
-            .map_or(PAGE_SIZE, LoadSegment::page_end)
+        self.segments.end()
     }
 
     /// The image's address must be a multiple of this, a power of two, at least the page size.

@@ -4,6 +4,16 @@ use kiln_abi::note::{AbiNote, DeviceNote};
 use kiln_abi::{DeviceKind, VERSION};
 
 use super::elf::{self, PF_R, PF_W, PF_X, ProgramHeader};
+use super::{GUEST_ADDRESS, MACHINE_ADDRESS};
+
+/// The ABI note of the good image.
+pub const ABI: AbiNote = AbiNote {
+    version: VERSION,
+    flags: 0,
+    stack_size: 65536,
+    min_memory: 0,
+    entry: 0x1010,
+};
 
 /// Where the notes are in the file.
 const NOTES: u64 = 0x400;
@@ -29,7 +39,7 @@ impl Sample {
             ident: *b"\x7fELF\x02\x01\x01",
             kind: elf::TYPE_MOVABLE,
             machine: 62,
-            entry: 0x1010,
+            entry: MACHINE_ADDRESS + 0x14,
             header_offset: 64,
             header_size: 56,
             headers: vec![
@@ -39,16 +49,17 @@ impl Sample {
                 load(PF_R | PF_W, 0x4000, 0x10, 0x2345),
                 header(elf::PT_GNU_RELRO, PF_R, 0x3000, 0x1000, 0x1000),
                 header(elf::PT_GNU_STACK, PF_R | PF_W, 0, 0, 0),
+                ProgramHeader {
+                    offset: 0x4010,
+                    physical: MACHINE_ADDRESS,
+                    align: 16,
+                    ..load(PF_R | PF_X, 0x7000, 0x100, 0x1000)
+                },
             ],
             notes: Vec::new(),
-            size: 0x4010,
+            size: 0x4110,
         };
-        sample.abi(AbiNote {
-            version: VERSION,
-            flags: 0,
-            stack_size: 65536,
-            min_memory: 0,
-        });
+        sample.abi(ABI);
         sample.device(DeviceNote::new(DeviceKind::Net, "eth0", 0));
         sample.device(DeviceNote::new(
             DeviceKind::Block,
@@ -109,7 +120,7 @@ impl Sample {
             out.extend(header.flags.to_le_bytes());
             out.extend(header.offset.to_le_bytes());
             out.extend(header.address.to_le_bytes());
-            out.extend(header.address.to_le_bytes());
+            out.extend(header.physical.to_le_bytes());
             out.extend(header.file_size.to_le_bytes());
             out.extend(header.memory_size.to_le_bytes());
             out.extend(header.align.to_le_bytes());
@@ -140,6 +151,7 @@ pub fn header(
         flags,
         offset: address,
         address,
+        physical: GUEST_ADDRESS.wrapping_add(address),
         file_size,
         memory_size,
         align: if kind == elf::PT_LOAD { 4096 } else { 8 },

@@ -8,7 +8,7 @@ use std::ops::Range;
 use kiln_abi::PAGE_SIZE;
 
 use super::elf::{PF_R, PF_W, PF_X, ProgramHeader};
-use super::{Fault, MAX_ALIGNMENT, MAX_SPAN};
+use super::{Fault, GUEST_ADDRESS, MAX_ALIGNMENT, MAX_SPAN};
 
 /// What a guest may do with a segment's memory. No segment is writable and executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,14 @@ pub(super) struct Segments {
     pub alignment: u64,
 }
 
-/// Checks the `PT_LOAD` headers, in their order, of a file of `file_size` bytes.
+impl Segments {
+    /// Address of the first byte behind the last page.
+    pub fn end(&self) -> u64 {
+        self.list.last().map_or(PAGE_SIZE, LoadSegment::page_end)
+    }
+}
+
+/// Checks the `PT_LOAD` headers of the guest, in their order, of a file of `file_size` bytes.
 pub(super) fn check(
     headers: impl Iterator<Item = ProgramHeader>,
     file_size: u64,
@@ -70,6 +77,9 @@ pub(super) fn check(
                 return Err(Fault::Overlap(index));
             }
             _ => {}
+        }
+        if header.physical != GUEST_ADDRESS + segment.address {
+            return Err(Fault::NotPhysical(index));
         }
         alignment = alignment.max(header.align);
         list.push(segment);

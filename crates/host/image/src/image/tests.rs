@@ -7,14 +7,9 @@ use kiln_abi::{DeviceKind, MAX_DEVICES, VERSION};
 use proptest::prelude::*;
 
 use super::elf::{self, PF_R, PF_W, PF_X};
-use super::sample::{Sample, header, load};
-use super::{Access, Fault, HEAD, Image, Layout, MAX_SPAN};
-
-const ABI: AbiNote = AbiNote {
-    version: VERSION,
-    flags: 0,
-    stack_size: 0,
-    min_memory: 0,
+use super::sample::{ABI, Sample, header, load};
+use super::{
+    Access, Fault, GUEST_ADDRESS, HEAD, Image, Layout, MACHINE_ADDRESS, MAX_SPAN, MachinePart,
 };
 
 fn parse(bytes: &[u8]) -> Result<Layout, Fault> {
@@ -48,6 +43,15 @@ fn a_good_image_is_described() {
     assert_eq!(image.segments()[3].memory_size, 0x2345);
     assert_eq!(image.segments()[3].page_end(), 0x7000);
     assert_eq!(image.abi().stack_size, 65536);
+    assert_eq!(
+        image.machine(),
+        MachinePart {
+            file_offset: 0x4010,
+            file_size: 0x100,
+            memory_size: 0x1000,
+            entry: MACHINE_ADDRESS + 0x14,
+        }
+    );
     let devices = image.devices();
     assert_eq!(devices.len(), 2);
     assert_eq!(
@@ -117,7 +121,7 @@ fn there_is_exactly_one_abi_note_of_this_version() {
         }
     );
     assert_eq!(only(AbiNote { flags: 1, ..ABI }), Fault::BadAbiNote);
-    for len in [0, 3, 4, 23, 25] {
+    for len in [0, 3, 4, 24, 31, 33] {
         let mut sample = Sample::without_notes();
         let mut payload = vec![0; len];
         payload[..len.min(4)].copy_from_slice(&VERSION.to_le_bytes()[..len.min(4)]);
@@ -133,7 +137,7 @@ fn an_image_of_a_later_abi_is_told_so_whatever_else_it_has() {
     sample.note(b"Kiln\0", 1, &(VERSION + 1).to_le_bytes());
     assert_eq!(
         parse(&sample.bytes()).unwrap_err().to_string(),
-        "built for Kiln ABI 2, this kiln speaks 1: rebuild the image or update kiln"
+        "built for Kiln ABI 3, this kiln speaks 2: rebuild the image or update kiln"
     );
 }
 
@@ -207,7 +211,7 @@ fn as_many_devices_as_an_instance_can_have() {
 
 #[test]
 fn segments_lie_inside_the_file() {
-    assert_eq!(fault(|s| s.size -= 1), Fault::OutsideFile(3));
+    assert_eq!(fault(|s| s.size = 0x400f), Fault::OutsideFile(3));
     assert_eq!(
         fault(|s| s.headers[1].offset = !0xfff),
         Fault::OutsideFile(1)
@@ -256,6 +260,7 @@ fn memory_is_limited_and_sums_do_not_overflow() {
     let mut sample = Sample::good();
     sample.headers[3].memory_size = MAX_SPAN - 0x4000;
     sample.headers[3].align = 2 << 20;
+    sample.headers[MACHINE].address = MAX_SPAN;
     let image = parse(&sample.bytes()).unwrap();
     assert_eq!(image.memory_size(), MAX_SPAN);
     assert_eq!(image.alignment(), 2 << 20);
@@ -282,7 +287,85 @@ fn nothing_is_writable_and_executable() {
 #[test]
 fn the_entry_point_is_code() {
     for entry in [0, 0x10, 0x2800, 0x3000, 0x4000, u64::MAX] {
-        assert_eq!(fault(|s| s.entry = entry), Fault::BadEntry(entry));
+        let mut sample = Sample::without_notes();
+        sample.abi(AbiNote { entry, ..ABI });
+        assert_eq!(
+            parse(&sample.bytes()).unwrap_err(),
+            Fault::BadEntry(entry),
+            "{entry:#x}"
+        );
+    }
+}
+
+/// Which of the sample's headers is the machine part's.
+const MACHINE: usize = 6;
+
+#[test]
+fn there_is_one_machine_part_behind_the_segments() {
+    assert_eq!(fault(|s| s.headers.truncate(MACHINE)), Fault::NoMachinePart);
+    assert_eq!(
+        fault(|s| s.headers.push(s.headers[MACHINE])),
+        Fault::NoMachinePart
+    );
+    assert_eq!(
+        fault(|s| s.headers.push(load(PF_R, 0x8000, 0x10, 0x10))),
+        Fault::NoMachinePart
+    );
+    assert_eq!(fault(|s| s.headers.swap(3, MACHINE)), Fault::NoMachinePart);
+    assert_eq!(fault(|s| s.headers.swap(0, MACHINE)), Fault::NoSegments);
+}
+
+#[test]
+fn the_machine_part_is_code_at_its_own_address_inside_the_file() {
+    let machine = |spoil: fn(&mut elf::ProgramHeader)| fault(|s| spoil(&mut s.headers[MACHINE]));
+    assert_eq!(machine(|h| h.flags |= PF_W), Fault::MachineAccess);
+    assert_eq!(machine(|h| h.flags = PF_R), Fault::MachineAccess);
+    assert_eq!(machine(|h| h.flags = PF_X), Fault::MachineAccess);
+    for physical in [0, 0xff000, 0x10_1000, GUEST_ADDRESS - 1] {
+        assert_eq!(
+            fault(|s| s.headers[MACHINE].physical = physical),
+            Fault::MachineAddress(physical)
+        );
+    }
+    for size in [0x10_0001, u64::MAX] {
+        assert_eq!(
+            fault(|s| s.headers[MACHINE].memory_size = size),
+            Fault::MachineAddress(MACHINE_ADDRESS)
+        );
+    }
+    for address in [0, 0x6000, 0x6fff, MAX_SPAN + 1, u64::MAX] {
+        assert_eq!(
+            fault(|s| s.headers[MACHINE].address = address),
+            Fault::MachineOverlap
+        );
+    }
+    assert_eq!(fault(|s| s.size -= 1), Fault::MachineOutsideFile);
+    for offset in [0x4011, u64::MAX] {
+        assert_eq!(
+            fault(|s| s.headers[MACHINE].offset = offset),
+            Fault::MachineOutsideFile
+        );
+    }
+    assert_eq!(
+        machine(|h| h.memory_size = h.file_size - 1),
+        Fault::MachineOutsideFile
+    );
+}
+
+#[test]
+fn other_monitors_enter_the_machine_part() {
+    for entry in [0, 0x1010, 0xf_ffff, 0x10_0100, GUEST_ADDRESS, u64::MAX] {
+        assert_eq!(fault(|s| s.entry = entry), Fault::MachineEntry(entry));
+    }
+}
+
+#[test]
+fn physical_addresses_follow_from_addresses() {
+    for index in 0..4 {
+        assert_eq!(
+            fault(|s| s.headers[index].physical += 0x1000),
+            Fault::NotPhysical(index)
+        );
     }
 }
 
@@ -311,6 +394,8 @@ fn gaps_between_segments_are_allowed() {
     let mut sample = Sample::good();
     sample.headers[3] = load(PF_R | PF_W, 0x4000, 0x10, 0x10);
     sample.headers[3].address = 0x9000;
+    sample.headers[3].physical += 0x5000;
+    sample.headers[MACHINE].address = 0xa000;
     assert_eq!(parse(&sample.bytes()).unwrap().memory_size(), 0xa000);
 }
 
@@ -370,6 +455,9 @@ proptest! {
             }
             prop_assert_eq!(image.memory_size(), end);
             prop_assert!(end <= MAX_SPAN && image.entry() < end);
+            let machine = image.machine();
+            prop_assert!(machine.file_offset + machine.file_size <= bytes.len() as u64);
+            prop_assert!(machine.memory_size <= GUEST_ADDRESS - MACHINE_ADDRESS);
         }
     }
 }

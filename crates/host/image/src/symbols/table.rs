@@ -1,21 +1,28 @@
-//! Functions by address, from a symbol table.
+//! Functions by address.
 
 use object::read::elf::{ElfFile64, ElfSymbol64};
 use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 /// The functions of a file in the order of their addresses.
 #[derive(Default)]
-pub(super) struct Table(Vec<Function>);
+pub struct Table(Vec<Function>);
 
-struct Function {
-    start: u64,
-    end: u64,
+/// A function, or a label of hand-written code.
+pub struct Function {
+    pub start: u64,
+    pub end: u64,
     /// A hand-written label has no size: it reaches to the next function.
-    label: bool,
-    name: String,
+    pub label: bool,
+    pub name: String,
 }
 
 impl Table {
+    /// A table of functions that are in the order of their addresses.
+    pub fn new(functions: Vec<Function>) -> Self {
+        Self(functions)
+    }
+
+    /// The functions in a symbol table.
     pub fn read(file: &ElfFile64<'_, LittleEndian>) -> Self {
         let mut functions: Vec<Function> = file
             .symbols()
@@ -36,6 +43,10 @@ impl Table {
             keep
         });
         Self(functions)
+    }
+
+    pub fn functions(&self) -> &[Function] {
+        &self.0
     }
 
     pub fn len(&self) -> usize {

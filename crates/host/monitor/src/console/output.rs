@@ -3,9 +3,11 @@
 //! Writing never blocks. A reader that is slow slows the guest's output down, as it does with any program in a
 //! pipeline: what waits here is bounded by [`MAX_WAITING`], and while it is full the supervisor does not read the
 //! console. A reader that takes nothing at all for [`PATIENCE`] must not hang the guest for ever: from then on output
-//! goes to the log only, until it takes something again. A reader that is gone is forgotten.
+//! goes to the log only, until it takes something again. A reader that is gone is forgotten. A file or device that
+//! cannot take what it should keep is given up as well, but that is a failure ([`stdout_failure`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,6 +20,15 @@ const MAX_WAITING: usize = 256 << 10;
 
 /// How long a reader may take nothing before output goes to the log only.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the file or device behind this process's standard output did not take everything. There is one standard output.
+static STDOUT_FAILURE: OnceLock<Errno> = OnceLock::new();
+
+/// The error that ended a guest's output to this process's standard output, if one did: a full disk, for example. Pipes,
+/// terminals and sockets whose other end is gone do not count, since nobody is left to miss anything.
+pub fn stdout_failure() -> Option<Errno> {
+    STDOUT_FAILURE.get().copied()
+}
 
 /// Where a guest's output goes besides the log.
 #[derive(Debug)]
@@ -183,7 +194,10 @@ impl Output {
                 Ok(count) => taken += count,
                 Err(Errno::INTR) => {}
                 // The reader is gone, or the disk that output goes to is full. The log has it all.
-                Err(_) => {
+                Err(error) => {
+                    if matches!(self.target, Target::Plain) {
+                        let _ = STDOUT_FAILURE.set(error);
+                    }
                     self.target = Target::None;
                     break;
                 }

@@ -51,7 +51,11 @@ pub fn open(option: &BlockOption) -> Result<Device, Error> {
         sector_size: SECTOR,
         ..DeviceInfo::default()
     };
-    Ok(Device { info, host })
+    Ok(Device {
+        info,
+        host,
+        interface: None,
+    })
 }
 
 fn capacity(option: &BlockOption, host: &OwnedFd) -> Result<u64, Error> {

@@ -5,6 +5,7 @@
 //! supervisor keeps for itself (the rootless network) comes back beside them.
 
 pub mod block;
+pub mod island;
 pub mod manifest;
 pub mod net;
 pub mod tap;
@@ -13,7 +14,7 @@ use kiln_image::Device as Declared;
 use kiln_usernet::Usernet;
 
 use crate::Error;
-use crate::backend::Device;
+use crate::backend::{Device, LinkEnds};
 use crate::spec::Spec;
 use manifest::Source;
 
@@ -29,12 +30,17 @@ pub struct Attached {
     pub ports: Vec<String>,
 }
 
-/// Matches and opens all devices of an instance.
+/// Matches and opens all devices of an instance, the network links as the backend wants them.
 ///
 /// # Errors
 /// [`Error::Manifest`] when options and manifest do not fit, [`Error::Device`] and [`Error::Network`] when a device
 /// cannot be opened.
-pub fn attach(spec: &Spec, name: &str, declared: &[Declared]) -> Result<Attached, Error> {
+pub fn attach(
+    spec: &Spec,
+    name: &str,
+    declared: &[Declared],
+    ends: LinkEnds,
+) -> Result<Attached, Error> {
     let plan = manifest::plan(
         &spec.image_name(),
         declared,
@@ -51,13 +57,13 @@ pub fn attach(spec: &Spec, name: &str, declared: &[Declared]) -> Result<Attached
     for planned in plan {
         let (device, described) = match planned.source {
             Source::User(mac) => {
-                let (device, usernet) = net::open_user(planned.name, mac, name, &spec.ports)?;
+                let (device, usernet) = net::open_user(planned.name, mac, name, &spec.ports, ends)?;
                 attached.ports = net::bound_ports(&usernet);
                 attached.usernet = Some(usernet);
                 (device, "user".to_owned())
             }
             Source::Tap(options) => (
-                tap::open(planned.name, options)?,
+                tap::open(planned.name, options, ends)?,
                 format!("tap:{}", options.interface),
             ),
             Source::File(option) => (

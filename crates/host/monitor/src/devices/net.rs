@@ -8,11 +8,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
-use kiln_usernet::{PortForward, Usernet};
+use kiln_usernet::{Framing, PortForward, Usernet};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 
+use super::island::{self, Island};
 use crate::Error;
-use crate::backend::Device;
+use crate::backend::{Device, Interface, LinkEnds};
 
 /// Room for frames on their way to and from the rootless network, in bytes for each direction. A burst of 64 frames of
 /// the greatest length fits; the host may allow less (`net.core.wmem_max`).
@@ -190,6 +191,9 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
 
 /// Makes a rootless link. Returns the guest's device and the host's side, its ports bound.
 ///
+/// The link is a socket pair; for a backend that can do with tap devices only, it is one in a network namespace of its
+/// own ([`island`](super::island)).
+///
 /// # Errors
 /// [`Error::Network`] when a port cannot be bound, [`Error::Host`] when the host has no sockets left.
 pub fn open_user(
@@ -197,6 +201,7 @@ pub fn open_user(
     mac: Option<[u8; 6]>,
     hostname: &str,
     ports: &[PortForward],
+    ends: LinkEnds,
 ) -> Result<(Device, Usernet), Error> {
     let mut config = kiln_usernet::Config {
         hostname: hostname.to_owned(),
@@ -206,11 +211,36 @@ pub fn open_user(
     if let Some(mac) = mac {
         config.guest_mac = mac;
     }
+    config.framing = match ends {
+        LinkEnds::Offloaded => Framing::Header,
+        LinkEnds::Plain => Framing::Plain,
+        LinkEnds::Taps | LinkEnds::Names => Framing::ShortHeader,
+    };
     let mut info = config.device_info();
     info.name = super::padded(device);
-    let (guest, host) = link_pair()?;
+    let (guest, host, interface) = match ends {
+        LinkEnds::Offloaded | LinkEnds::Plain => {
+            let (guest, host) = link_pair()?;
+            (guest, host, None)
+        }
+        LinkEnds::Taps | LinkEnds::Names => {
+            let opened = ends == LinkEnds::Taps;
+            let island = Island::new(opened)?;
+            let interface = Interface {
+                name: island::INTERFACE.to_owned(),
+                opened,
+                namespace: Some(island.namespace),
+            };
+            (island.tap, island.wire, Some(interface))
+        }
+    };
     let usernet = Usernet::new(config, host)?;
-    Ok((Device { info, host: guest }, usernet))
+    let device = Device {
+        info,
+        host: guest,
+        interface,
+    };
+    Ok((device, usernet))
 }
 
 /// The two ends of a link that carries one frame per message.

@@ -18,13 +18,14 @@ use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::net::TapOptions;
 use crate::Error;
-use crate::backend::Device;
+use crate::backend::{Device, Interface, LinkEnds};
 
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 
 const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 202);
+const TUNSETPERSIST: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 203);
 const TUNSETOFFLOAD: rustix::ioctl::Opcode = opcode::write::<u32>(b'T', 208);
 const TUNSETVNETHDRSZ: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 216);
 
@@ -48,11 +49,11 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
-/// Opens the tap device for the guest's device `name`.
+/// Opens the tap device for the guest's device `name`. With [`LinkEnds::Names`] it is left to be opened by another.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such device, it is in use or may not be used; [`Error::Host`] otherwise.
-pub fn open(name: &str, options: &TapOptions) -> Result<Device, Error> {
+pub fn open(name: &str, options: &TapOptions, ends: LinkEnds) -> Result<Device, Error> {
     let host = rustix::fs::open(
         "/dev/net/tun",
         OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
@@ -60,11 +61,20 @@ pub fn open(name: &str, options: &TapOptions) -> Result<Device, Error> {
     )
     .map_err(|error| refused(options, error))?;
     check_exists(options)?;
-    attach(&host, options)?;
-    set_up(&host).map_err(|error| Error::host("set up the tap device", error))?;
+    let info = info(name, options);
+    let opened = ends != LinkEnds::Names;
+    if opened {
+        attach(&host, options)?;
+        set_up(&host).map_err(|error| Error::host("set up the tap device", error))?;
+    }
     Ok(Device {
-        info: info(name, options),
+        info,
         host,
+        interface: Some(Interface {
+            name: options.interface.clone(),
+            opened,
+            namespace: None,
+        }),
     })
 }
 
@@ -81,23 +91,40 @@ fn check_exists(options: &TapOptions) -> Result<(), Error> {
     }
 }
 
-fn attach(host: &OwnedFd, options: &TapOptions) -> Result<(), Error> {
+/// Makes a tap device in the present network namespace. If it is `lasting` it stays when the descriptor is closed, for
+/// somebody else to open it by name.
+pub(super) fn create(interface: &str, lasting: bool) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let host = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
+    attach_once(&host, interface)?;
+    if lasting {
+        // SAFETY: TUNSETPERSIST takes its argument as an integer.
+        unsafe { ioctl(&host, IntegerSetter::<TUNSETPERSIST>::new_usize(1))? };
+    } else {
+        set_up(&host)?;
+    }
+    Ok(host)
+}
+
+fn attach_once(host: &OwnedFd, interface: &str) -> rustix::io::Result<()> {
     let mut request = InterfaceRequest {
         name: [0; 16],
         flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
         rest: [0; 22],
     };
-    let interface = options.interface.as_bytes();
-    request.name[..interface.len()].copy_from_slice(interface);
+    request.name[..interface.len()].copy_from_slice(interface.as_bytes());
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `InterfaceRequest` is in size and layout.
+    unsafe {
+        ioctl(
+            host,
+            Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request),
+        )
+    }
+}
+
+fn attach(host: &OwnedFd, options: &TapOptions) -> Result<(), Error> {
     for attempt in 0.. {
-        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `InterfaceRequest` is in size and layout.
-        let result = unsafe {
-            ioctl(
-                host,
-                Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request),
-            )
-        };
-        match result {
+        match attach_once(host, &options.interface) {
             Err(Errno::BUSY) if attempt < RETRIES => std::thread::sleep(RETRY_AFTER),
             other => return other.map_err(|error| refused(options, error)),
         }

@@ -21,6 +21,8 @@ struct Fake {
     killed: Cell<bool>,
     /// Ends when asked to.
     obedient: bool,
+    /// Output that is not a whole line yet.
+    kept: Vec<u8>,
 }
 
 impl Fake {
@@ -35,6 +37,7 @@ impl Fake {
             stops: Cell::new(0),
             killed: Cell::new(false),
             obedient,
+            kept: Vec::new(),
         };
         (fake, console)
     }
@@ -51,6 +54,27 @@ impl Fake {
 }
 
 impl Guest for Fake {
+    fn wait_started(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Lines that end with `?` are for the monitor.
+    fn screen(&mut self, output: &mut Vec<u8>, last: bool) {
+        let mut text = std::mem::take(&mut self.kept);
+        text.append(output);
+        let complete = match text.iter().rposition(|&b| b == b'\n') {
+            _ if last => text.len(),
+            Some(end) => end + 1,
+            None => 0,
+        };
+        self.kept = text.split_off(complete);
+        for line in text.split_inclusive(|&b| b == b'\n') {
+            if !line.ends_with(b"?\n") {
+                output.extend(line);
+            }
+        }
+    }
+
     fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
@@ -166,6 +190,16 @@ fn what_was_written_before_the_end_is_in_the_log() {
     let (ended, _) = setup.run(&mut guest, console);
     assert_eq!(ended.code, 0);
     assert_eq!(setup.log(), "hello\nworld\n");
+}
+
+#[test]
+fn what_is_for_the_monitor_is_not_passed_on_and_nothing_else_is_lost() {
+    let mut setup = Setup::new();
+    let (mut guest, console) = Fake::new(true);
+    guest.says(b"hello\nready?\nno newline at the end");
+    guest.end();
+    setup.run(&mut guest, console);
+    assert_eq!(setup.log(), "hello\nno newline at the end");
 }
 
 #[test]

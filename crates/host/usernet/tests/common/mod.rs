@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use kiln_abi::NetHeader;
 use kiln_abi::layout::Record;
-use kiln_usernet::{Config, PortForward, Usernet};
+use kiln_usernet::{Config, Framing, PortForward, Usernet};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -114,36 +114,41 @@ pub fn link() -> (OwnedFd, OwnedFd) {
 pub struct Wire {
     pub fd: OwnedFd,
     mtu: usize,
+    /// Bytes before each frame.
+    header: usize,
     /// Complete the open checksums of received frames and let smoltcp check them.
     verify: bool,
     buffer: Vec<u8>,
     outgoing: Vec<u8>,
-    full: bool,
 }
 
 pub struct Incoming<'a>(&'a mut [u8]);
-pub struct Outgoing<'a>(&'a OwnedFd, &'a mut Vec<u8>, &'a mut bool);
+pub struct Outgoing<'a>(&'a OwnedFd, &'a mut Vec<u8>, usize);
 
 impl Wire {
-    fn new(fd: OwnedFd, mtu: u16, verify: bool) -> Self {
+    fn new(fd: OwnedFd, config: &Config, verify: bool) -> Self {
         Self {
             fd,
-            mtu: usize::from(mtu),
+            mtu: usize::from(config.mtu),
+            header: match config.framing {
+                Framing::Header => 12,
+                Framing::ShortHeader => 10,
+                Framing::Plain => 0,
+            },
             verify,
             buffer: vec![0; 70_000],
             outgoing: Vec::new(),
-            full: false,
         }
     }
 
     /// Takes one frame as it is.
     pub fn receive_raw(&mut self) -> Option<Vec<u8>> {
         let (_, length) = recv(&self.fd, &mut self.buffer[..], RecvFlags::DONTWAIT).ok()?;
-        (length > 12).then(|| self.buffer[12..length].to_vec())
+        (length > self.header).then(|| self.buffer[self.header..length].to_vec())
     }
 
     pub fn send_raw(&self, frame: &[u8]) {
-        let mut message = NetHeader::PLAIN.as_bytes().to_vec();
+        let mut message = NetHeader::PLAIN.as_bytes()[..self.header].to_vec();
         message.extend(frame);
         let _ = send(&self.fd, &message, SendFlags::NOSIGNAL);
     }
@@ -158,12 +163,15 @@ impl Device for Wire {
         _: smoltcp::time::Instant,
     ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let (_, length) = recv(&self.fd, &mut self.buffer[..], RecvFlags::DONTWAIT).ok()?;
-        if length <= NetHeader::SIZE {
+        if length <= self.header {
             return None;
         }
-        let header = NetHeader::from_prefix(&self.buffer).unwrap();
+        let mut header = [0; NetHeader::SIZE];
+        header[NetHeader::SIZE - 2] = 1;
+        header[..self.header].copy_from_slice(&self.buffer[..self.header]);
+        let header = NetHeader::from_prefix(&header).unwrap();
         assert_eq!((header.gso_type, header.num_buffers), (0, 1));
-        let frame = &mut self.buffer[NetHeader::SIZE..length];
+        let frame = &mut self.buffer[self.header..length];
         if self.verify && header.flags & NetHeader::NEEDS_CSUM != 0 {
             let start = usize::from(header.csum_start);
             let at = start + usize::from(header.csum_offset);
@@ -172,12 +180,12 @@ impl Device for Wire {
         }
         Some((
             Incoming(frame),
-            Outgoing(&self.fd, &mut self.outgoing, &mut self.full),
+            Outgoing(&self.fd, &mut self.outgoing, self.header),
         ))
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Self::TxToken<'_>> {
-        (!self.full).then_some(Outgoing(&self.fd, &mut self.outgoing, &mut self.full))
+        Some(Outgoing(&self.fd, &mut self.outgoing, self.header))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -201,9 +209,9 @@ impl RxToken for Incoming<'_> {
 impl TxToken for Outgoing<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
         self.1.clear();
-        self.1.extend(NetHeader::PLAIN.as_bytes());
-        self.1.resize(NetHeader::SIZE + length, 0);
-        let result = f(&mut self.1[NetHeader::SIZE..]);
+        self.1.extend(&NetHeader::PLAIN.as_bytes()[..self.2]);
+        self.1.resize(self.2 + length, 0);
+        let result = f(&mut self.1[self.2..]);
         while let Err(error) = send(self.0, self.1, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             if error != rustix::io::Errno::AGAIN {
                 break;
@@ -224,7 +232,7 @@ pub struct Guest {
 
 impl Guest {
     pub fn new(fd: OwnedFd, config: &Config, verify: bool) -> Self {
-        let mut wire = Wire::new(fd, config.mtu, verify);
+        let mut wire = Wire::new(fd, config, verify);
         let mut interface_config = InterfaceConfig::new(EthernetAddress(config.guest_mac).into());
         interface_config.random_seed = 7;
         let mut interface =

@@ -1,0 +1,222 @@
+//! Finding devices, and putting drivers to those that the machine part uses and those that the guest declares.
+#![allow(unsafe_code)]
+
+use core::ptr::NonNull;
+
+use kiln_abi::note::DeviceNote;
+use kiln_abi::{DeviceInfo, DeviceKind};
+use kiln_virtio::pci::{self, Bus, Function, Message};
+use kiln_virtio::{Balloon, Block, Console, DeviceType, Entropy, Net, Pci, Region, Transport};
+
+use crate::cmdline::{self, Word};
+use crate::cpu::{self, vector};
+use crate::image::Image;
+use crate::interrupts;
+use crate::paging::PAGE;
+use crate::start::{Failure, Start};
+use crate::state::{Driver, Slot};
+
+/// Bytes for a link's received frames, and for those to send.
+const RECEIVE: usize = 256 * 1024;
+const SEND: usize = 128 * 1024;
+/// The most virtio devices that are kept for the guest.
+pub const MAX_FOUND: usize = 64;
+
+/// A device that the guest may have declared.
+#[derive(Debug)]
+pub struct Found {
+    kind: DeviceKind,
+    transport: Transport,
+}
+
+impl Start<'_, '_> {
+    /// Finds virtio devices by command line or ACPI, and on PCI's first bus. The machine part's own are started.
+    ///
+    /// # Errors
+    /// If there is too little memory for their drivers.
+    pub fn find_devices(&mut self, line: &[u8]) -> Result<(), Failure> {
+        let mut told = false;
+        for word in cmdline::words(line) {
+            if let Word::Mmio {
+                address,
+                size,
+                interrupt,
+            } = word
+            {
+                told = true;
+                self.find_mmio(address, size, interrupt)?;
+            }
+        }
+        // Some monitors say it twice.
+        let acpi = self.acpi;
+        for device in acpi.devices().iter().filter(|_| !told) {
+            self.find_mmio(device.address, device.size, device.interrupt)?;
+        }
+        if !self.buses.find_pci(self.acpi.ecam) {
+            return Ok(());
+        }
+        let (address, data) = interrupts::message(vector::DEVICE);
+        for number in 0..=255u8 {
+            let function = Function {
+                bus: 0,
+                device: number >> 3,
+                function: number & 7,
+            };
+            if function.function != 0 && !self.has_functions(function) {
+                continue;
+            }
+            if pci::identify(&mut self.buses, function).is_none() {
+                continue;
+            }
+            if let Ok(device) =
+                Pci::open(&mut self.buses, function, Some(Message { address, data }))
+            {
+                self.state.polling |= !device.uses_messages();
+                self.found(Transport::from(device))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn find_mmio(&mut self, address: u64, size: u64, interrupt: u32) -> Result<(), Failure> {
+        if let Some(device) = self.buses.mmio(address, size) {
+            interrupts::route(self.acpi.controllers(), interrupt, vector::DEVICE);
+            self.found(Transport::from(device))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a device has more functions than its first.
+    fn has_functions(&mut self, function: Function) -> bool {
+        let first = Function {
+            function: 0,
+            ..function
+        };
+        let header = self.buses.read(first, 12);
+        header != u32::MAX && header >> 23 & 1 != 0
+    }
+
+    /// Takes a device into service, or notes it for the guest.
+    fn found(&mut self, transport: Transport) -> Result<(), Failure> {
+        self.state.pool.add(cpu::tsc());
+        let kind = match transport.device_type() {
+            DeviceType::NET => DeviceKind::Net,
+            DeviceType::BLOCK => DeviceKind::Block,
+            // A device of ours that does not work is as good as absent.
+            DeviceType::CONSOLE => {
+                let memory = self.region(Console::MEMORY)?;
+                if let Ok(console) = Console::new(transport, memory) {
+                    self.state.console.virtio.fill(console);
+                }
+                return Ok(());
+            }
+            DeviceType::ENTROPY => {
+                let memory = self.region(Entropy::MEMORY)?;
+                if let Ok(entropy) = Entropy::new(transport, memory) {
+                    self.state.entropy.fill(entropy);
+                }
+                return Ok(());
+            }
+            DeviceType::BALLOON => {
+                let memory = self.region(Balloon::MEMORY)?;
+                if let Ok(balloon) = Balloon::new(transport, memory) {
+                    self.state.balloon.fill(balloon);
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        if let Some(slot) = self.found.get_mut(self.found_count) {
+            slot.fill(Found { kind, transport });
+            self.found_count += 1;
+        }
+        Ok(())
+    }
+
+    /// Memory for a driver.
+    fn region(&mut self, len: usize) -> Result<Region, Failure> {
+        let len = (len as u64).next_multiple_of(PAGE);
+        let start = self.frames.take(len)?;
+        let place = NonNull::new(start as *mut u8).ok_or("too little memory")?;
+        if self.dirty.start == 0 {
+            // SAFETY: as below.
+            unsafe { place.write_bytes(0, len as usize) };
+        }
+        // SAFETY: whole pages behind the image that nobody else was given, mapped where they are, now and for the guest.
+        Ok(unsafe { Region::new(place, start, len as usize) })
+    }
+
+    /// Starts the devices that the guest declares, with those found, kind by kind in order.
+    ///
+    /// # Errors
+    /// If a device is missing, broken or badly configured, or there is too little memory for its driver.
+    pub fn attach(&mut self, image: &Image<'_>, line: &[u8]) -> Result<(), Failure> {
+        for declared in image.devices() {
+            let Some(kind) = DeviceKind::from_raw(declared.kind) else {
+                continue;
+            };
+            let of_kind =
+                |slot: &&mut Slot<Found>| slot.peek().is_some_and(|found| found.kind == kind);
+            let slot = self.found.iter_mut().find(of_kind);
+            let Some(found) = slot.and_then(Slot::take) else {
+                if declared.flags & DeviceNote::OPTIONAL != 0 {
+                    continue;
+                }
+                return Err(Failure(
+                    "a declared device is not attached: ",
+                    declared.name,
+                ));
+            };
+            let info = DeviceInfo {
+                kind: declared.kind,
+                name: declared.name,
+                ..DeviceInfo::default()
+            };
+            self.attach_one(kind, found.transport, info, line)?;
+        }
+        Ok(())
+    }
+
+    fn attach_one(
+        &mut self,
+        kind: DeviceKind,
+        transport: Transport,
+        mut info: DeviceInfo,
+        line: &[u8],
+    ) -> Result<(), Failure> {
+        let broken = |error: kiln_virtio::Error| Failure(error.message(), [0; 24]);
+        let driver = match kind {
+            DeviceKind::Net => {
+                let receive = self.region(RECEIVE)?;
+                let send = self.region(SEND)?;
+                let network = Net::new(transport, receive, send).map_err(broken)?;
+                network.describe(&mut info);
+                for word in cmdline::words(line) {
+                    if let Word::Net(device, settings) = word
+                        && info.name().is_some_and(|name| name.as_bytes() == device)
+                    {
+                        cmdline::configure(settings, &mut info)
+                            .ok_or(Failure("kiln.net= makes no sense for ", info.name))?;
+                    }
+                }
+                Driver::Net(network)
+            }
+            DeviceKind::Block => {
+                let memory = self.region(Block::MEMORY)?;
+                let disk = Block::new(transport, memory).map_err(broken)?;
+                disk.describe(&mut info);
+                Driver::Block(disk)
+            }
+        };
+        let index = self.state.device_count;
+        if let (Some(slot), Some(to)) = (
+            self.state.devices.get_mut(index),
+            self.state.infos.get_mut(index),
+        ) {
+            slot.fill(driver);
+            *to = info;
+            self.state.device_count += 1;
+        }
+        Ok(())
+    }
+}

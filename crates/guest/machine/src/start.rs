@@ -1,0 +1,226 @@
+//! From the first instruction of ring 3 to the guest's first: the order of things.
+//!
+//! 1. [`cpu`]'s tables, and an identity map of the first 4 GiB.
+//! 2. What the loader tells: memory, command line, ACPI tables.
+//! 3. Interrupts and clocks; devices (`attach`).
+//! 4. The guest's world (`world`), and over to it.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+
+use crate::acpi::{self, Acpi, Sleep};
+use crate::attach::{Found, MAX_FOUND};
+use crate::buses::{Buses, Windows};
+use crate::clean;
+use crate::clock::{self, Features};
+use crate::cmdline::{self, Word};
+use crate::cpu::{self, Parts, Shared, vector};
+use crate::end;
+pub use crate::firmware::PVH_MAGIC;
+use crate::firmware::{Firmware, MAX_COMMAND_LINE, MAX_REGIONS, Region};
+use crate::image::{GUEST, HEADERS, Image};
+use crate::interrupts::{self, Timer};
+use crate::paging::{PAGE, Table, Tables, access};
+use crate::physical::{Identity, Physical};
+use crate::state::{Slot, State, state};
+use crate::world::{Frames, Ready, usable};
+
+/// Global interrupt number of the first serial port.
+const SERIAL_INTERRUPT: u32 = 4;
+
+/// Why there is no guest, in words, and the name of what it is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure(pub &'static str, pub [u8; 24]);
+
+impl From<&'static str> for Failure {
+    fn from(what: &'static str) -> Self {
+        Self(what, [0; 24])
+    }
+}
+
+/// What only the start needs, too large for its stack. The tables come first: they lie on whole pages.
+#[repr(C)]
+struct Scratch {
+    tables: [Table; 24],
+    command_line: [u8; MAX_COMMAND_LINE],
+    windows: Windows,
+    found: [Slot<Found>; MAX_FOUND],
+}
+
+static SCRATCH: Shared<Scratch> = Shared::new(Scratch {
+    tables: [[0; 512]; 24],
+    command_line: [0; MAX_COMMAND_LINE],
+    windows: Windows::EMPTY,
+    found: [const { Slot::EMPTY }; MAX_FOUND],
+});
+
+/// The first function in ring 3. `info` is what the loader left in `ebx`, `magic` says what that is.
+///
+/// # Safety
+/// Called once, by the entry, on the stack of the start, with the linker's addresses.
+pub unsafe extern "C" fn start(info: u32, magic: u32, parts: &Parts) -> ! {
+    // SAFETY: nobody else runs yet; the entry's page tables make all of the first 2 MiB writable.
+    let (scratch, state) = unsafe {
+        cpu::install(parts);
+        cpu::set_system_call(parts.system_call);
+        (&mut *SCRATCH.get(), state())
+    };
+    state.code_end = parts.code_end;
+    let base = (&raw const scratch.tables) as u64;
+    let mut tables = Tables::new(&mut scratch.tables, base);
+    if tables.map(0, 0, 1 << 32, access::ALL).is_some() {
+        // SAFETY: an identity map, as before, only larger.
+        unsafe { cpu::switch(tables.root(), 0) };
+    }
+    state.console.start();
+    // SAFETY: the identity map is in force until `leave`, behind which nothing of this is used; nobody writes to what
+    // firmware and loader have left.
+    let memory = unsafe { Identity::new() };
+    let mut start = Start {
+        state,
+        buses: Buses {
+            tables: &mut tables,
+            windows: &mut scratch.windows,
+            memory: [Region::default(); MAX_REGIONS],
+            ecam: 0,
+        },
+        found: &mut scratch.found,
+        found_count: 0,
+        acpi: Acpi::default(),
+        frames: Frames::default(),
+        dirty: Region::default(),
+    };
+    let firmware = Firmware::read(&memory, magic, info.into());
+    let ready = match &firmware {
+        Ok(firmware) => start.prepare(&memory, firmware, &mut scratch.command_line, parts),
+        Err(what) => Err((*what).into()),
+    };
+    match ready {
+        Ok((ready, cr4)) => leave(start.state, &ready, cr4, start.dirty),
+        Err(Failure(what, name)) => end::before_start(start.state, what, &name),
+    }
+}
+
+/// The work of the start.
+#[derive(Debug)]
+pub struct Start<'a, 'b> {
+    /// What stays.
+    pub state: &'a mut State,
+    /// The machine's buses.
+    pub buses: Buses<'a, 'b>,
+    /// Devices for the guest.
+    pub found: &'a mut [Slot<Found>; MAX_FOUND],
+    /// How many.
+    pub found_count: usize,
+    /// What ACPI tells.
+    pub acpi: Acpi,
+    /// Memory to take from.
+    pub frames: Frames,
+    /// Physical memory that may not be zeroes.
+    pub dirty: Region,
+}
+
+impl Start<'_, '_> {
+    fn prepare(
+        &mut self,
+        memory: &impl Physical,
+        firmware: &Firmware<'_>,
+        command_line: &mut [u8; MAX_COMMAND_LINE],
+        parts: &Parts,
+    ) -> Result<(Ready, u64), Failure> {
+        let line = keep(command_line, firmware.command_line);
+        self.buses.memory = firmware.regions;
+        self.acpi = acpi::read(memory, firmware.rsdp);
+        let features = self.interrupts();
+        for word in cmdline::words(line) {
+            match word {
+                Word::Report(token) => self.state.token.set(token),
+                Word::Exit(port) => self.state.power.exit_port = port,
+                _ => {}
+            }
+        }
+        let image = Image::parse(memory.bytes(GUEST, HEADERS).unwrap_or_default())?;
+        let mut regions = [Region::default(); MAX_REGIONS];
+        let regions = usable(&mut regions, firmware.regions(), line);
+        let end = GUEST + image.size();
+        let home = regions.iter().find(|r| r.start <= GUEST && end < r.end);
+        let home = home.ok_or("the image lies outside of memory")?;
+        self.frames = Frames::new(end, home.end);
+        self.dirty = clean::dirty(memory, firmware.magic, home.end);
+        self.find_devices(line)?;
+        self.attach(&image, line)?;
+        self.state.stir();
+        self.state.acknowledge();
+        let ready = self.world(&image, regions, line, &features, parts)?;
+        Ok((ready, features.cr4))
+    }
+
+    /// Interrupts, clocks and power.
+    fn interrupts(&mut self) -> Features {
+        let state = &mut *self.state;
+        interrupts::start();
+        let features = Features::detect();
+        let (clock, hz) = clock::start(&features, self.acpi.timer);
+        state.clock = clock;
+        state.timer = Timer::start(hz, features.tsc_deadline);
+        state.rdrand = features.rdrand;
+        state.pool.add(cpu::tsc());
+        state.pool.add(clock.wall_at(0));
+        let _ = self.buses.windows.add(interrupts::LOCAL, PAGE);
+        interrupts::route(self.acpi.controllers(), SERIAL_INTERRUPT, vector::CONSOLE);
+        state.power.sleep = self.acpi.sleep;
+        state.power.events = self.acpi.events;
+        if self.acpi.events != 0 {
+            state.power.listen(self.acpi.enable, self.acpi.control);
+            interrupts::route(
+                self.acpi.controllers(),
+                self.acpi.interrupt.into(),
+                vector::POWER,
+            );
+        }
+        if let Sleep::Register {
+            address,
+            port: false,
+            ..
+        } = self.acpi.sleep
+        {
+            let _ = self.buses.windows.add(address, 1);
+        }
+        features
+    }
+}
+
+/// Copies the command line away from where the guest's memory will be.
+fn keep<'l>(to: &'l mut [u8; MAX_COMMAND_LINE], line: &[u8]) -> &'l [u8] {
+    let len = line.len().min(to.len());
+    for (to, from) in to.iter_mut().zip(line) {
+        *to = *from;
+    }
+    to.get(..len).unwrap_or_default()
+}
+
+/// Goes over to the guest.
+fn leave(state: &mut State, ready: &Ready, cr4: u64, dirty: Region) -> ! {
+    state.running = true;
+    // SAFETY: the identity map is in force. The guest's page tables map the machine part where it is, and everything that
+    // the guest was promised.
+    unsafe {
+        clean::mark();
+        cpu::switch(ready.tables, cr4);
+    }
+    clean::clean(&state.layout, dirty);
+    // SAFETY: the guest's first instruction, stack and boot record.
+    unsafe {
+        asm!(
+            "mov rsp, {stack}",
+            "push 0",
+            "xor ebp, ebp",
+            "cld",
+            "jmp {entry}",
+            stack = in(reg) ready.stack_top,
+            entry = in(reg) ready.entry,
+            in("rdi") ready.boot,
+            options(noreturn),
+        )
+    }
+}

@@ -1,0 +1,588 @@
+//! The supervisor's handle on a monitor's process and the guest in it.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use kiln_abi::ExitReason;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::child::{self, Child, Input, Network, Order};
+use super::report::{Report, Screen};
+use super::{Error, Monitor, qemu};
+use crate::backend::{Ended, Guest, How, Launch, Protection, Usage};
+use crate::backends::process::guest::proc_usage;
+use crate::backends::process::os;
+use crate::error::EXIT_KILN;
+
+const SIGTERM: u32 = 15;
+const SIGKILL: u32 = 9;
+
+/// What the console's reader in a guest takes for a request to end (`docs/machine.md`, section 4).
+const INTERRUPT: u8 = 3;
+const TERMINATE: u8 = 4;
+
+/// Exit code of a guest whose machine went off without a word, as a crash has it.
+const EXIT_SILENT: u8 = 139;
+
+/// How long a monitor may take to say that its machine runs.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often to look whether a thread is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// The most of a monitor's own words that are told.
+const MAX_SAID: usize = 300;
+
+/// What a monitor is to be started with.
+#[derive(Debug)]
+pub struct Told {
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Descriptors that were made for it.
+    pub descriptors: Vec<OwnedFd>,
+    /// What it takes for a console's input.
+    pub input: Input,
+    /// How it is known that its machine runs.
+    pub sign: Sign,
+    /// Whether it opens `/dev/kvm`.
+    pub needs_kvm: bool,
+}
+
+/// How it is known that a machine runs.
+#[derive(Debug)]
+pub enum Sign {
+    /// An answer on this control socket, see [`qemu::ask`].
+    Answer(OwnedFd),
+    /// A thread of this name.
+    Thread(&'static str),
+}
+
+/// A monitor's process.
+#[derive(Debug)]
+pub struct ForeignGuest {
+    title: &'static str,
+    child: Child,
+    screen: Screen,
+    /// Until it has been looked for.
+    sign: Option<Sign>,
+    report: Option<Report>,
+    /// The guest has written something.
+    spoke: bool,
+    /// It was ended by [`Guest::kill`].
+    killed: Cell<bool>,
+    protections: Vec<Protection>,
+    /// What the monitor wrote to its standard error, once it has ended.
+    said: String,
+    ended: Option<Ended>,
+}
+
+/// Starts what was told.
+///
+/// # Errors
+/// [`Error`].
+pub(super) fn start(
+    monitor: &Monitor,
+    told: Told,
+    launch: Launch,
+    kernel: &OwnedFd,
+    token: &str,
+) -> Result<ForeignGuest, Error> {
+    let namespaces: Vec<RawFd> = launch
+        .devices
+        .iter()
+        .filter_map(|device| device.interface.as_ref()?.namespace.as_ref())
+        .map(AsRawFd::as_raw_fd)
+        .collect();
+    let network = network(monitor, &launch, &namespaces)?;
+    let needs_root = needs_root(monitor, &told, &launch);
+    let root = rustix::process::geteuid().is_root();
+    let mut descriptors: Vec<RawFd> = vec![kernel.as_raw_fd()];
+    descriptors.extend(told.descriptors.iter().map(AsRawFd::as_raw_fd));
+    descriptors.extend(launch.devices.iter().map(|device| device.host.as_raw_fd()));
+    let strict = launch.strict;
+    let child = child::start(Order {
+        program: &monitor.program,
+        arguments: &told.arguments,
+        descriptors: &descriptors,
+        input: told.input,
+        output: launch.console,
+        network,
+        nobody: needs_root.is_none(),
+    })?;
+    let protections = protections(
+        monitor,
+        network,
+        child.no_namespaces.as_ref(),
+        needs_root.filter(|_| root),
+    );
+    let guest = ForeignGuest {
+        title: monitor.title(),
+        child,
+        screen: Screen::new(token),
+        sign: Some(told.sign),
+        report: None,
+        spoke: false,
+        killed: Cell::new(false),
+        protections,
+        said: String::new(),
+        ended: None,
+    };
+    if strict && let Some(missing) = guest.protections.iter().find(|one| one.missing.is_some()) {
+        // Dropping it ends it.
+        return Err(Error::Missing {
+            name: missing.name,
+            reason: missing.missing.clone().unwrap_or_default(),
+        });
+    }
+    Ok(guest)
+}
+
+/// Which network namespace the monitor is to be in: monitors that open or look up tap devices must be where these are.
+fn network(monitor: &Monitor, launch: &Launch, own: &[RawFd]) -> Result<Network, Error> {
+    let taps = launch
+        .devices
+        .iter()
+        .filter(|device| device.interface.is_some());
+    match (monitor.is_qemu(), own, taps.count()) {
+        (true, _, _) | (_, [], 0) => Ok(Network::None),
+        (_, [], _) => Ok(Network::Ours),
+        (_, [namespace], 1) => Ok(Network::Of(*namespace)),
+        _ => Err(Error::Unable(format!(
+            "{} cannot have --net user beside a tap device: use tap devices only, or --backend qemu",
+            monitor.title()
+        ))),
+    }
+}
+
+/// Why a monitor that root starts has to stay root: it opens what only root may open.
+fn needs_root(monitor: &Monitor, told: &Told, launch: &Launch) -> Option<String> {
+    let mut opens = Vec::new();
+    if told.needs_kvm {
+        opens.push("/dev/kvm".to_owned());
+    }
+    if !monitor.is_qemu() {
+        for device in &launch.devices {
+            match &device.interface {
+                Some(interface) if !interface.opened => opens.push("/dev/net/tun".to_owned()),
+                Some(_) => {}
+                None => opens.push(super::plan::by_path(device.host.as_raw_fd())),
+            }
+        }
+    }
+    let closed = opens
+        .into_iter()
+        .find(|path| !child::is_for_everybody(path))?;
+    let what = if closed.starts_with("/dev/") {
+        closed.as_str()
+    } else {
+        "the disk"
+    };
+    Some(format!(
+        "{} opens {what}, which is not for everybody",
+        monitor.title()
+    ))
+}
+
+fn protections(
+    monitor: &Monitor,
+    network: Network,
+    no_namespaces: Option<&io::Error>,
+    root: Option<String>,
+) -> Vec<Protection> {
+    let always = |name| Protection {
+        name,
+        missing: None,
+    };
+    let given = |name, missing| Protection { name, missing };
+    let no_namespaces = no_namespaces.map(crate::error::describe);
+    let no_network = no_namespaces.clone().or_else(|| {
+        (network == Network::Ours)
+            .then(|| format!("{} opens the tap device by name", monitor.title()))
+    });
+    let emulated = monitor.emulates().then(|| {
+        "QEMU translates the guest's code (TCG), which its makers do not count on for isolation"
+            .to_owned()
+    });
+    vec![
+        given("virtual machine (KVM)", emulated),
+        always(match monitor.title() {
+            "QEMU" => "seccomp filter (QEMU's)",
+            "Firecracker" => "seccomp filter (Firecracker's)",
+            _ => "seccomp filter (Cloud Hypervisor's, not on its first thread)",
+        }),
+        always("no new privileges"),
+        always("no capabilities"),
+        always("descriptors closed"),
+        given("not run as root", root),
+        given("user namespace", no_namespaces),
+        given("network namespace", no_network),
+    ]
+}
+
+impl ForeignGuest {
+    /// Whether the monitor has ended, waiting at most this long for it.
+    fn has_ended(&self, wait: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
+        poll(&mut fds, Some(&timespec(wait))).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Waits for a sign that the machine runs. False if the monitor ends, or takes too long.
+    fn comes_up(&self, sign: &Sign) -> rustix::io::Result<bool> {
+        let until = Instant::now() + START_PATIENCE;
+        match sign {
+            Sign::Thread(name) => {
+                while !has_thread(self.child.pid, name) {
+                    if self.has_ended(LOOK_AGAIN) || Instant::now() >= until {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Sign::Answer(control) => {
+                qemu::ask(control)?;
+                let (mut text, mut piece) = (Vec::new(), [0; 1024]);
+                while !qemu::is_answer(&text) {
+                    let left = until.saturating_duration_since(Instant::now());
+                    let mut fds = [
+                        PollFd::new(control, PollFlags::IN),
+                        PollFd::new(&self.child.pidfd, PollFlags::IN),
+                    ];
+                    if left.is_zero() || poll(&mut fds, Some(&timespec(left)))? == 0 {
+                        return Ok(false);
+                    }
+                    match rustix::io::read(control, &mut piece)? {
+                        0 => return Ok(false),
+                        count => text.extend(&piece[..count]),
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn died(&self) -> Error {
+        let said = last_line(&self.said);
+        Error::Died {
+            monitor: self.title,
+            said: if said.is_empty() {
+                "it ended without saying why".to_owned()
+            } else {
+                said
+            },
+        }
+    }
+
+    fn collect_said(&mut self) {
+        let mut bytes = Vec::new();
+        let mut piece = [0; 4096];
+        while let Ok(count @ 1..) = rustix::io::read(&self.child.errors, &mut piece) {
+            bytes.extend(&piece[..count]);
+        }
+        self.said.push_str(&String::from_utf8_lossy(&bytes));
+    }
+
+    /// Makes sense of how the process ended and what the guest said before.
+    fn describe(&mut self, status: i32, cpu_ns: u64) -> Ended {
+        let mut ended = Ended {
+            how: How::Killed(SIGKILL),
+            code: 128 + SIGKILL as u8,
+            message: String::new(),
+            frames: Vec::new(),
+            registers: None,
+            image_start: 0,
+            usage: Usage {
+                cpu_ns,
+                ..Usage::default()
+            },
+        };
+        let signal = (status & 0x7f).cast_unsigned();
+        if let Some(report) = self.report.take() {
+            ended.how = How::Exited(report.reason);
+            ended.code = report.code;
+            ended.message = report.message;
+            ended.frames = report.frames;
+            ended.image_start = report.image_start;
+            ended.registers = report
+                .registers
+                .filter(|_| report.reason == ExitReason::Fault);
+        } else if !self.killed.get() {
+            match signal {
+                SIGKILL | SIGTERM => {
+                    ended.how = How::Killed(signal);
+                    ended.code = 128 + signal as u8;
+                }
+                0 if status == 0 => {
+                    ended.how = How::Silent;
+                    ended.code = EXIT_SILENT;
+                }
+                _ => {
+                    ended.how = How::MonitorFailed;
+                    ended.code = EXIT_KILN;
+                    ended.message = match (last_line(&self.said), signal) {
+                        (said, 0) if !said.is_empty() => format!("{}: {said}", self.title),
+                        (_, 0) => format!("{} ended with code {}", self.title, status >> 8 & 0xff),
+                        _ => format!("{} ended by signal {signal}", self.title),
+                    };
+                }
+            }
+        }
+        ended
+    }
+}
+
+impl Guest for ForeignGuest {
+    fn wait_started(&mut self) -> Result<(), crate::Error> {
+        // Nothing is wanted of a control socket afterwards, and what is not read would pile up.
+        let Some(sign) = self.sign.take() else {
+            return Ok(());
+        };
+        if matches!(self.comes_up(&sign), Ok(true)) {
+            return Ok(());
+        }
+        if !self.has_ended(Duration::from_millis(100)) {
+            self.kill();
+            return Err(Error::Died {
+                monitor: self.title,
+                said: format!("it took more than {} s", START_PATIENCE.as_secs()),
+            }
+            .into());
+        }
+        // A guest may have come and gone: then there is something on its console, and the supervisor finds out.
+        self.collect_said();
+        if self.said.is_empty() {
+            return Ok(());
+        }
+        Err(self.died().into())
+    }
+
+    fn screen(&mut self, output: &mut Vec<u8>, last: bool) {
+        self.spoke |= !output.is_empty();
+        if let Some(report) = self.screen.pass(output, last) {
+            self.report = Some(report);
+            // It has nothing more to do, and what its machine does now (a reset, say) is nobody's business.
+            os::kill(&self.child.pidfd);
+        }
+    }
+
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.pid
+    }
+
+    fn request_stop(&self, signal: u32) {
+        let byte = if signal == SIGTERM {
+            TERMINATE
+        } else {
+            INTERRUPT
+        };
+        // A full pipe holds earlier requests that the guest has not looked at yet; one more changes nothing.
+        let _ = rustix::io::write(&self.child.input, &[byte]);
+    }
+
+    fn kill(&self) {
+        self.killed.set(true);
+        os::kill(&self.child.pidfd);
+    }
+
+    fn wait(&mut self) -> io::Result<Ended> {
+        if let Some(ended) = &self.ended {
+            return Ok(ended.clone());
+        }
+        let (status, cpu_ns) = os::reap(self.child.pid)?;
+        self.collect_said();
+        let ended = self.describe(status, cpu_ns);
+        self.ended = Some(ended.clone());
+        Ok(ended)
+    }
+
+    fn failure(&self) -> Option<crate::Error> {
+        let failed = self.ended.as_ref()?.how == How::MonitorFailed;
+        (failed && !self.spoke).then(|| self.died().into())
+    }
+
+    fn protections(&self) -> Vec<Protection> {
+        self.protections.clone()
+    }
+
+    fn usage(&self) -> Usage {
+        let (cpu_ns, resident) = proc_usage(self.child.pid);
+        Usage {
+            cpu_ns,
+            resident,
+            ..Usage::default()
+        }
+    }
+}
+
+impl Drop for ForeignGuest {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            os::kill(&self.child.pidfd);
+            // Nothing can be done about a child that cannot be waited for.
+            let _ = os::reap(self.child.pid);
+        }
+    }
+}
+
+/// Whether a process has a thread of this name.
+fn has_thread(pid: u32, name: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        std::fs::read_to_string(thread.path().join("comm"))
+            .is_ok_and(|comm| comm.trim_end() == name)
+    })
+}
+
+/// The last line that says anything, without what terminals would act upon.
+fn last_line(text: &str) -> String {
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+    let line = line.unwrap_or_default();
+    line.chars()
+        .filter(|character| !character.is_control())
+        .take(MAX_SAID)
+        .collect()
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use std::path::Path;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    /// A shell script in a monitor's place, and the read end of its console.
+    fn guest(script: &str) -> (ForeignGuest, OwnedFd) {
+        let (console, output) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let child = child::start(Order {
+            program: Path::new("/bin/sh"),
+            arguments: &["-c".to_owned(), script.to_owned()],
+            descriptors: &[],
+            input: Input::Pipe,
+            output,
+            network: Network::None,
+            nobody: false,
+        })
+        .unwrap();
+        let guest = ForeignGuest {
+            title: "Shell",
+            child,
+            screen: Screen::new(TOKEN),
+            sign: Some(Sign::Thread("sleep")),
+            report: None,
+            spoke: false,
+            killed: Cell::new(false),
+            protections: Vec::new(),
+            said: String::new(),
+            ended: None,
+        };
+        (guest, console)
+    }
+
+    /// What it wrote, and how it ended.
+    fn outcome(guest: &mut ForeignGuest, console: &OwnedFd) -> (String, Ended) {
+        let (mut all, mut piece) = (Vec::new(), vec![0; 4096]);
+        while let Ok(count @ 1..) = rustix::io::read(console, &mut piece[..]) {
+            let mut output = piece[..count].to_vec();
+            guest.screen(&mut output, false);
+            all.extend(output);
+        }
+        let mut rest = Vec::new();
+        guest.screen(&mut rest, true);
+        all.extend(rest);
+        let ended = guest.wait().unwrap();
+        (String::from_utf8(all).unwrap(), ended)
+    }
+
+    #[test]
+    fn an_end_is_what_the_guest_says_it_is() {
+        let script =
+            format!("printf 'hello\\n\\033_kiln {TOKEN} 0 2a 0 - - -\\033\\\\'; exec sleep 100");
+        let (mut guest, console) = guest(&script);
+        let (output, ended) = outcome(&mut guest, &console);
+        assert_eq!(output, "hello\n");
+        assert_eq!((ended.how, ended.code), (How::Exited(ExitReason::Exit), 42));
+        assert!(guest.failure().is_none());
+    }
+
+    #[test]
+    fn a_monitor_that_fails_before_the_guest_speaks_is_an_error() {
+        let (mut guest, console) = guest("echo first >&2; echo 'no such device' >&2; exit 1");
+        let (_, ended) = outcome(&mut guest, &console);
+        assert_eq!((ended.how, ended.code), (How::MonitorFailed, 125));
+        let error = guest.failure().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "Shell could not start the guest: no such device"
+        );
+        assert_eq!(error.exit_code(), 125);
+    }
+
+    #[test]
+    fn a_monitor_that_fails_later_is_how_the_guest_ended() {
+        let (mut guest, console) = guest("echo hello; echo 'internal error' >&2; exit 1");
+        let (output, ended) = outcome(&mut guest, &console);
+        assert_eq!(output, "hello\n");
+        assert_eq!((ended.how, ended.code), (How::MonitorFailed, 125));
+        assert_eq!(ended.message, "Shell: internal error");
+        assert!(guest.failure().is_none());
+    }
+
+    #[test]
+    fn other_ends_are_told_apart() {
+        for (script, how, code) in [
+            ("echo hello", How::Silent, 139),
+            ("echo hello; kill -9 $$", How::Killed(9), 137),
+            ("echo hello; kill -SEGV $$", How::MonitorFailed, 125),
+        ] {
+            let (mut guest, console) = guest(script);
+            let (_, ended) = outcome(&mut guest, &console);
+            assert_eq!((ended.how, ended.code), (how, code), "{script}");
+        }
+        let (mut guest, console) = guest("exec sleep 100");
+        guest.kill();
+        let (_, ended) = outcome(&mut guest, &console);
+        assert_eq!((ended.how, ended.code), (How::Killed(9), 137));
+    }
+
+    #[test]
+    fn requests_to_stop_are_bytes_on_the_console() {
+        let (mut guest, console) = guest("head -c 2 | od -An -tx1");
+        guest.request_stop(2);
+        guest.request_stop(SIGTERM);
+        let (output, _) = outcome(&mut guest, &console);
+        assert_eq!(output.trim(), "03 04");
+    }
+
+    #[test]
+    fn a_sign_of_life_is_waited_for() {
+        let (mut started, _console) = guest("exec sleep 100");
+        started.wait_started().unwrap();
+        started.sign = Some(Sign::Thread("vcpu"));
+        started.kill();
+        assert!(started.wait_started().is_ok(), "it may have come and gone");
+        let (mut failed, _console) = guest("echo 'cannot' >&2; exit 3");
+        failed.sign = Some(Sign::Thread("vcpu"));
+        let error = failed.wait_started().unwrap_err().to_string();
+        assert!(error.ends_with("cannot"), "{error}");
+    }
+
+    #[test]
+    fn what_a_monitor_says_is_told_in_one_line() {
+        assert_eq!(last_line("a\n\n \x1b[31mb \n\n"), "[31mb");
+        assert_eq!(last_line("\n"), "");
+        assert_eq!(last_line(&"x".repeat(1000)).len(), MAX_SAID);
+    }
+}

@@ -1,0 +1,358 @@
+//! QEMU: `qemu-system-x86_64` of version 7.2 or later, with KVM or its own translator (TCG).
+//!
+//! On the machine `microvm` all devices are virtio-mmio; on `q35` they are virtio-pci. Standard input and output are the
+//! serial console. A rootless link is a socket with plain Ethernet frames, since QEMU has no other kind that takes a
+//! socket; taps keep their offloads.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::child::Input;
+use super::guest::{Sign, Told};
+use super::plan::{Plan, Planned, Planning, by_path};
+use super::{Error, words};
+use crate::spec::{Accel, Machine, QemuOptions};
+
+/// The program.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// What to do without it.
+pub const ADVICE: &str =
+    "install the package qemu-system-x86 (Debian, Ubuntu) or qemu-system-x86-core (Fedora)";
+
+/// Devices that a microvm has room for, the one for random numbers not counted.
+const MICROVM_DEVICES: usize = 7;
+
+/// The port whose writer ends QEMU with `2 * value + 1`.
+const EXIT_PORT: u16 = 0xf4;
+
+/// What was decided of what can be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// What runs the guest's instructions.
+    pub accel: Accel,
+    /// The kind of machine; by the number of devices if none was asked for.
+    pub machine: Option<Machine>,
+}
+
+impl Setup {
+    /// Follows the user's wishes, and uses KVM where it is there and the processor supports it: elsewhere QEMU's own
+    /// translator is faster than a kernel that emulates what the processor does not do.
+    ///
+    /// # Errors
+    /// [`Error::NoKvm`] if KVM was asked for and cannot be used.
+    pub fn choose(
+        options: QemuOptions,
+        kvm: impl FnOnce() -> io::Result<()>,
+    ) -> Result<Self, Error> {
+        let accel = match options.accel {
+            Some(Accel::Kvm) => {
+                kvm().map_err(|problem| Error::NoKvm {
+                    monitor: "QEMU with accel=kvm",
+                    problem,
+                    advice: "join the group kvm, or use accel=tcg",
+                })?;
+                Accel::Kvm
+            }
+            None if super::super::kvm::host::has_hardware_virtualization() && kvm().is_ok() => {
+                Accel::Kvm
+            }
+            Some(Accel::Tcg) | None => Accel::Tcg,
+        };
+        Ok(Self {
+            accel,
+            machine: options.machine,
+        })
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "qemu,accel={}", self.accel.word())?;
+        match self.machine {
+            Some(machine) => write!(f, ",machine={}", machine.word()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What QEMU is to be started with. Adds to the command line how the machine goes off.
+///
+/// # Errors
+/// [`Error::Unable`] if the machine has no room for the devices, [`Error::Host`] if there are no sockets.
+pub fn tell(setup: Setup, plan: &mut Plan) -> Result<Told, Error> {
+    let machine = machine(setup, plan.devices.len())?;
+    words::push(&mut plan.line, "kiln.exit", &format!("{EXIT_PORT:#x}"));
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(Error::host("make a socket pair"))?;
+    let control = std::os::fd::AsRawFd::as_raw_fd(&theirs);
+    Ok(Told {
+        arguments: arguments(setup.accel, machine, plan, control),
+        descriptors: vec![theirs],
+        input: Input::Pipe,
+        sign: Sign::Answer(ours),
+        needs_kvm: setup.accel == Accel::Kvm,
+    })
+}
+
+fn machine(setup: Setup, devices: usize) -> Result<Machine, Error> {
+    match setup.machine {
+        Some(Machine::Microvm) if devices > MICROVM_DEVICES => Err(Error::Unable(format!(
+            "QEMU's microvm has room for {MICROVM_DEVICES} devices, and this image has {devices}: use --backend qemu,machine=q35"
+        ))),
+        Some(machine) => Ok(machine),
+        None if devices > MICROVM_DEVICES => Ok(Machine::Q35),
+        None => Ok(Machine::Microvm),
+    }
+}
+
+fn arguments(accel: Accel, machine: Machine, plan: &Plan, control: i32) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut say = |option: &str, value: String| {
+        words.push(format!("-{option}"));
+        if !value.is_empty() {
+            words.push(value);
+        }
+    };
+    say("nodefaults", String::new());
+    say("no-user-config", String::new());
+    say("no-reboot", String::new());
+    say("display", "none".into());
+    say(
+        "sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into(),
+    );
+    let (accel, cpu) = match accel {
+        Accel::Kvm => ("kvm", "host,-arch-capabilities"),
+        Accel::Tcg => ("tcg", "max"),
+    };
+    say("accel", accel.into());
+    say("cpu", cpu.into());
+    let common = "memory-backend=ram,dump-guest-core=off,mem-merge=off";
+    say(
+        "machine",
+        match machine {
+            // What it has instead of ACPI is the exit port.
+            Machine::Microvm => format!("microvm,acpi=off,x-option-roms=off,{common}"),
+            Machine::Q35 => format!("q35,{common}"),
+        },
+    );
+    // What a guest does not touch costs nothing: nothing is set aside for it.
+    say(
+        "object",
+        format!(
+            "memory-backend-ram,id=ram,size={}M,reserve=off",
+            plan.memory_mib
+        ),
+    );
+    say("m", format!("{}M", plan.memory_mib));
+    say("kernel", by_path(plan.kernel));
+    say("append", plan.line.clone());
+    say("chardev", "stdio,id=console,signal=off".into());
+    say("serial", "chardev:console".into());
+    say("chardev", format!("socket,id=control,fd={control}"));
+    say("mon", "chardev=control,mode=control".into());
+    say(
+        "device",
+        format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=4"),
+    );
+    // Without it they speak the protocol of before 2014.
+    say("global", "virtio-mmio.force-legacy=false".into());
+    let mut slots = Slots::new(machine);
+    for (index, link) in plan.links().enumerate() {
+        say("netdev", netdev(index, link));
+        say("device", net_device(index, link, &mut slots));
+    }
+    for (index, disk) in plan.disks().enumerate() {
+        say("add-fd", format!("fd={},set={index}", disk.fd));
+        say("blockdev", blockdev(index, disk));
+        say(
+            "device",
+            format!(
+                "{},drive=disk{index},logical_block_size={},serial=kiln{index}",
+                slots.next("virtio-blk"),
+                disk.info.sector_size
+            ),
+        );
+    }
+    say("device", slots.next("virtio-rng"));
+    words
+}
+
+/// Gives each device its place, in the order in which a guest looks for them.
+struct Slots {
+    machine: Machine,
+    next: usize,
+}
+
+impl Slots {
+    fn new(machine: Machine) -> Self {
+        Self { machine, next: 0 }
+    }
+
+    fn next(&mut self, device: &str) -> String {
+        let slot = self.next;
+        self.next += 1;
+        match self.machine {
+            // QEMU lists them on the command line from the last to the first.
+            Machine::Microvm => format!(
+                "{device}-device,bus=virtio-mmio-bus.{}",
+                MICROVM_DEVICES - slot
+            ),
+            // Slot 0 is the bridge; the last is the chipset's. More devices are functions of the same slots.
+            Machine::Q35 => format!(
+                "{device}-pci,disable-legacy=on,multifunction=on,addr={:#x}.{}",
+                1 + slot / 8,
+                slot % 8
+            ),
+        }
+    }
+}
+
+fn netdev(index: usize, link: &Planned) -> String {
+    let fd = link.fd;
+    match link.kind {
+        Planning::Socket => format!("dgram,id=net{index},local.type=fd,local.str={fd}"),
+        _ => format!("tap,id=net{index},fd={fd},vhost=off"),
+    }
+}
+
+fn net_device(index: usize, link: &Planned, slots: &mut Slots) -> String {
+    format!(
+        "{},netdev=net{index},mac={},host_mtu={}",
+        slots.next("virtio-net"),
+        link.mac(),
+        link.info.mtu
+    )
+}
+
+/// A write is in the host's page cache when it is done, and on the disk when the guest's flush is: as with Kiln's own
+/// disks.
+fn blockdev(index: usize, disk: &Planned) -> String {
+    let driver = match disk.kind {
+        Planning::BlockDevice => "host_device",
+        _ => "file",
+    };
+    let read_only = if disk.is_read_only() { "on" } else { "off" };
+    let cache = "cache.direct=off,cache.no-flush=off";
+    format!(
+        "driver=raw,node-name=disk{index},read-only={read_only},discard=unmap,{cache},file.driver={driver},file.filename=/dev/fdset/{index},file.locking=off,file.read-only={read_only},file.discard=unmap"
+    )
+}
+
+/// What to say to QEMU's control socket so that it answers when its machine runs: it looks there first when all is set
+/// up (QEMU Machine Protocol, "capabilities negotiation").
+///
+/// # Errors
+/// The host's.
+pub fn ask(control: &OwnedFd) -> rustix::io::Result<()> {
+    const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+    rustix::io::write(control.as_fd(), HELLO).map(drop)
+}
+
+/// Whether what came back says that it runs.
+pub fn is_answer(text: &[u8]) -> bool {
+    const ANSWER: &[u8] = b"\"return\"";
+    text.windows(ANSWER.len()).any(|part| part == ANSWER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::testing::plan;
+    use super::*;
+
+    fn option<'a>(words: &'a [String], name: &str) -> Vec<&'a str> {
+        let named = words.windows(2).filter(|pair| pair[0] == name);
+        named.map(|pair| pair[1].as_str()).collect()
+    }
+
+    #[test]
+    fn a_microvm_with_each_kind_of_device() {
+        let kinds = [
+            Planning::File,
+            Planning::Socket,
+            Planning::Tap,
+            Planning::BlockDevice,
+        ];
+        let mut plan = plan(&kinds);
+        plan.devices[0].info.flags = kiln_abi::DeviceInfo::READ_ONLY;
+        let words = arguments(Accel::Tcg, Machine::Microvm, &plan, 20);
+        assert_eq!(option(&words, "-accel"), ["tcg"]);
+        assert_eq!(option(&words, "-m"), ["70M"]);
+        assert_eq!(option(&words, "-kernel"), ["/proc/self/fd/9"]);
+        assert_eq!(option(&words, "-append"), [plan.line.as_str()]);
+        assert_eq!(
+            option(&words, "-netdev"),
+            [
+                "dgram,id=net0,local.type=fd,local.str=11",
+                "tap,id=net1,fd=12,vhost=off"
+            ]
+        );
+        let devices = option(&words, "-device");
+        assert_eq!(
+            devices[1..],
+            [
+                "virtio-net-device,bus=virtio-mmio-bus.7,netdev=net0,mac=02:00:00:00:00:01,host_mtu=1500",
+                "virtio-net-device,bus=virtio-mmio-bus.6,netdev=net1,mac=02:00:00:00:00:02,host_mtu=1500",
+                "virtio-blk-device,bus=virtio-mmio-bus.5,drive=disk0,logical_block_size=512,serial=kiln0",
+                "virtio-blk-device,bus=virtio-mmio-bus.4,drive=disk1,logical_block_size=512,serial=kiln1",
+                "virtio-rng-device,bus=virtio-mmio-bus.3",
+            ]
+        );
+        let disks = option(&words, "-blockdev");
+        assert!(disks[0].contains("read-only=on") && disks[0].contains("file.driver=file"));
+        assert!(disks[1].contains("read-only=off") && disks[1].contains("=host_device"));
+        assert_eq!(option(&words, "-add-fd"), ["fd=10,set=0", "fd=13,set=1"]);
+    }
+
+    #[test]
+    fn devices_of_a_pc_are_on_its_bus_in_their_order() {
+        let plan = plan(&vec![Planning::File; 9]);
+        let words = arguments(Accel::Kvm, Machine::Q35, &plan, 20);
+        let devices = option(&words, "-device");
+        assert!(
+            devices[1].starts_with("virtio-blk-pci,disable-legacy=on,multifunction=on,addr=0x1.0,")
+        );
+        assert!(devices[9].contains("addr=0x2.0,"), "{}", devices[9]);
+        assert_eq!(option(&words, "-cpu"), ["host,-arch-capabilities"]);
+    }
+
+    #[test]
+    fn many_devices_make_a_pc_unless_a_microvm_was_asked_for() {
+        let setup = |machine| Setup {
+            accel: Accel::Tcg,
+            machine,
+        };
+        assert_eq!(machine(setup(None), 7).unwrap(), Machine::Microvm);
+        assert_eq!(machine(setup(None), 8).unwrap(), Machine::Q35);
+        let error = machine(setup(Some(Machine::Microvm)), 8).unwrap_err();
+        assert!(error.to_string().contains("machine=q35"), "{error}");
+    }
+
+    #[test]
+    fn kvm_is_used_if_asked_for_and_refused_if_it_cannot_be() {
+        let refused = || Err(io::ErrorKind::PermissionDenied.into());
+        let wish = |accel| QemuOptions {
+            accel,
+            machine: None,
+        };
+        let error = Setup::choose(wish(Some(Accel::Kvm)), refused).unwrap_err();
+        assert!(error.to_string().contains("accel=tcg"), "{error}");
+        assert_eq!(
+            Setup::choose(wish(None), refused).unwrap().accel,
+            Accel::Tcg
+        );
+        let setup = Setup::choose(wish(Some(Accel::Kvm)), || Ok(())).unwrap();
+        assert_eq!(setup.to_string(), "qemu,accel=kvm");
+    }
+
+    #[test]
+    fn the_greeting_is_no_answer() {
+        assert!(!is_answer(b"{\"QMP\": {\"version\": {}}}\r\n"));
+        assert!(is_answer(b"{\"QMP\": {}}\r\n{\"return\": {}}\r\n"));
+    }
+}
