@@ -21,6 +21,37 @@ const GUESTS: &[&str] = &[
     "guest-links",
     "guest-alloc",
 ];
+/// Whole-system tests that hold for guests in Kiln's own virtual machines: all but those about images and other monitors.
+const ON_KVM: &[&str] = &[
+    "basics",
+    "blocks",
+    "clock",
+    "confinement",
+    "container",
+    "example_kv",
+    "example_web",
+    "faults",
+    "heap",
+    "lifecycle",
+    "network",
+    "panics",
+    "randomness",
+    "sandbox",
+    "stopping",
+    "taps",
+    "tasks",
+];
+/// Those about what happens inside of a guest.
+const ON_QEMU: &[&str] = &[
+    "basics",
+    "blocks",
+    "clock",
+    "faults",
+    "heap",
+    "panics",
+    "randomness",
+    "tasks",
+];
 /// Seconds for each fuzz target in `cargo xtask fuzz`.
 const FUZZ_SECONDS: &str = "30";
 /// What whole-system tests use if it is there: the program, its Debian package, what is skipped without it.
@@ -29,6 +60,12 @@ const TOOLS: &[(&str, &str, &str)] = &[
     ("ip", "iproute2", "tests on tap devices"),
     ("ping", "iputils-ping", "ping tests on tap devices"),
     ("dnsmasq", "dnsmasq-base", "DHCP tests on tap devices"),
+    (
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "tests of images under QEMU, nested virtualization, disk images",
+    ),
+    ("grub-mkimage", "grub-common", "tests of exported disks"),
     ("setpriv", "util-linux", "tests as an ordinary user"),
     ("dockerd", "docker.io", "the tests inside a container"),
     ("containerd", "containerd", "the tests inside a container"),
@@ -59,7 +96,34 @@ fn test() -> Result<(), String> {
     cargo(&["test"])?;
     cargo(&["test", "--package", "web", "--package", "kv"])?;
     cargo(&["build", "--release", "--package", "kiln-cli"])?;
-    cargo(&["test", "--package", "kiln-system-tests"])
+    cargo(&["test", "--package", "kiln-system-tests"])?;
+    on_other_backends()
+}
+
+/// The tests of guests, which hold on every backend, on those that this machine has beside `process`.
+fn on_other_backends() -> Result<(), String> {
+    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+        on_backend("kvm", ON_KVM)?;
+    } else {
+        println!("skipped: system tests on kvm (/dev/kvm cannot be opened here)");
+    }
+    if has("qemu-system-x86_64") {
+        on_backend("qemu,accel=tcg,machine=microvm", ON_QEMU)?;
+        on_backend("qemu,accel=tcg,machine=q35", ON_QEMU)
+    } else {
+        println!("skipped: system tests on qemu (Debian: qemu-system-x86)");
+        Ok(())
+    }
+}
+
+fn on_backend(backend: &str, tests: &[&str]) -> Result<(), String> {
+    println!("system tests on {backend}");
+    let mut command = Command::new("cargo");
+    command.args(["test", "--package", "kiln-system-tests"]);
+    for test in tests {
+        command.args(["--test", test]);
+    }
+    run(command.env("KILN_TEST_BACKEND", backend))
 }
 
 fn lint() -> Result<(), String> {

@@ -105,6 +105,7 @@ pub fn run() {
     mixed_copies(a, b, c_copy);
     fills("memset aligned", a, c_fill);
     fills("memset unaligned", a.wrapping_add(3), c_fill);
+    mixed_fills(a, c_fill);
     // SAFETY: the buffer is ours.
     unsafe { a.write_bytes(1, BUFFER) };
     compares("memcmp equal", a, b, c_compare);
@@ -155,6 +156,15 @@ fn mixed_copies(dst: *mut u8, src: *const u8, c: Copy) {
     // SAFETY: both buffers are longer than the largest size drawn.
     mixed(kiln_mem::copy as Copy, c, |copy, n| {
         _ = unsafe { copy(dst, src, n) }
+    });
+}
+
+/// Fills of mixed sizes.
+fn mixed_fills(dst: *mut u8, c: Fill) {
+    head("memset mixed, up to");
+    // SAFETY: the buffer is longer than the largest size drawn.
+    mixed(kiln_mem::fill as Fill, c, |fill, n| {
+        _ = unsafe { fill(dst, 1, n) }
     });
 }
 

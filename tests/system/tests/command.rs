@@ -30,7 +30,7 @@ fn mistakes_end_with_125_and_one_line() {
         (&["run", "--name", "-x", image], "--name"),
         (&["run", "--net", "wifi", image], "--net"),
         (&["run", "--net", "tap:", image], "--net"),
-        (&["run", "--backend", "kvm", image], "backend"),
+        (&["run", "--backend", "vmware", image], "backend"),
         (
             &["run", "--env-file", "/does/not/exist", image],
             "/does/not/exist",

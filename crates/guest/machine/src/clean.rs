@@ -15,7 +15,7 @@ const MARK: u64 = u64::from_le_bytes(*b"KILN WAS");
 
 /// Which memory was in use before. The guest is promised zeroes, and machines begin with them; but boot loaders use what
 /// they like, and a reset keeps everything. `SeaBIOS` works right below the last 16 MiB under 4 GiB, in some 130 KiB, and
-/// tells nobody; `low_end` is the end of the usable part of memory there.
+/// tells nobody, so four times that are looked through; `low_end` is the end of the usable part of memory there.
 pub fn dirty(memory: &impl Physical, magic: u32, low_end: u64) -> Region {
     const MIB: u64 = 1 << 20;
     if magic != PVH_MAGIC || memory.u64(MARK_PLACE) == Some(MARK) {
@@ -30,7 +30,7 @@ pub fn dirty(memory: &impl Physical, magic: u32, low_end: u64) -> Region {
         Some([0xea, _, _, _, _, _, _, b'/', ..])
     );
     let end = low_end.next_multiple_of(MIB).saturating_sub(16 * MIB);
-    let start = end.saturating_sub(if is_bios { MIB } else { 0 });
+    let start = end.saturating_sub(if is_bios { MIB / 2 } else { 0 });
     Region { start, end }
 }
 
@@ -80,7 +80,7 @@ mod tests {
         let mut memory = Pieces(vec![(0xf_fff0, bios.clone()), (MARK_PLACE, vec![0; 8])]);
         assert_eq!(dirty(&memory, MULTIBOOT_MAGIC, 0x3fe_0000), all);
         let band = Region {
-            start: 0x2f0_0000,
+            start: 0x2f8_0000,
             end: 0x300_0000,
         };
         assert_eq!(dirty(&memory, PVH_MAGIC, 0x3fe_0000), band);

@@ -125,32 +125,140 @@ impl Features {
     }
 }
 
-/// Finds out how fast the time-stamp counter runs and what time it is. `timer` is the port of ACPI's timer, or 0. Returns the
-/// clock, and the frequency of the local interrupt controller's timer.
-pub fn start(features: &Features, timer: u16) -> (Clock, u64) {
-    let local = if features.is(KVM) || features.is(TCG) {
+/// Finding out how fast the time-stamp counter and the local timer run. Begun as early as can be: what has to be measured
+/// is the more exact the longer it takes, and the start has other things to do meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    /// What is known already: of the counter, and of the local timer. 0 for what is not.
+    hz: u64,
+    local: u64,
+    against: Reference,
+    first: Sample,
+}
+
+impl Beginning {
+    /// Begins. `timer` is the port of ACPI's timer, or 0.
+    pub fn new(features: &Features, timer: u16) -> Self {
         // KVM and QEMU count nanoseconds.
-        SECOND
-    } else {
-        0
-    };
-    if features.is(KVM)
-        && let Some(found) = kvm(__cpuid(0x4000_0001).eax)
-    {
-        let reliable = found.stable || features.invariant;
-        return (Clock::new(found.tsc, found.hz, found.wall, reliable), local);
-    }
-    let mut hz = told(features);
-    let mut local = local;
-    if hz == 0 || local == 0 {
-        let measured = measure(local, timer);
-        if hz == 0 {
-            hz = measured.0;
+        let counts_nanoseconds = features.is(KVM) || features.is(TCG);
+        let against = if counts_nanoseconds {
+            Reference::Local
+        } else if timer != 0 {
+            Reference::Acpi(timer)
+        } else {
+            Reference::Pc
+        };
+        interrupts::start_counting();
+        Self {
+            hz: told(features),
+            local: if counts_nanoseconds { SECOND } else { 0 },
+            first: against.sample(),
+            against,
         }
-        local = measured.1;
     }
-    let wall = real_time_clock();
-    (Clock::new(cpu::tsc(), hz, wall, features.invariant), local)
+
+    /// The clock, and the frequency of the local interrupt controller's timer.
+    pub fn finish(self, features: &Features) -> (Clock, u64) {
+        if features.is(KVM)
+            && let Some(found) = kvm(__cpuid(0x4000_0001).eax)
+        {
+            let reliable = found.stable || features.invariant;
+            let clock = Clock::new(found.tsc, found.hz, found.wall, reliable);
+            return (clock, self.local);
+        }
+        let (mut hz, mut local) = (self.hz, self.local);
+        if hz == 0 || local == 0 {
+            let measured = self.measure();
+            hz = if hz == 0 { measured.0 } else { hz };
+            local = if local == 0 { measured.1 } else { local };
+        }
+        let wall = real_time_clock();
+        (Clock::new(cpu::tsc(), hz, wall, features.invariant), local)
+    }
+
+    /// The frequencies of the counter and the local timer, measured for at least a millisecond.
+    fn measure(&self) -> (u64, u64) {
+        let (hz, mask) = self.against.rate();
+        let first = match self.against {
+            // This one turns over too soon.
+            Reference::Pc => self.against.sample(),
+            _ => self.first,
+        };
+        // A reference that does not move must not hold up the start for ever.
+        for _ in 0..200_000 {
+            let last = self.against.sample();
+            let passed = last.reference.wrapping_sub(first.reference) & mask;
+            if passed >= hz / 1000 {
+                let per_second = |ticks: u64| (ticks * hz).checked_div(passed).unwrap_or(0);
+                return (
+                    per_second(last.tsc.wrapping_sub(first.tsc)),
+                    per_second(last.local.wrapping_sub(first.local)),
+                );
+            }
+        }
+        (SECOND, SECOND)
+    }
+}
+
+/// One reading of everything that counts.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    tsc: u64,
+    reference: u64,
+    local: u64,
+}
+
+/// A timer whose frequency is known.
+#[derive(Clone, Copy, Debug)]
+enum Reference {
+    /// The local interrupt controller's.
+    Local,
+    /// ACPI's, by its port.
+    Acpi(u16),
+    /// The PC's (8254), channel 2.
+    Pc,
+}
+
+impl Reference {
+    /// Its frequency, and the bits that count.
+    fn rate(self) -> (u64, u64) {
+        match self {
+            Self::Local => (SECOND, 0xffff_ffff),
+            Self::Acpi(_) => (3_579_545, 0xff_ffff),
+            Self::Pc => {
+                // Counting down from 65536 without interrupts or sound.
+                cpu::out8(0x61, cpu::in8(0x61) & !2 | 1);
+                cpu::out8(0x43, 0xb4);
+                cpu::out8(0x42, 0);
+                cpu::out8(0x42, 0);
+                (1_193_182, 0xffff)
+            }
+        }
+    }
+
+    fn read(self) -> u64 {
+        match self {
+            Self::Local => interrupts::counted(),
+            Self::Acpi(port) => cpu::in32(port).into(),
+            Self::Pc => {
+                cpu::out8(0x43, 0x80);
+                let low = cpu::in8(0x42);
+                !u64::from(u16::from_le_bytes([low, cpu::in8(0x42)]))
+            }
+        }
+    }
+
+    fn sample(self) -> Sample {
+        // A time stamp from the middle of reading the other one.
+        let before = cpu::tsc();
+        let reference = self.read();
+        let after = cpu::tsc();
+        Sample {
+            tsc: before + after.wrapping_sub(before) / 2,
+            reference,
+            local: interrupts::counted(),
+        }
+    }
 }
 
 /// The frequency as the hypervisor or the processor tells it; 0 if they do not.
@@ -236,64 +344,6 @@ fn kvm(features: u32) -> Option<Kvm> {
         wall: wall + answers.system_time,
         stable: answers.flags & 1 != 0,
     })
-}
-
-/// Measures the time-stamp counter and the local timer, for a millisecond, against what is known: the local timer if
-/// its frequency is, else ACPI's timer, else the PC's (8254). Returns both frequencies.
-fn measure(local: u64, acpi_timer: u16) -> (u64, u64) {
-    const ACPI_HZ: u64 = 3_579_545;
-    const PC_HZ: u64 = 1_193_182;
-    interrupts::start_counting();
-    let (hz, mask) = if local != 0 {
-        (local, u64::from(u32::MAX))
-    } else if acpi_timer != 0 {
-        (ACPI_HZ, 0xff_ffff)
-    } else {
-        // Channel 2, counting down from 65536 without interrupts or sound.
-        cpu::out8(0x61, cpu::in8(0x61) & !2 | 1);
-        cpu::out8(0x43, 0xb4);
-        cpu::out8(0x42, 0);
-        cpu::out8(0x42, 0);
-        (PC_HZ, 0xffff)
-    };
-    let reference = || {
-        if local != 0 {
-            interrupts::counted()
-        } else if acpi_timer != 0 {
-            cpu::in32(acpi_timer).into()
-        } else {
-            cpu::out8(0x43, 0x80);
-            let low = cpu::in8(0x42);
-            !u64::from(u16::from_le_bytes([low, cpu::in8(0x42)]))
-        }
-    };
-    // A time stamp from the middle of reading the other one.
-    let sample = || {
-        let before = cpu::tsc();
-        let value = reference();
-        let after = cpu::tsc();
-        (
-            before + after.wrapping_sub(before) / 2,
-            value,
-            interrupts::counted(),
-        )
-    };
-    let first = sample();
-    // A reference that does not move must not hold up the start for ever.
-    for _ in 0..200_000 {
-        let last = sample();
-        let passed = last.1.wrapping_sub(first.1) & mask;
-        if passed >= hz / 1000 {
-            let per_second = |ticks: u64| (ticks * hz).checked_div(passed).unwrap_or(0);
-            let local = if local == 0 {
-                per_second(last.2.wrapping_sub(first.2))
-            } else {
-                local
-            };
-            return (per_second(last.0.wrapping_sub(first.0)), local);
-        }
-    }
-    (SECOND, SECOND)
 }
 
 /// The PC's clock in nanoseconds since 1970; 0 if there is none.

@@ -141,6 +141,11 @@ impl Timer {
 
     /// Waits for an interrupt, or until `deadline`. It may return before both.
     pub fn wait(&self, deadline: u64, clock: &Clock) {
+        if self.scale == 0 {
+            // Not started yet.
+            core::hint::spin_loop();
+            return;
+        }
         if self.period != 0 {
             cpu::set_interrupts(false);
             self.mode();

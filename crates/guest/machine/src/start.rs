@@ -2,7 +2,7 @@
 //!
 //! 1. [`cpu`]'s tables, and an identity map of the first 4 GiB.
 //! 2. What the loader tells: memory, command line, ACPI tables.
-//! 3. Interrupts and clocks; devices (`attach`).
+//! 3. Interrupts and clocks; devices (`attach`), for which drivers wait by looking again and again.
 //! 4. The guest's world (`world`), and over to it.
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ use crate::acpi::{self, Acpi, Sleep};
 use crate::attach::{Found, MAX_FOUND};
 use crate::buses::{Buses, Windows};
 use crate::clean;
-use crate::clock::{self, Features};
+use crate::clock::{Beginning, Features};
 use crate::cmdline::{self, Word};
 use crate::cpu::{self, Parts, Shared, vector};
 use crate::end;
@@ -131,7 +131,7 @@ impl Start<'_, '_> {
         let line = keep(command_line, firmware.command_line);
         self.buses.memory = firmware.regions;
         self.acpi = acpi::read(memory, firmware.rsdp);
-        let features = self.interrupts();
+        let (features, clock) = self.interrupts();
         for word in cmdline::words(line) {
             match word {
                 Word::Report(token) => self.state.token.set(token),
@@ -151,21 +151,22 @@ impl Start<'_, '_> {
         self.attach(&image, line)?;
         self.state.stir();
         self.state.acknowledge();
+        let (clock, hz) = clock.finish(&features);
+        self.state.clock = clock;
+        self.state.timer = Timer::start(hz, features.tsc_deadline);
+        self.state.pool.add(clock.wall_at(0));
         let ready = self.world(&image, regions, line, &features, parts)?;
         Ok((ready, features.cr4))
     }
 
-    /// Interrupts, clocks and power.
-    fn interrupts(&mut self) -> Features {
+    /// Interrupts and power; the clock is begun.
+    fn interrupts(&mut self) -> (Features, Beginning) {
         let state = &mut *self.state;
         interrupts::start();
         let features = Features::detect();
-        let (clock, hz) = clock::start(&features, self.acpi.timer);
-        state.clock = clock;
-        state.timer = Timer::start(hz, features.tsc_deadline);
+        let clock = Beginning::new(&features, self.acpi.timer);
         state.rdrand = features.rdrand;
         state.pool.add(cpu::tsc());
-        state.pool.add(clock.wall_at(0));
         let _ = self.buses.windows.add(interrupts::LOCAL, PAGE);
         interrupts::route(self.acpi.controllers(), SERIAL_INTERRUPT, vector::CONSOLE);
         state.power.sleep = self.acpi.sleep;
@@ -186,7 +187,7 @@ impl Start<'_, '_> {
         {
             let _ = self.buses.windows.add(address, 1);
         }
-        features
+        (features, clock)
     }
 }
 

@@ -35,26 +35,30 @@ pub unsafe extern "C" fn copy(dst: *mut u8, src: *const u8, n: usize) -> *mut u8
             }
             return dst;
         }
-        if n > 64 {
-            let features = cpu::known();
-            return if features.has(Features::AVX512VL) && opaque(n) <= 256 {
-                copy_middle(dst, src, n);
-                dst
-            } else if features.has(Features::AVX2) {
-                copy_long32(dst, src, n)
-            } else {
-                copy_long16(dst, src, n)
-            };
+        if n <= 32 {
+            let (first, last) = (load16(src), load16(src.add(n - 16)));
+            store16(dst, first);
+            store16(dst.add(n - 16), last);
+            return dst;
         }
-        let (first, last) = (load16(src), load16(src.add(n - 16)));
-        if n > 32 {
-            let (second, third) = (load16(src.add(16)), load16(src.add(n - 32)));
-            store16(dst.add(16), second);
-            store16(dst.add(n - 32), third);
+        if n <= 64 {
+            let (a, b) = (load16(src), load16(src.add(16)));
+            let (c, d) = (load16(src.add(n - 32)), load16(src.add(n - 16)));
+            store16(dst, a);
+            store16(dst.add(16), b);
+            store16(dst.add(n - 32), c);
+            store16(dst.add(n - 16), d);
+            return dst;
         }
-        store16(dst, first);
-        store16(dst.add(n - 16), last);
-        dst
+        let features = cpu::known();
+        if features.has(Features::AVX512VL) && opaque(n) <= 256 {
+            copy_middle(dst, src, n);
+            dst
+        } else if features.has(Features::AVX2) {
+            copy_long32(dst, src, n)
+        } else {
+            copy_long16(dst, src, n)
+        }
     }
 }
 

@@ -36,6 +36,7 @@ pub enum Backend {
 /// [`Error::Foreign`] if a program it needs is not installed.
 pub fn choose(choice: BackendChoice) -> Result<Backend, Error> {
     Ok(match choice {
+        BackendChoice::Auto if kvm::host::is_worthwhile() => Backend::Kvm,
         BackendChoice::Auto | BackendChoice::Process => Backend::Process,
         BackendChoice::Kvm => Backend::Kvm,
         BackendChoice::Qemu(options) => Backend::Foreign(Monitor::qemu(options)?),

@@ -144,9 +144,9 @@ mod tests {
     #[test]
     fn a_command_line_that_does_not_fit_is_refused() {
         let mut plan = plan(&[]);
-        plan.line = "x".repeat(2000);
+        plan.line = "x".repeat(2010);
         let error = tell(&plan).err().unwrap().to_string();
-        assert!(error.contains("2000 bytes"), "{error}");
+        assert!(error.contains("2010 bytes"), "{error}");
         plan.line.truncate(1900);
         assert!(tell(&plan).is_ok());
     }

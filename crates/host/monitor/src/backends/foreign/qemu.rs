@@ -57,7 +57,7 @@ impl Setup {
                 })?;
                 Accel::Kvm
             }
-            None if super::super::kvm::host::has_hardware_virtualization() && kvm().is_ok() => {
+            None if super::super::kvm::processor::has_virtualization() && kvm().is_ok() => {
                 Accel::Kvm
             }
             Some(Accel::Tcg) | None => Accel::Tcg,

@@ -82,12 +82,9 @@ fn addressable() -> u64 {
     1u64.checked_shl(bits).unwrap_or(u64::MAX).max(1 << 36)
 }
 
-/// Whether this host's processor runs virtual machines itself (VMX or SVM), as far as it says so. Where it does not, a
-/// KVM that works all the same does so by page tables, and exits cost ten times as much.
-pub fn has_hardware_virtualization() -> bool {
-    const VMX: u32 = 1 << 5;
-    const SVM: u32 = 1 << 2;
-    use std::arch::x86_64::__cpuid;
-    __cpuid(1).ecx & VMX != 0
-        || (__cpuid(0x8000_0000).eax > 0x8000_0000 && __cpuid(0x8000_0001).ecx & SVM != 0)
+/// True if a virtual machine is the better choice where the user has none: if the host's processor runs them itself (VMX
+/// or SVM), and KVM lets this user make one. Where KVM works by page tables, exits cost ten times as much, and a
+/// sandboxed process is faster.
+pub fn is_worthwhile() -> bool {
+    super::processor::has_virtualization() && open(0).is_ok_and(|kvm| kvm.create_vm().is_ok())
 }

@@ -20,6 +20,10 @@ const fn bits(positions: &[u32]) -> u32 {
     set
 }
 
+/// Leaf 1, ECX.
+const VMX: u32 = 1 << 5;
+/// Leaf 0x80000001, ECX.
+const SVM: u32 = 1 << 2;
 /// Leaf 1: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
 const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
 /// A hypervisor is present.
@@ -181,12 +185,18 @@ pub fn describe() -> (CpuId, Features) {
         fsgsbase: seven(0),
         smep: seven(7),
         umip: leaf_7.ecx & (1 << 2) != 0,
-        vmx: leaf_1.ecx & (1 << 5) != 0,
-        svm: extended.ecx & (1 << 2) != 0,
+        vmx: leaf_1.ecx & VMX != 0,
+        svm: extended.ecx & SVM != 0,
         xcr0,
     };
     let described = CpuId::from_entries(&entries).expect("fewer entries than KVM takes");
     (described, features)
+}
+
+/// Whether this host's processor runs virtual machines itself, as far as it says so.
+pub fn has_virtualization() -> bool {
+    __cpuid(1).ecx & VMX != 0
+        || (__cpuid(0x8000_0000).eax > 0x8000_0000 && __cpuid(0x8000_0001).ecx & SVM != 0)
 }
 
 /// The components of the extended state that the guest gets, of those in `has`: x87 and SSE, AVX, AVX-512. The last

@@ -45,6 +45,7 @@ use kiln_gate::state::DeviceState;
 use kvm_ioctls::Kvm;
 
 use crate::backend::{Device, Launch, Protection};
+use crate::backends::kvm::processor::has_virtualization;
 use blob::Blob;
 use child::Plan;
 use guest::ProcessGuest;
@@ -195,6 +196,11 @@ fn protections(missing: Missing, machine: bool) -> Vec<Protection> {
     let mut all = Vec::with_capacity(16);
     if machine {
         all.push(always("virtual machine"));
+        let by_page_tables = || "KVM works by page tables on this host".to_owned();
+        all.push(given(
+            "hardware virtualization",
+            (!has_virtualization()).then(by_page_tables),
+        ));
         all.push(always("page tables out of the guest's reach"));
     }
     all.extend([

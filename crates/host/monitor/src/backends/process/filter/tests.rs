@@ -40,6 +40,7 @@ fn verdict_at(ip: u64, number: u32, args: [u64; 6]) -> u32 {
         releasable: STACK,
         devices: &devices,
         timer: Some(0),
+        vcpu: None,
     });
     let mut data = Vec::new();
     data.extend(number.to_le_bytes());
@@ -219,6 +220,7 @@ fn a_guest_without_devices_has_fewer_calls() {
         releasable: STACK,
         devices: &[],
         timer: None,
+        vcpu: None,
     });
     let allowed = |number: u32| {
         let mut data = Vec::new();
@@ -254,6 +256,7 @@ fn sixty_three_disks_fit() {
         releasable: STACK,
         devices: &[disk; kiln_abi::MAX_DEVICES],
         timer: Some(0),
+        vcpu: None,
     });
     assert!(
         filter.len() <= kiln_gate::state::MAX_FILTER,
