@@ -8,7 +8,7 @@
 //! cargo test -p kiln-system-tests                   # all of it, about three minutes
 //! cargo test -p kiln-system-tests --test faults     # one subject
 //! KILN=/usr/bin/kiln cargo test -p kiln-system-tests
-//! KILN_TEST_BACKEND=kvm cargo test -p kiln-system-tests   # guests as virtual machines
+//! KILN_TEST_BACKEND=kvm cargo test -p kiln-system-tests --test faults   # guests as virtual machines
 //! ```
 //!
 //! Without `KILN` the command is built from this workspace. What a machine cannot do (tap devices without root, a

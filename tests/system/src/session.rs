@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::{artifacts, backend};
 use crate::process::{Outcome, Running};
+use crate::{artifacts, backend};
 
 /// A folder for one test. `kiln` keeps its state in it, so tests do not see each other's instances.
 ///

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_system_tests::host::cpu_time;
-use kiln_system_tests::{Session, probe};
+use kiln_system_tests::{Session, backend, probe};
 
 #[test]
 fn the_monotonic_clock_advances_and_agrees_with_the_wall_clock() {
@@ -57,6 +57,9 @@ fn a_waiting_guest_uses_no_processor_time() {
 
 #[test]
 fn waking_often_costs_little() {
+    if !backend::only_on(&["process", "kvm"], "other monitors do not count calls") {
+        return;
+    }
     let session = Session::new();
     session
         .run("--name waker", "probe", "many-sleeps 1000")

@@ -2,7 +2,7 @@
 //!
 //! W^X in all directions, the unmapped low addresses, guard pages, relocated constants, and the processor's exceptions.
 
-use kiln_system_tests::{Outcome, Session, probe};
+use kiln_system_tests::{Outcome, Session, backend, probe};
 
 const SEGV: i32 = 139;
 
@@ -157,6 +157,10 @@ fn exceptions_end_with_128_plus_the_signal() {
         ("port", SEGV, "general protection fault"),
         ("unmasked-float", 136, "floating-point exception"),
     ] {
+        // QEMU's own translator does not raise floating-point exceptions; and where drivers run in ring 3, so do ports.
+        if backend::kind() == "qemu" && ["unmasked-float", "port"].contains(&case) {
+            continue;
+        }
         let outcome = probe(case);
         outcome
             .ends_with(code)

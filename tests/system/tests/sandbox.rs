@@ -175,7 +175,10 @@ fn a_running_guest_has_little_of_the_host() {
     // With a virtual machine the kernel makes a thread of its own in its process (recovery of large pages).
     let kernel_threads = u32::from(backend::is_machine());
     let threads: u32 = field("Threads")[0].parse().expect("a number");
-    assert!((1..=1 + kernel_threads).contains(&threads), "{threads} threads");
+    assert!(
+        (1..=1 + kernel_threads).contains(&threads),
+        "{threads} threads"
+    );
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(field(set), ["0000000000000000"], "{set}");
     }

@@ -157,8 +157,9 @@ impl Beginning {
         }
     }
 
-    /// The clock, and the frequency of the local interrupt controller's timer.
-    pub fn finish(self, features: &Features) -> (Clock, u64) {
+    /// The clock, and the frequency of the local interrupt controller's timer. `told` is a moment of the wall clock that
+    /// has passed.
+    pub fn finish(self, features: &Features, told: u64) -> (Clock, u64) {
         if features.is(KVM)
             && let Some(found) = kvm(__cpuid(0x4000_0001).eax)
         {
@@ -172,7 +173,8 @@ impl Beginning {
             hz = if hz == 0 { measured.0 } else { hz };
             local = if local == 0 { measured.1 } else { local };
         }
-        let wall = real_time_clock();
+        // That clock has whole seconds; whoever made the command line may know better.
+        let wall = real_time_clock().max(told);
         (Clock::new(cpu::tsc(), hz, wall, features.invariant), local)
     }
 

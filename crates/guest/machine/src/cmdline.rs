@@ -16,6 +16,8 @@ pub enum Word<'a> {
     Net(&'a [u8], &'a [u8]),
     /// `kiln.memory=`
     Memory(u64),
+    /// `kiln.now`: nanoseconds since 1970 shortly before the start.
+    Now(u64),
     /// `kiln.report=`
     Report(&'a [u8]),
     /// `kiln.exit=`
@@ -55,6 +57,7 @@ fn word(word: &[u8]) -> Option<Word<'_>> {
             let (device, settings) = split(value, b',').unwrap_or((value, &[]));
             Word::Net(device, settings)
         }
+        b"now" => Word::Now(number(value)?),
         b"memory" => Word::Memory(number(value)?),
         b"report" => Word::Report(value),
         b"exit" => Word::Exit(u16::try_from(number(value)?).ok()?),
@@ -211,7 +214,7 @@ mod tests {
     fn known_words_are_found_among_others() {
         let line = b"console=ttyS0 kiln.name=web  pci=off kiln.arg=web kiln.arg=%2d%2Dport kiln.env=A=b%20c \
             virtio_mmio.device=4K@0xd0000000:5 kiln.memory=64M kiln.exit=0xf4 kiln.net=lan,ip4=10.0.0.2/24 kiln.net=x \
-            kiln.report=abc kiln.other=1 kiln. virtio_mmio.device=512@0xfeb00000:12:3";
+            kiln.now=1795275471028775538 kiln.report=abc kiln.other=1 kiln. virtio_mmio.device=512@0xfeb00000:12:3";
         let found: Vec<_> = words(line).collect();
         let mmio = |size, address, interrupt| Word::Mmio {
             address,
@@ -228,6 +231,7 @@ mod tests {
             Word::Exit(0xf4),
             Word::Net(b"lan", b"ip4=10.0.0.2/24"),
             Word::Net(b"x", b""),
+            Word::Now(1_795_275_471_028_775_538),
             Word::Report(b"abc"),
             mmio(512, 0xfeb0_0000, 12),
         ];

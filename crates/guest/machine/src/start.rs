@@ -132,8 +132,10 @@ impl Start<'_, '_> {
         self.buses.memory = firmware.regions;
         self.acpi = acpi::read(memory, firmware.rsdp);
         let (features, clock) = self.interrupts();
+        let mut told = 0;
         for word in cmdline::words(line) {
             match word {
+                Word::Now(now) => told = now,
                 Word::Report(token) => self.state.token.set(token),
                 Word::Exit(port) => self.state.power.exit_port = port,
                 _ => {}
@@ -141,7 +143,7 @@ impl Start<'_, '_> {
         }
         let image = Image::parse(memory.bytes(GUEST, HEADERS).unwrap_or_default())?;
         let mut regions = [Region::default(); MAX_REGIONS];
-        let regions = usable(&mut regions, firmware.regions(), line);
+        let regions = usable(&mut regions, firmware.regions());
         let end = GUEST + image.size();
         let home = regions.iter().find(|r| r.start <= GUEST && end < r.end);
         let home = home.ok_or("the image lies outside of memory")?;
@@ -151,7 +153,7 @@ impl Start<'_, '_> {
         self.attach(&image, line)?;
         self.state.stir();
         self.state.acknowledge();
-        let (clock, hz) = clock.finish(&features);
+        let (clock, hz) = clock.finish(&features, told);
         self.state.clock = clock;
         self.state.timer = Timer::start(hz, features.tsc_deadline);
         self.state.pool.add(clock.wall_at(0));

@@ -99,7 +99,7 @@ impl Start<'_, '_> {
             [plan.boot.1, plan.trap_stack.1, plan.stack.1],
             regions.last().map_or(0, |r| r.end),
         );
-        self.place(image, regions, &plan, &places)?;
+        self.place(image, regions, &plan, &places, most(line))?;
         // SAFETY: memory of nobody's, from behind the image, mapped where it is.
         let (pages, record) = unsafe {
             (
@@ -167,6 +167,7 @@ impl Start<'_, '_> {
         regions: &[Region],
         plan: &Plan,
         places: &Places,
+        most: u64,
     ) -> Result<(), Failure> {
         let layout = &mut self.state.layout;
         layout.add(MemoryKind::Image, places.image, GUEST, image.size());
@@ -185,6 +186,9 @@ impl Start<'_, '_> {
         };
         layout.data = part(image.range_of(|s| s.writable));
         layout.text = part(image.range_of(|s| s.executable));
+        let data = layout.data.len.next_multiple_of(PAGE);
+        let fixed = data + plan.boot.1 + plan.trap_stack.1 + plan.stack.1;
+        let mut left = most.saturating_sub(fixed);
         let mut free = 0;
         for region in regions.iter().take(MAX_FREE) {
             // What lies below the image is the machine part's and the firmware's.
@@ -193,8 +197,9 @@ impl Start<'_, '_> {
             } else {
                 region.start
             };
-            if region.end > start {
-                let len = region.end - start;
+            let len = region.end.saturating_sub(start).min(left);
+            if len > 0 {
+                left -= len;
                 layout.add(MemoryKind::Free, places.free + start, start, len);
                 free += len;
             }
@@ -275,17 +280,18 @@ impl Start<'_, '_> {
     }
 }
 
-/// Sorts the regions above the first MiB, and leaves away what is beyond `kiln.memory`.
-pub fn usable<'r>(
-    to: &'r mut [Region; MAX_REGIONS],
-    regions: &[Region],
-    line: &[u8],
-) -> &'r [Region] {
+/// The most memory that the guest may have for its variables, stacks and heap: `kiln.memory`.
+fn most(line: &[u8]) -> u64 {
     let limit = cmdline::words(line).find_map(|word| match word {
         Word::Memory(bytes) => Some(bytes & !(PAGE - 1)),
         _ => None,
     });
-    let mut left = limit.unwrap_or(u64::MAX).min(1 << 38);
+    limit.unwrap_or(u64::MAX)
+}
+
+/// Sorts the regions above the first MiB.
+pub fn usable<'r>(to: &'r mut [Region; MAX_REGIONS], regions: &[Region]) -> &'r [Region] {
+    let mut left = 1 << 38;
     let mut count = 0;
     // The next in order each time: there are few.
     let mut from = MACHINE;
@@ -312,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regions_are_sorted_and_cut() {
+    fn regions_are_sorted() {
         let region = |start, end| Region { start, end };
         let given = [
             region(1 << 32, 5 << 30),
@@ -322,21 +328,15 @@ mod tests {
         ];
         let mut to = [Region::default(); MAX_REGIONS];
         assert_eq!(
-            usable(&mut to, &given, b""),
+            usable(&mut to, &given),
             [region(0x10_0000, 0xc000_0000), region(1 << 32, 5 << 30)]
         );
-        assert_eq!(
-            usable(&mut to, &given, b"kiln.memory=64M"),
-            [region(0x10_0000, 0x410_0000)]
-        );
-        assert_eq!(usable(&mut to, &given, b"kiln.memory=0"), []);
-        let cut = usable(&mut to, &given, b"kiln.memory=0xc0000000");
-        assert_eq!(
-            cut,
-            [
-                region(0x10_0000, 0xc000_0000),
-                region(1 << 32, (1 << 32) + 0x10_0000)
-            ]
-        );
+    }
+
+    #[test]
+    fn memory_can_be_limited() {
+        assert_eq!(most(b"console=ttyS0"), u64::MAX);
+        assert_eq!(most(b"kiln.memory=64M kiln.memory=1M"), 64 << 20);
+        assert_eq!(most(b"kiln.memory=4097"), 4096);
     }
 }

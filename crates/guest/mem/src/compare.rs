@@ -13,7 +13,7 @@ use core::arch::x86_64::{
 };
 
 use crate::cpu::{self, Features};
-use crate::vector::{PAGE, load16, load32, opaque, read};
+use crate::vector::{PAGE, at_cache_line, load16, load32, opaque, read};
 
 /// From here on the 32-byte loop is worth asking the processor for.
 const DETECT_MIN: usize = 512;
@@ -25,6 +25,7 @@ const DETECT_MIN: usize = 512;
 /// `n` bytes must be readable at `a` and `b`.
 #[cfg_attr(kiln_guest, unsafe(export_name = "memcmp"))]
 pub unsafe extern "C" fn compare(a: *const u8, b: *const u8, n: usize) -> i32 {
+    at_cache_line();
     // One branch sends both zero and more than 32 away, another ranges next to the end of a page.
     let (a_end, b_end) = (a.addr().wrapping_add(31), b.addr().wrapping_add(31));
     let crossing = (a_end ^ a.addr() | b_end ^ b.addr()) & PAGE;

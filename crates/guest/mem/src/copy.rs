@@ -8,7 +8,9 @@
 use core::arch::asm;
 
 use crate::cpu::{self, Features};
-use crate::vector::{load16, load32, opaque, read, returned, store16, store32, write};
+use crate::vector::{
+    at_cache_line, load16, load32, opaque, read, returned, store16, store32, write,
+};
 
 /// From here on the 32-byte loops are worth asking the processor for.
 const DETECT_MIN: usize = 512;
@@ -21,6 +23,7 @@ const STRING_MIN: usize = 4096;
 /// `n` bytes must be readable at `src` and writable at `dst`.
 #[cfg_attr(kiln_guest, unsafe(export_name = "memcpy"))]
 pub unsafe extern "C" fn copy(dst: *mut u8, src: *const u8, n: usize) -> *mut u8 {
+    at_cache_line();
     // SAFETY: each branch touches only offsets below `n`, and loads all it needs before storing.
     unsafe {
         if n <= 16 {

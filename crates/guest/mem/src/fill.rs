@@ -7,7 +7,7 @@ use core::arch::asm;
 use core::arch::x86_64::{__m128i, __m256i, _mm_set1_epi64x, _mm256_set1_epi64x};
 
 use crate::cpu::{self, Features};
-use crate::vector::{opaque, returned, store16, store32, write};
+use crate::vector::{at_cache_line, opaque, returned, store16, store32, write};
 
 /// From here on the 32-byte loop is worth asking the processor for.
 const DETECT_MIN: usize = 512;
@@ -20,6 +20,7 @@ const STRING_MIN: usize = 4096;
 /// `n` bytes must be writable at `dst`.
 #[cfg_attr(kiln_guest, unsafe(export_name = "memset"))]
 pub unsafe extern "C" fn fill(dst: *mut u8, value: i32, n: usize) -> *mut u8 {
+    at_cache_line();
     let word = u64::from(value.to_le_bytes()[0]) * 0x0101_0101_0101_0101;
     // SAFETY: each branch touches only offsets below `n`.
     unsafe {

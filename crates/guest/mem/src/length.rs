@@ -8,7 +8,7 @@
 use core::arch::asm;
 
 use crate::cpu::{self, Features};
-use crate::vector::PAGE;
+use crate::vector::{PAGE, at_cache_line};
 
 /// The number of bytes before the first zero byte at `text`.
 ///
@@ -16,6 +16,7 @@ use crate::vector::PAGE;
 /// `text` must point to a readable range that ends in a zero byte.
 #[cfg_attr(kiln_guest, unsafe(export_name = "strlen"))]
 pub unsafe extern "C" fn length(text: *const u8) -> usize {
+    at_cache_line();
     // SAFETY: 32 bytes on the string's page are readable, wherever it ends: those at `text` unless
     // they cross into the next page, those of the aligned block around it in any case.
     unsafe {

@@ -89,7 +89,7 @@ impl Plan {
         Ok(Self {
             kernel: kernel.as_raw_fd(),
             memory_mib: memory_mib(launch.image.layout().memory_size(), launch.memory),
-            line: words::line(launch, token),
+            line: words::line(launch, token, crate::backends::process::os::wall()),
             devices,
         })
     }

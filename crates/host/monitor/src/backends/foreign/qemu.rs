@@ -173,7 +173,7 @@ fn arguments(accel: Accel, machine: Machine, plan: &Plan, control: i32) -> Vec<S
         say(
             "device",
             format!(
-                "{},drive=disk{index},logical_block_size={},serial=kiln{index}",
+                "{},drive=disk{index},logical_block_size={},werror=report,rerror=report,serial=kiln{index}",
                 slots.next("virtio-blk"),
                 disk.info.sector_size
             ),
@@ -298,8 +298,8 @@ mod tests {
             [
                 "virtio-net-device,bus=virtio-mmio-bus.7,netdev=net0,mac=02:00:00:00:00:01,host_mtu=1500",
                 "virtio-net-device,bus=virtio-mmio-bus.6,netdev=net1,mac=02:00:00:00:00:02,host_mtu=1500",
-                "virtio-blk-device,bus=virtio-mmio-bus.5,drive=disk0,logical_block_size=512,serial=kiln0",
-                "virtio-blk-device,bus=virtio-mmio-bus.4,drive=disk1,logical_block_size=512,serial=kiln1",
+                "virtio-blk-device,bus=virtio-mmio-bus.5,drive=disk0,logical_block_size=512,werror=report,rerror=report,serial=kiln0",
+                "virtio-blk-device,bus=virtio-mmio-bus.4,drive=disk1,logical_block_size=512,werror=report,rerror=report,serial=kiln1",
                 "virtio-rng-device,bus=virtio-mmio-bus.3",
             ]
         );

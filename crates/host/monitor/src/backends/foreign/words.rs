@@ -20,8 +20,8 @@ pub fn token() -> std::io::Result<String> {
     Ok(format!("{:016x}", u64::from_ne_bytes(random)))
 }
 
-/// The words that a launch comes to.
-pub fn line(launch: &Launch, token: &str) -> String {
+/// The words that a launch comes to. `now` is the wall clock in nanoseconds since 1970.
+pub fn line(launch: &Launch, token: &str, now: u64) -> String {
     let mut line = String::new();
     push(&mut line, "kiln.name", launch.name);
     for arg in launch.args {
@@ -36,6 +36,7 @@ pub fn line(launch: &Launch, token: &str) -> String {
         }
     }
     push(&mut line, "kiln.memory", &launch.memory.to_string());
+    push(&mut line, "kiln.now", &now.to_string());
     push(&mut line, "kiln.report", token);
     line
 }
