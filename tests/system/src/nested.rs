@@ -96,7 +96,7 @@ impl Linux {
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-serial", "stdio"])
             .args(["-machine", "q35", "-accel", "tcg"])
-            // One processor: where guests run under it, QEMU 7.2 loses interrupts that processors send each other.
+            // With two processors, QEMU 7.2 hangs now and then when a guest is started on one of them.
             .args(["-cpu", "max", "-smp", "1", "-m", "1536"])
             .args(["-append", PARAMETERS])
             .arg("-kernel")

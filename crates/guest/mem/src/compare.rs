@@ -208,10 +208,10 @@ unsafe extern "C" fn compare_long32(a: *const u8, b: *const u8, n: usize) -> i32
             let mut at = 0;
             if n > 256 {
                 // Aligning one side halves the loads that cross cache lines.
-                if _mm256_movemask_epi8(equal32(0)) != -1 {
+                at = a.addr().wrapping_neg() % 32;
+                if at != 0 && _mm256_movemask_epi8(equal32(0)) != -1 {
                     break 'search 0;
                 }
-                at = a.addr().wrapping_neg() % 32;
             }
             while at < last {
                 if !block(at) {
