@@ -102,7 +102,12 @@ fn test() -> Result<(), String> {
 
 /// The tests of guests, which hold on every backend, on those that this machine has beside `process`.
 fn on_other_backends() -> Result<(), String> {
-    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+    if std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok()
+    {
         on_backend("kvm", ON_KVM)?;
     } else {
         println!("skipped: system tests on kvm (/dev/kvm cannot be opened here)");

@@ -59,7 +59,9 @@ pub fn run(setting: &Setting) -> Result<()> {
 
 fn on(setting: &Setting, backend: &str, image: &Path) -> Command {
     let mut command = setting.kiln();
-    command.args(["run", "--rm", "--backend", backend]).arg(image);
+    command
+        .args(["run", "--rm", "--backend", backend])
+        .arg(image);
     command
 }
 
@@ -96,7 +98,8 @@ fn boots(setting: &Setting, present: &[&str], hello: &Path) -> Result<()> {
 
 /// Solo5's own monitor, where somebody has built it: `SOLO5` names the folder of its sources.
 fn solo5() -> Result<Command> {
-    let folder = std::env::var_os("SOLO5").ok_or("SOLO5 does not name a folder with a built Solo5")?;
+    let folder =
+        std::env::var_os("SOLO5").ok_or("SOLO5 does not name a folder with a built Solo5")?;
     let folder = Path::new(&folder);
     let mut command = Command::new(folder.join("tenders/hvt/solo5-hvt"));
     command.arg(folder.join("tests/test_hello/test_hello.hvt"));
@@ -136,7 +139,13 @@ fn first_byte(setting: &Setting, hello: &Path) -> Result<()> {
     std::fs::write(&source, BARE_KERNEL).map_err(|error| error.to_string())?;
     let mut compile = Command::new(cc);
     compile
-        .args(["-m32", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none"])
+        .args([
+            "-m32",
+            "-nostdlib",
+            "-static",
+            "-no-pie",
+            "-Wl,--build-id=none",
+        ])
         .args(["-Wl,-Ttext=0x100000", "-o"])
         .arg(&kernel)
         .arg(&source);
@@ -212,7 +221,11 @@ fn starts(setting: &Setting, present: &[&str]) -> Result<()> {
         for (mark, at) in ["r", "s", "h", "m"].iter().zip(medians) {
             let cells = (WIDTH * (at - before) / total).round().max(0.0);
             // A picture of at most sixty marks.
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 60")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "0 to 60"
+            )]
             line.push_str(&mark.repeat(cells as usize));
             before = at;
         }
@@ -227,7 +240,15 @@ fn memory(setting: &Setting) -> Result<()> {
     let web = web.to_string_lossy();
     let mut table = Table::new(&["idle web, KiB", "guest's process", "supervisor"]);
     for backend in ["process", "kvm"] {
-        let arguments = ["--backend", backend, "--memory", "2M", "-p", "127.0.0.1:0:80", &web];
+        let arguments = [
+            "--backend",
+            backend,
+            "--memory",
+            "2M",
+            "-p",
+            "127.0.0.1:0:80",
+            &web,
+        ];
         let guest = Instance::start(setting, setting.kiln(), &arguments)?;
         std::thread::sleep(Duration::from_millis(300));
         let (own, supervisor) = guest.resident()?;

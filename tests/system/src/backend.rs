@@ -20,7 +20,7 @@ pub fn kind() -> &'static str {
 pub fn only_on(backends: &[&str], reason: &str) -> bool {
     let holds = backends.contains(&kind());
     if !holds {
-        crate::skip(&format!("on {}: {reason}", name()));
+        crate::skip(format_args!("on {}: {reason}", name()));
     }
     holds
 }

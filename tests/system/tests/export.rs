@@ -16,7 +16,7 @@ const KILN_ERROR: i32 = 125;
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Firmware and a boot loader, translated instruction by instruction on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How a computer starts from a disk.
 #[derive(Clone, Copy, Debug)]

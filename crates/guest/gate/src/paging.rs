@@ -98,7 +98,11 @@ impl<'a> Tables<'a> {
             let (at, to) = (virt + done, phys + done);
             let large =
                 huge && at.is_multiple_of(HUGE) && to.is_multiple_of(HUGE) && len - done >= HUGE;
-            let (level, step, size) = if large { (1, HUGE, LARGE) } else { (0, PAGE, 0) };
+            let (level, step, size) = if large {
+                (1, HUGE, LARGE)
+            } else {
+                (0, PAGE, 0)
+            };
             let entry = self.entry(at, level)?;
             *entry = (to & ADDRESS) | access.bits() | ACCESSED_DIRTY | size;
             done += step;
@@ -172,11 +176,8 @@ impl<'a> Tables<'a> {
             *small = next;
             next += PAGE;
         }
-        *self.words.get_mut(slot).ok_or(NoTable)? = (self.physical + page as u64 * PAGE)
-            | PRESENT
-            | WRITABLE
-            | USER
-            | ACCESSED_DIRTY;
+        *self.words.get_mut(slot).ok_or(NoTable)? =
+            (self.physical + page as u64 * PAGE) | PRESENT | WRITABLE | USER | ACCESSED_DIRTY;
         Ok(page)
     }
 
@@ -193,7 +194,10 @@ impl<'a> Tables<'a> {
 /// Pages that are enough for tables of `parts` separate ranges of `bytes` in all, whatever protections are set.
 pub const fn pool_pages(bytes: u64, parts: u64) -> u64 {
     // For each level, what the range fills and one more at either end.
-    1 + parts * 6 + bytes.div_ceil(HUGE) + bytes.div_ceil(HUGE * 512) + bytes.div_ceil(HUGE * 512 * 512)
+    1 + parts * 6
+        + bytes.div_ceil(HUGE)
+        + bytes.div_ceil(HUGE * 512)
+        + bytes.div_ceil(HUGE * 512 * 512)
 }
 
 #[cfg(test)]
@@ -236,13 +240,40 @@ mod tests {
         let mut words = pool(20);
         let mut tables = Tables::new(&mut words, BASE, 1);
         let text = 0x1234_5678_9000;
-        tables.map(text, 0x1_0000_0000, 0x3000, Access::ReadExecute, false).unwrap();
-        tables.map(text + 0x3000, 0x1_0000_3000, 0x1000, Access::ReadWrite, false).unwrap();
-        tables.map(text + 0x5000, 0x1_0000_5000, 0x1000, Access::SupervisorReadWrite, false).unwrap();
-        assert_eq!(walk(&words, text + 0x2fff), Some((0x1_0000_2fff, false, true, true)));
-        assert_eq!(walk(&words, text + 0x3001), Some((0x1_0000_3001, true, true, false)));
+        tables
+            .map(text, 0x1_0000_0000, 0x3000, Access::ReadExecute, false)
+            .unwrap();
+        tables
+            .map(
+                text + 0x3000,
+                0x1_0000_3000,
+                0x1000,
+                Access::ReadWrite,
+                false,
+            )
+            .unwrap();
+        tables
+            .map(
+                text + 0x5000,
+                0x1_0000_5000,
+                0x1000,
+                Access::SupervisorReadWrite,
+                false,
+            )
+            .unwrap();
+        assert_eq!(
+            walk(&words, text + 0x2fff),
+            Some((0x1_0000_2fff, false, true, true))
+        );
+        assert_eq!(
+            walk(&words, text + 0x3001),
+            Some((0x1_0000_3001, true, true, false))
+        );
         assert_eq!(walk(&words, text + 0x4000), None, "a gap");
-        assert_eq!(walk(&words, text + 0x5000), Some((0x1_0000_5000, true, false, false)));
+        assert_eq!(
+            walk(&words, text + 0x5000),
+            Some((0x1_0000_5000, true, false, false))
+        );
         assert_eq!(walk(&words, 0), None);
     }
 
@@ -252,9 +283,13 @@ mod tests {
         let (virt, phys) = (0x7000_0000_0000 - PAGE, 0x2_0000_0000 - PAGE);
         let len = 2 * HUGE + 2 * PAGE;
         let mut tables = Tables::new(&mut words, BASE, 1);
-        tables.map(virt, phys, len, Access::ReadWrite, true).unwrap();
+        tables
+            .map(virt, phys, len, Access::ReadWrite, true)
+            .unwrap();
         let before = tables.used();
-        tables.protect(virt + PAGE + HUGE + 5 * PAGE, PAGE, Access::None).unwrap();
+        tables
+            .protect(virt + PAGE + HUGE + 5 * PAGE, PAGE, Access::None)
+            .unwrap();
         assert_eq!(tables.used(), before + 1, "one table for the pieces");
         for page in 0..len / PAGE {
             let at = virt + page * PAGE;
@@ -275,8 +310,13 @@ mod tests {
     fn what_is_not_mapped_cannot_be_protected() {
         let mut words = pool(8);
         let mut tables = Tables::new(&mut words, BASE, 1);
-        tables.map(0x1000_0000, 0x5000, PAGE, Access::Read, false).unwrap();
-        assert_eq!(tables.protect(0x1000_1000, PAGE, Access::Read), Err(NoTable));
+        tables
+            .map(0x1000_0000, 0x5000, PAGE, Access::Read, false)
+            .unwrap();
+        assert_eq!(
+            tables.protect(0x1000_1000, PAGE, Access::Read),
+            Err(NoTable)
+        );
     }
 
     #[test]
@@ -285,13 +325,20 @@ mod tests {
         for virt in [0, PAGE, HUGE - PAGE, (1 << 39) - PAGE] {
             let mut words = pool(pool_pages(len, 1));
             let mut tables = Tables::new(&mut words, BASE, 1);
-            tables.map(virt, HUGE, len, Access::ReadWrite, true).unwrap();
+            tables
+                .map(virt, HUGE, len, Access::ReadWrite, true)
+                .unwrap();
             for page in 0..len / PAGE {
-                tables.protect(virt + page * PAGE, PAGE, Access::None).unwrap();
+                tables
+                    .protect(virt + page * PAGE, PAGE, Access::None)
+                    .unwrap();
             }
         }
         let mut words = pool(3);
         let mut tables = Tables::new(&mut words, BASE, 1);
-        assert_eq!(tables.map(PAGE, PAGE, PAGE, Access::Read, false), Err(NoTable));
+        assert_eq!(
+            tables.map(PAGE, PAGE, PAGE, Access::Read, false),
+            Err(NoTable)
+        );
     }
 }

@@ -70,9 +70,7 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         return;
     }
     let in_gate = state.code.contains(rip, 1);
-    if tick
-        && (in_gate || in_trap(state, registers[greg::RSP]) || state.trap_entry.get() == 0)
-    {
+    if tick && (in_gate || in_trap(state, registers[greg::RSP]) || state.trap_entry.get() == 0) {
         return;
     }
     let mut frame = TrapFrame {

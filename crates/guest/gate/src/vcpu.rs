@@ -164,7 +164,11 @@ pub unsafe extern "C" fn run() -> ! {
             exit::IO if port == PORT_SYSCALL => system_call(state),
             exit::SHUTDOWN => stop(state, 11, "the virtual CPU has shut down (triple fault)"),
             exit::INTERNAL_ERROR => stop(state, 4, "the host cannot emulate an instruction"),
-            _ => stop(state, 11, "the virtual CPU has stopped for a reason unknown here"),
+            _ => stop(
+                state,
+                11,
+                "the virtual CPU has stopped for a reason unknown here",
+            ),
         }
     }
 }
@@ -205,6 +209,9 @@ fn call(state: &State) {
 /// The caller changes this process's mapping of the same pages likewise: that is how a KVM that shadows the guest's page
 /// tables learns of it, since it notices only what the guest itself writes to them. Where the processor walks them
 /// itself, the flush makes it look again.
+///
+/// # Errors
+/// [`OpError::Invalid`] if a page of the range is not mapped.
 pub fn protect(state: &State, range: Segment, protection: Protection) -> Result<(), OpError> {
     let machine = &state.machine;
     let access = match protection {
@@ -252,7 +259,10 @@ fn exception(state: &State, fd: i32) {
     let mut frame = frame_of(&registers);
     if registers.rsp != state.machine.exception_stack.wrapping_sub(FRAME_BYTES) {
         // Not the processor's doing: the guest has jumped into the stub or knocked at the port.
-        trap::end_with_fault(Some(&signalled(frame, 11)), "the port of exceptions was written to");
+        trap::end_with_fault(
+            Some(&signalled(frame, 11)),
+            "the port of exceptions was written to",
+        );
     }
     let mut words = [0u64; FRAME_WORDS];
     for (index, word) in words.iter_mut().enumerate() {

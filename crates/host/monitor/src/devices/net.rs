@@ -192,7 +192,7 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
 /// Makes a rootless link. Returns the guest's device and the host's side, its ports bound.
 ///
 /// The link is a socket pair; for a backend that can do with tap devices only, it is one in a network namespace of its
-/// own ([`island`](super::island)).
+/// own ([`island`]).
 ///
 /// # Errors
 /// [`Error::Network`] when a port cannot be bound, [`Error::Host`] when the host has no sockets left.

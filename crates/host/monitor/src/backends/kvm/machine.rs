@@ -19,7 +19,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use super::layout::{
     DESCRIPTORS, EXCEPTION_STACK, FIXED_PAGES, MACHINE, Physical, STUBS, SUPERVISOR_STACK, window,
 };
-use super::processor;
+use super::processor::{self, Virtualization};
 use super::stub::{self, selector};
 use crate::backend::Launch;
 use crate::backends::process::layout::Layout;
@@ -41,10 +41,6 @@ mod control {
     pub const CR0: u64 = 0x8005_0033;
     /// Physical address extension, FXSAVE, SSE exceptions.
     pub const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
-    pub const CR4_UMIP: u64 = 1 << 11;
-    pub const CR4_FSGSBASE: u64 = 1 << 16;
-    pub const CR4_OSXSAVE: u64 = 1 << 18;
-    pub const CR4_SMEP: u64 = 1 << 20;
     /// Long mode enabled and active, no-execute.
     pub const EFER: u64 = 1 << 8 | 1 << 10 | 1 << 11;
     pub const MSR_STAR: u32 = 0xc000_0081;
@@ -193,13 +189,9 @@ fn set_state(
 ) -> io::Result<bool> {
     let (cpuid, has) = processor::describe();
     vcpu.set_cpuid2(&cpuid).map_err(failed)?;
-    let xsave = has.xcr0 != 0;
-    let on = |has: bool, bit: u64| if has { bit } else { 0 };
-    let needed =
-        control::CR4 | on(has.fsgsbase, control::CR4_FSGSBASE) | on(xsave, control::CR4_OSXSAVE);
+    let needed = control::CR4 | has.programs;
     // SMAP stays off: no code of ring 0 here touches a page of ring 3, but where an exception is delivered in software (a
     // KVM that works by page tables, QEMU up to version 9.0), its frame is written to the stack of ring 3 as if by ring 0.
-    let protections = on(has.smep, control::CR4_SMEP) | on(has.umip, control::CR4_UMIP);
 
     let mut sregs = vcpu.get_sregs().map_err(failed)?;
     sregs.cs = segment(selector::USER_CODE, 11, 1);
@@ -212,7 +204,10 @@ fn set_state(
         // Whether a task is busy is the descriptor's to say. Intel's processors want to hear it here too (SDM volume 3,
         // section 26.3.1.2), AMD's do not look (APM volume 2, section 15.5.1), and QEMU, where it plays one of AMD's,
         // checks ports against the map of a task that is not busy only.
-        type_: if has.svm { 9 } else { 11 },
+        type_: match has.virtualization {
+            Virtualization::Svm => 9,
+            Virtualization::Vmx | Virtualization::None => 11,
+        },
         present: 1,
         ..Default::default()
     };
@@ -233,13 +228,13 @@ fn set_state(
     sregs.cr0 = control::CR0;
     sregs.cr3 = tables;
     sregs.efer = control::EFER;
-    sregs.cr4 = needed | protections;
+    sregs.cr4 = needed | has.protections;
     // What the processor has, its KVM may lack.
     if vcpu.set_sregs(&sregs).is_err() {
         sregs.cr4 = needed;
         vcpu.set_sregs(&sregs).map_err(failed)?;
     }
-    if xsave {
+    if has.xcr0 != 0 {
         set_extended_state(vcpu, has.xcr0)?;
     }
     // On processors that let `syscall` through all the same.
@@ -260,7 +255,7 @@ fn set_state(
         ..Default::default()
     };
     vcpu.set_regs(&regs).map_err(failed)?;
-    Ok(has.vmx || has.svm)
+    Ok(has.virtualization != Virtualization::None)
 }
 
 fn msr(index: u32, data: u64) -> kvm_msr_entry {

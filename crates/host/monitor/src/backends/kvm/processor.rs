@@ -5,7 +5,7 @@
 //! What is passed on are the features that programs use, all of them instructions or registers that work in a guest
 //! without anybody's doing; nothing that a hypervisor would have to take part in.
 
-use std::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
+use std::arch::x86_64::{__cpuid, __cpuid_count};
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -46,151 +46,137 @@ const EXTENDED_ECX: u32 = bits(&[0, 5, 7, 8]);
 /// SYSCALL, no-execute, 1 GiB pages, RDTSCP, long mode.
 const EXTENDED_EDX: u32 = bits(&[11, 20, 26, 27, 29]);
 
-/// What CR4 and XCR0 may hold because of it.
+/// How the host's processor runs virtual machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Virtualization {
+    /// It does not: a KVM that works all the same does so by page tables.
+    None,
+    /// By Intel's means.
+    Vmx,
+    /// By AMD's.
+    Svm,
+}
+
+/// What the virtual CPU's registers may hold because of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Features {
-    /// `rdfsbase` and its like.
-    pub fsgsbase: bool,
-    /// Supervisor code may not execute user pages.
-    pub smep: bool,
-    /// Programs may not read where descriptor tables lie.
-    pub umip: bool,
-    /// Virtual machines run by Intel's means.
-    pub vmx: bool,
-    /// Virtual machines run by AMD's means. Where they run by neither, KVM works by page tables.
-    pub svm: bool,
+    /// Bits of CR4 that programs rely on: FSGSBASE, OSXSAVE.
+    pub programs: u64,
+    /// Bits of CR4 that protect: SMEP, UMIP.
+    pub protections: u64,
     /// The components of the extended state, 0 without XSAVE.
     pub xcr0: u64,
+    /// The host's own.
+    pub virtualization: Virtualization,
+}
+
+/// Leaves in the making.
+struct Leaves(Vec<kvm_cpuid_entry2>);
+
+impl Leaves {
+    fn add(&mut self, function: u32, index: Option<u32>, [eax, ebx, ecx, edx]: [u32; 4]) {
+        self.0.push(kvm_cpuid_entry2 {
+            function,
+            index: index.unwrap_or(0),
+            flags: index.map_or(0, |_| KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
+            eax,
+            ebx,
+            ecx,
+            edx,
+            padding: [0; 3],
+        });
+    }
+
+    /// Leaf 0xd: the extended state.
+    fn extended_state(&mut self) -> u64 {
+        let sizes = __cpuid_count(0xd, 0);
+        let xcr0 = components(sizes.eax);
+        self.add(0xd, Some(0), [xcr0 as u32, sizes.ebx, sizes.ecx, 0]);
+        let more = __cpuid_count(0xd, 1);
+        self.add(0xd, Some(1), [more.eax & LEAF_D_EAX, 0, 0, 0]);
+        for component in (2..8).filter(|c| xcr0 & (1 << c) != 0) {
+            let part = __cpuid_count(0xd, component);
+            self.add(
+                0xd,
+                Some(component),
+                [part.eax, part.ebx, part.ecx, part.edx],
+            );
+        }
+        xcr0
+    }
 }
 
 /// The guest's processor, derived from this host's.
 pub fn describe() -> (CpuId, Features) {
-    let mut entries = Vec::with_capacity(16);
-    let mut add = |function: u32, index: Option<u32>, value: CpuidResult| {
-        entries.push(kvm_cpuid_entry2 {
-            function,
-            index: index.unwrap_or(0),
-            flags: index.map_or(0, |_| KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
-            eax: value.eax,
-            ebx: value.ebx,
-            ecx: value.ecx,
-            edx: value.edx,
-            padding: [0; 3],
-        });
-    };
-    let leaf_0 = __cpuid(0);
-    add(
+    const XSAVE: u32 = 1 << 26;
+    let mut leaves = Leaves(Vec::with_capacity(16));
+    let vendor = __cpuid(0);
+    leaves.add(
         0,
         None,
-        CpuidResult {
-            eax: leaf_0.eax.min(0xd),
-            ..leaf_0
-        },
+        [vendor.eax.min(0xd), vendor.ebx, vendor.ecx, vendor.edx],
     );
-    let leaf_1 = __cpuid(1);
-    let xsave = leaf_1.ecx & (1 << 26) != 0 && leaf_0.eax >= 0xd;
-    add(
-        1,
-        None,
-        CpuidResult {
-            eax: leaf_1.eax,
-            // CLFLUSH size; one processor, number 0.
-            ebx: leaf_1.ebx & 0xff00 | 1 << 16,
-            ecx: leaf_1.ecx & LEAF_1_ECX | HYPERVISOR,
-            edx: leaf_1.edx & LEAF_1_EDX,
-        },
-    );
-    let leaf_7 = if leaf_0.eax >= 7 {
-        __cpuid_count(7, 0)
+    let basic = __cpuid(1);
+    // CLFLUSH size; one processor, number 0.
+    let identity = basic.ebx & 0xff00 | 1 << 16;
+    let ecx = basic.ecx & LEAF_1_ECX | HYPERVISOR;
+    leaves.add(1, None, [basic.eax, identity, ecx, basic.edx & LEAF_1_EDX]);
+    let [_, ebx, ecx, edx] = if vendor.eax >= 7 {
+        let leaf = __cpuid_count(7, 0);
+        [0, leaf.ebx, leaf.ecx, leaf.edx]
     } else {
-        CpuidResult {
-            eax: 0,
-            ebx: 0,
-            ecx: 0,
-            edx: 0,
-        }
+        [0; 4]
     };
-    add(
-        7,
-        Some(0),
-        CpuidResult {
-            eax: 0,
-            ebx: leaf_7.ebx & LEAF_7_EBX,
-            ecx: leaf_7.ecx & LEAF_7_ECX,
-            edx: leaf_7.edx & LEAF_7_EDX,
-        },
-    );
-    let mut xcr0 = 0;
-    if xsave {
-        let sizes = __cpuid_count(0xd, 0);
-        xcr0 = components(sizes.eax);
-        add(
-            0xd,
-            Some(0),
-            CpuidResult {
-                eax: xcr0 as u32,
-                edx: 0,
-                ..sizes
-            },
-        );
-        let more = __cpuid_count(0xd, 1);
-        add(
-            0xd,
-            Some(1),
-            CpuidResult {
-                eax: more.eax & LEAF_D_EAX,
-                ebx: 0,
-                ecx: 0,
-                edx: 0,
-            },
-        );
-        for component in (2..8).filter(|c| xcr0 & (1 << c) != 0) {
-            add(0xd, Some(component), __cpuid_count(0xd, component));
-        }
-    }
+    let structured = [0, ebx & LEAF_7_EBX, ecx & LEAF_7_ECX, edx & LEAF_7_EDX];
+    leaves.add(7, Some(0), structured);
+    let xcr0 = if basic.ecx & XSAVE != 0 && vendor.eax >= 0xd {
+        leaves.extended_state()
+    } else {
+        0
+    };
     let extended = __cpuid(0x8000_0001);
-    add(
-        0x8000_0000,
-        None,
-        CpuidResult {
-            eax: 0x8000_0008,
-            ebx: leaf_0.ebx,
-            ecx: leaf_0.ecx,
-            edx: leaf_0.edx,
-        },
-    );
-    add(
-        0x8000_0001,
-        None,
-        CpuidResult {
-            eax: extended.eax,
-            ebx: 0,
-            ecx: extended.ecx & EXTENDED_ECX,
-            edx: extended.edx & EXTENDED_EDX,
-        },
-    );
     let widths = __cpuid(0x8000_0008);
-    add(
-        0x8000_0008,
-        None,
-        CpuidResult {
-            eax: widths.eax,
-            ebx: 0,
-            ecx: 0,
-            edx: 0,
-        },
-    );
-    let seven = |bit: u32| leaf_7.ebx & (1 << bit) != 0;
+    for (function, value) in [
+        (
+            0x8000_0000,
+            [0x8000_0008, vendor.ebx, vendor.ecx, vendor.edx],
+        ),
+        (
+            0x8000_0001,
+            [
+                extended.eax,
+                0,
+                extended.ecx & EXTENDED_ECX,
+                extended.edx & EXTENDED_EDX,
+            ],
+        ),
+        (0x8000_0008, [widths.eax, 0, 0, 0]),
+    ] {
+        leaves.add(function, None, value);
+    }
+    let on = |word: u32, bit: u32, value: u64| if word & 1 << bit != 0 { value } else { 0 };
     let features = Features {
-        fsgsbase: seven(0),
-        smep: seven(7),
-        umip: leaf_7.ecx & (1 << 2) != 0,
-        vmx: leaf_1.ecx & VMX != 0,
-        svm: extended.ecx & SVM != 0,
+        programs: on(ebx, 0, cr4::FSGSBASE) | if xcr0 == 0 { 0 } else { cr4::OSXSAVE },
+        protections: on(ebx, 7, cr4::SMEP) | on(ecx, 2, cr4::UMIP),
         xcr0,
+        virtualization: if basic.ecx & VMX != 0 {
+            Virtualization::Vmx
+        } else if extended.ecx & SVM != 0 {
+            Virtualization::Svm
+        } else {
+            Virtualization::None
+        },
     };
-    let described = CpuId::from_entries(&entries).expect("fewer entries than KVM takes");
+    let described = CpuId::from_entries(&leaves.0).expect("fewer entries than KVM takes");
     (described, features)
+}
+
+/// Bits of CR4 (Intel SDM volume 3, section 2.5).
+mod cr4 {
+    pub const UMIP: u64 = 1 << 11;
+    pub const FSGSBASE: u64 = 1 << 16;
+    pub const OSXSAVE: u64 = 1 << 18;
+    pub const SMEP: u64 = 1 << 20;
 }
 
 /// Whether this host's processor runs virtual machines itself, as far as it says so.
@@ -237,7 +223,7 @@ mod tests {
         assert_eq!(find(1).ecx & !HYPERVISOR & !__cpuid(1).ecx, 0);
         assert_eq!(find(1).ebx >> 16, 1, "processor 0 of one");
         assert_ne!(find(0x8000_0001).edx & (1 << 29), 0, "long mode");
-        assert_eq!(features.fsgsbase, find(7).ebx & 1 != 0);
+        assert_eq!(features.programs & cr4::FSGSBASE != 0, find(7).ebx & 1 != 0);
         assert_eq!(
             features.xcr0 & 3,
             if find(1).ecx & (1 << 26) != 0 { 3 } else { 0 }
