@@ -1,4 +1,4 @@
-//! Builds the gate, the sealed code of the `process` backend, as a flat blob: `$OUT_DIR/gate.bin`.
+//! Builds the gate, the sealed code of the `process` and `kvm` backends, as a flat blob: `$OUT_DIR/gate.bin`.
 //!
 //! It is placed at a random address, so it is position-independent and may need next to no relocation (`gate.ld`).
 

@@ -255,13 +255,14 @@ impl Devices for HostDevices<'_> {
         if !inside(&self.state.writable, range) || (image && protection == Protection::ReadWrite) {
             return Err(OpError::Invalid);
         }
-        if !self.state.machine.run.is_null() {
-            vcpu::protect(self.state, range, protection)?;
-        }
         self.in_pieces(range, |addr, len| {
             // SAFETY: the guest's own writable memory, whose protection it chooses.
             unsafe { sys::mprotect(addr, len, protection as u64) }
-        })
+        })?;
+        if self.state.machine.run.is_null() {
+            return Ok(());
+        }
+        vcpu::protect(self.state, range, protection)
     }
 
     fn tick(&mut self, period: u64) -> Result<(), OpError> {
@@ -269,7 +270,11 @@ impl Devices for HostDevices<'_> {
             return Err(OpError::Unsupported);
         }
         self.host_calls += 1;
-        check(sys::timer_settime(self.state.timer, period)).map(|_| ())
+        let set = check(sys::timer_settime(self.state.timer, period)).map(|_| ());
+        if period == 0 && !self.state.machine.run.is_null() {
+            vcpu::forget_tick(self.state);
+        }
+        set
     }
 
     fn set_trap(&mut self, entry: u64, stack: Segment) -> Result<(), OpError> {

@@ -6,7 +6,7 @@
 //! fills in its [`State`], and jumps to its start. From there on nothing of the monitor is left in that process: the
 //! start code unmaps everything that the state does not list.
 //!
-//! What it does, all on the guest's own stack or the signal stack, without heap, thread-local storage or relocations:
+//! What it does, all on the guest's own stack, the signal stack or, for a guest in a virtual machine, a stack of its own, without heap, thread-local storage or relocations:
 //! - [`seal`]: the last steps before the guest runs;
 //! - [`enter`]: the guest's call ([`kiln_abi::call`]), with [`devices`] and [`memory`] behind it;
 //! - [`trap`]: host signals become trap frames of the guest ([`kiln_abi::trap`]);

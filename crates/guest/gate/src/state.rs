@@ -20,7 +20,7 @@ pub const TICK_SIGNAL: i32 = 14;
 /// Bytes of the stack on which signals are handled. The frame of a processor with AVX-512 takes 3.6 KiB.
 pub const SIGNAL_STACK: usize = 16 * 1024;
 
-/// Bytes of the gate's own stack; a page is left over as a guard against what a call needs.
+/// Bytes of the gate's own stack: what a call needs, and a page more.
 pub const OWN_STACK: usize = kiln_abi::call::STACK_NEEDED + 4096;
 
 /// The most instructions of a seccomp filter that fit.

@@ -384,7 +384,7 @@ pub fn kvm_fault_address(vcpu: i32) -> u64 {
     if done < 0 { 0 } else { sregs[CR2] }
 }
 
-/// Whether an exception is about to be delivered to the guest, from `KVM_GET_VCPU_EVENTS`.
+/// Whether an exception or interrupt is about to be delivered to the guest, from `KVM_GET_VCPU_EVENTS`.
 pub fn kvm_exception_pending(vcpu: i32) -> bool {
     let mut events = [0u8; 64];
     let buffer = events.as_mut_ptr() as usize;
@@ -395,8 +395,9 @@ pub fn kvm_exception_pending(vcpu: i32) -> bool {
             [vcpu as usize, kvm::GET_VCPU_EVENTS as usize, buffer, 0, 0],
         )
     };
-    let [injected, _, _, pending, ..] = events;
-    done < 0 || injected | pending != 0
+    // An exception injected, one pending, an interrupt injected (`int` counts as such).
+    let [injected, _, _, pending, _, _, _, _, interrupt, ..] = events;
+    done < 0 || injected | pending | interrupt != 0
 }
 
 /// `exit_group(2)`.

@@ -93,8 +93,13 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         frame.vector = TrapFrame::HOST_CALL;
         frame.address = u64::from(info.system_call.cast_unsigned());
     }
-    if in_gate {
+    if in_gate && state.machine.run.is_null() {
         end_with_fault(Some(&frame), "");
+    }
+    if in_gate {
+        // What the gate could not access is the guest's own doing: a stack it has closed, a file cut short.
+        let what = "memory that the call needs cannot be accessed";
+        end_with_fault(Some(&vcpu::caller(state)), what);
     }
     let entry = deliver(state, &frame);
     registers[greg::RDI] = entry.frame;

@@ -12,8 +12,10 @@
 use core::cell::Cell;
 
 use kiln_abi::op::{OpError, Protection, Segment};
-use kiln_abi::trap::TrapFrame;
+use kiln_abi::perform::Memory;
+use kiln_abi::trap::{TrapFrame, is_host_call, signal_of};
 
+use crate::memory::GuestMemory;
 use crate::paging::{Access, Tables};
 use crate::state::{FIRST_DEVICE_FD, Range, State, state};
 use crate::sys::{self, errno};
@@ -97,8 +99,8 @@ pub struct Machine {
     pub exception_frame: *const u64,
     /// The guest's code for flushing its TLB.
     pub flush: u64,
-    /// The guest's code that runs in ring 0.
-    pub supervisor: Range,
+    /// The machine's own pages in the guest: ring 0, stubs, stacks.
+    pub own: Range,
     /// True if the processor walks the guest's page tables itself.
     pub walks: bool,
     /// Page tables were changed: the guest must flush its TLB before it goes on.
@@ -110,10 +112,10 @@ const FRAME_WORDS: usize = 7;
 /// Bytes of them.
 pub const FRAME_BYTES: u64 = FRAME_WORDS as u64 * 8;
 
-/// The signals that a Linux process would see for exceptions 0 to 20.
-const SIGNALS: [u8; 21] = [
-    8, 5, 11, 5, 11, 11, 4, 11, 11, 8, 11, 7, 7, 11, 11, 11, 8, 7, 11, 8, 11,
-];
+/// Flags that are a program's own: carry, parity, adjust, zero, sign, overflow, identification.
+const PROGRAM_FLAGS: u64 = 0x20_08d5;
+/// Flags that are set throughout: interrupts, and one that always is.
+const ALWAYS_FLAGS: u64 = 0x202;
 
 /// The descriptor of the virtual CPU: behind the devices'.
 pub fn vcpu_fd(devices: u32) -> i32 {
@@ -162,7 +164,10 @@ pub unsafe extern "C" fn run() -> ! {
             exit::IO if port == PORT_ENTER => call(state),
             exit::IO if port == PORT_TRAP => exception(state, fd),
             exit::IO if port == PORT_SYSCALL => system_call(state),
-            exit::SHUTDOWN => stop(state, 11, "the virtual CPU has shut down (triple fault)"),
+            // KVM may have reset the registers by now (it does on AMD's processors): they say nothing.
+            exit::SHUTDOWN => {
+                trap::end_with_fault(None, "the virtual CPU has shut down (triple fault)")
+            }
             exit::INTERNAL_ERROR => stop(state, 4, "the host cannot emulate an instruction"),
             _ => stop(
                 state,
@@ -171,6 +176,12 @@ pub unsafe extern "C" fn run() -> ! {
             ),
         }
     }
+}
+
+/// Forgets a tick that has not arrived yet.
+pub fn forget_tick(state: &State) {
+    // SAFETY: as in `kick`.
+    unsafe { (&raw mut (*state.machine.run).immediate_exit).write_volatile(0) };
 }
 
 /// The signal handler's part of a tick: the virtual CPU comes back from, or does not enter, the guest.
@@ -250,10 +261,6 @@ fn frame_of(registers: &Registers) -> TrapFrame {
 
 /// An exception of the guest's code.
 fn exception(state: &State, fd: i32) {
-    /// `syscall` and `int 0x80`.
-    const HOST_CALLS: [[u8; 2]; 2] = [[0x0f, 0x05], [0xcd, 0x80]];
-    const UNDEFINED: u32 = 6;
-    const GENERAL_PROTECTION: u32 = 13;
     const PAGE_FAULT: u32 = 14;
     let registers = registers(state);
     let mut frame = frame_of(&registers);
@@ -281,17 +288,10 @@ fn exception(state: &State, fd: i32) {
         frame.address = sys::kvm_fault_address(fd);
     }
     let mut code = [0u8; 2];
-    if matches!(frame.vector, UNDEFINED | GENERAL_PROTECTION)
-        && kiln_abi::perform::Memory::read(&crate::memory::GuestMemory, rip, &mut code).is_ok()
-        && HOST_CALLS.contains(&code)
-    {
-        // The processor was told not to know the one, and finds no gate for the other.
-        frame.vector = TrapFrame::HOST_CALL;
-        frame.address = registers.rax;
-        frame = signalled(frame, 31);
+    if GuestMemory.read(rip, &mut code).is_ok() && is_host_call(frame.vector, code) {
+        frame = host_call(frame, &registers);
     } else {
-        let signal = SIGNALS.get(frame.vector as usize).copied().unwrap_or(11);
-        frame = signalled(frame, u32::from(signal));
+        frame.signal = signal_of(frame.vector);
     }
     deliver(state, registers, &frame);
 }
@@ -299,12 +299,20 @@ fn exception(state: &State, fd: i32) {
 /// A `syscall` instruction in the guest.
 fn system_call(state: &State) {
     let registers = registers(state);
-    let mut frame = signalled(frame_of(&registers), 31);
-    frame.vector = TrapFrame::HOST_CALL;
+    let mut frame = host_call(frame_of(&registers), &registers);
     frame.rip = registers.rcx;
     frame.rflags = registers.r8_to_r15[3];
-    frame.address = registers.rax;
     deliver(state, registers, &frame);
+}
+
+/// A frame that tells of an attempt to call the host, the number of which is a register's lower half.
+fn host_call(frame: TrapFrame, registers: &Registers) -> TrapFrame {
+    TrapFrame {
+        vector: TrapFrame::HOST_CALL,
+        address: registers.rax & u64::from(u32::MAX),
+        signal: 31,
+        ..frame
+    }
 }
 
 fn signalled(frame: TrapFrame, signal: u32) -> TrapFrame {
@@ -316,8 +324,8 @@ fn tick(state: &State, fd: i32) {
     let registers = registers(state);
     let mut frame = frame_of(&registers);
     frame.vector = TrapFrame::TICK;
-    // In ring 0 the guest cannot be sent elsewhere, and with an exception under way it must not.
-    let busy = state.machine.supervisor.contains(registers.rip, 1)
+    // In ring 0, on its way there for a flush, or in the entry of an exception the guest must not be sent elsewhere.
+    let busy = state.machine.own.contains(registers.rip, 1)
         || trap::in_trap(state, registers.rsp)
         || state.trap_entry.get() == 0
         || sys::kvm_exception_pending(fd);
@@ -332,8 +340,14 @@ fn deliver(state: &State, mut registers: Registers, frame: &TrapFrame) {
     registers.rdi = entry.frame;
     registers.rsp = entry.stack;
     registers.rip = entry.code;
-    registers.rflags = frame.rflags & !trap::CLEARED_FLAGS;
+    // Whatever the guest has put there: ring 3 keeps interrupts on and ports closed.
+    registers.rflags = frame.rflags & PROGRAM_FLAGS | ALWAYS_FLAGS;
     set_registers(state, registers);
+}
+
+/// The guest's state as it called, for a fault of the gate itself.
+pub fn caller(state: &State) -> TrapFrame {
+    signalled(frame_of(&registers(state)), 11)
 }
 
 /// Ends the guest because its virtual CPU cannot go on.

@@ -56,7 +56,7 @@ pub enum Sleep {
 }
 
 /// What the tables tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acpi {
     /// The I/O interrupt controllers.
     pub controllers: [Controller; MAX_CONTROLLERS],
@@ -65,8 +65,10 @@ pub struct Acpi {
     /// Physical address of PCI's memory-mapped configuration space for bus 0, 0 for none.
     pub ecam: u64,
     /// The virtio-mmio devices.
+    #[cfg(feature = "virtio")]
     pub devices: [Mmio; MAX_DEVICES],
     /// How many there are.
+    #[cfg(feature = "virtio")]
     pub device_count: usize,
     /// How to switch off.
     pub sleep: Sleep,
@@ -86,14 +88,13 @@ pub struct Acpi {
 
 const MAX_TABLE: usize = 1 << 20;
 
-/// Reads the tables. `rsdp` is the root pointer's address; 0 to look for it where PC firmware leaves it.
-pub fn read(memory: &impl Physical, rsdp: u64) -> Acpi {
-    let mut acpi = Acpi::default();
+/// Reads the tables into `acpi`, which is empty. `rsdp` is the root pointer's address; 0 to look for it where PC firmware
+/// leaves it.
+pub fn read(acpi: &mut Acpi, memory: &impl Physical, rsdp: u64) {
     let rsdp = if rsdp == 0 { find(memory) } else { Some(rsdp) };
     if let Some(rsdp) = rsdp {
         acpi.present = acpi.root(memory, rsdp).is_some();
     }
-    acpi
 }
 
 /// Section 5.2.5.1.
@@ -117,6 +118,31 @@ fn table<'a>(memory: &'a impl Physical, address: u64, signature: &[u8]) -> Optio
 }
 
 impl Acpi {
+    /// No tables. All zeroes.
+    pub const EMPTY: Self = Self {
+        controllers: [Controller {
+            address: 0,
+            first: 0,
+        }; MAX_CONTROLLERS],
+        controller_count: 0,
+        ecam: 0,
+        #[cfg(feature = "virtio")]
+        devices: [Mmio {
+            address: 0,
+            size: 0,
+            interrupt: 0,
+        }; MAX_DEVICES],
+        #[cfg(feature = "virtio")]
+        device_count: 0,
+        sleep: Sleep::None,
+        timer: 0,
+        events: 0,
+        interrupt: 0,
+        enable: (0, 0),
+        control: 0,
+        present: false,
+    };
+
     /// The I/O interrupt controllers.
     pub fn controllers(&self) -> &[Controller] {
         self.controllers
@@ -125,6 +151,7 @@ impl Acpi {
     }
 
     /// The virtio-mmio devices.
+    #[cfg(feature = "virtio")]
     pub fn devices(&self) -> &[Mmio] {
         self.devices.get(..self.device_count).unwrap_or_default()
     }
@@ -156,6 +183,7 @@ impl Acpi {
         let bytes = table(memory, address, b"")?;
         match bytes.first_chunk()? {
             b"APIC" => self.madt(bytes),
+            #[cfg(feature = "virtio")]
             b"MCFG" => self.mcfg(bytes),
             b"FACP" => self.fadt(memory, bytes),
             _ => None,
@@ -182,6 +210,7 @@ impl Acpi {
     }
 
     /// PCI firmware specification 3.3, section 4.1.2.
+    #[cfg(feature = "virtio")]
     fn mcfg(&mut self, table: &[u8]) -> Option<()> {
         for entry in table.get(44..)?.chunks_exact(16) {
             if u16_at(entry, 8)? == 0 && entry.get(10) == Some(&0) {
@@ -200,6 +229,7 @@ impl Acpi {
         };
         let dsdt = self::table(memory, dsdt, b"DSDT").unwrap_or_default();
         let types = s5(dsdt);
+        #[cfg(feature = "virtio")]
         self.mmio(dsdt);
         if u32_at(table, 112)? & HARDWARE_REDUCED != 0 {
             let register = table.get(244..256)?;
@@ -231,6 +261,7 @@ impl Acpi {
 
     /// Virtio devices, as QEMU and Firecracker describe them: the name, and soon behind it the resources, a fixed range of
     /// memory and an interrupt (sections 6.4.3.4 and 6.4.3.6). No AML is interpreted for that.
+    #[cfg(feature = "virtio")]
     fn mmio(&mut self, dsdt: &[u8]) {
         let mut rest = dsdt;
         while let Some(at) = rest.windows(8).position(|w| w == b"LNRO0005") {
@@ -246,6 +277,7 @@ impl Acpi {
     }
 }
 
+#[cfg(feature = "virtio")]
 fn resources(bytes: &[u8]) -> Option<Mmio> {
     let memory = bytes.windows(3).position(|w| w == [0x86, 9, 0])?;
     let interrupt = bytes.get(memory + 12..)?;
@@ -278,6 +310,12 @@ fn integer(bytes: &[u8]) -> Option<(u8, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(memory: &impl Physical, rsdp: u64) -> Acpi {
+        let mut acpi = Acpi::EMPTY;
+        super::read(&mut acpi, memory, rsdp);
+        acpi
+    }
     use crate::physical::tests::Pieces;
     use std::vec;
     use std::vec::Vec;
@@ -409,7 +447,7 @@ mod tests {
                 memory.0[piece].1[at] = *byte;
             }
         }
-        assert_eq!(read(&Pieces::default(), 0), Acpi::default());
-        assert_eq!(read(&Pieces::default(), RSDP), Acpi::default());
+        assert_eq!(read(&Pieces::default(), 0), Acpi::EMPTY);
+        assert_eq!(read(&Pieces::default(), RSDP), Acpi::EMPTY);
     }
 }

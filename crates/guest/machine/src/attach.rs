@@ -5,9 +5,14 @@ use core::ptr::NonNull;
 
 use kiln_abi::note::DeviceNote;
 use kiln_abi::{DeviceInfo, DeviceKind};
+#[cfg(feature = "block")]
+use kiln_virtio::Block;
+#[cfg(feature = "net")]
+use kiln_virtio::Net;
 use kiln_virtio::pci::{self, Bus, Function, Message};
-use kiln_virtio::{Balloon, Block, Console, DeviceType, Entropy, Net, Pci, Region, Transport};
+use kiln_virtio::{Balloon, Console, DeviceType, Entropy, Pci, Region, Transport};
 
+use crate::buses::Buses;
 use crate::cmdline::{self, Word};
 use crate::cpu::{self, vector};
 use crate::image::Image;
@@ -29,7 +34,16 @@ pub struct Found {
     transport: Transport,
 }
 
-impl Start<'_, '_> {
+impl<'a> Start<'a> {
+    fn buses(&mut self) -> Buses<'_, 'a> {
+        Buses {
+            tables: &mut self.tables,
+            windows: self.windows,
+            memory: self.firmware.regions(),
+            ecam: self.ecam,
+        }
+    }
+
     /// Finds virtio devices by command line or ACPI, and on PCI's first bus. The machine part's own are started.
     ///
     /// # Errors
@@ -52,9 +66,11 @@ impl Start<'_, '_> {
         for device in acpi.devices().iter().filter(|_| !told) {
             self.find_mmio(device.address, device.size, device.interrupt)?;
         }
-        if !self.buses.find_pci(self.acpi.ecam) {
+        let mut buses = self.buses();
+        if !buses.find_pci(acpi.ecam) {
             return Ok(());
         }
+        self.ecam = buses.ecam;
         let (address, data) = interrupts::message(vector::DEVICE);
         for number in 0..=255u8 {
             let function = Function {
@@ -65,12 +81,11 @@ impl Start<'_, '_> {
             if function.function != 0 && !self.has_functions(function) {
                 continue;
             }
-            if pci::identify(&mut self.buses, function).is_none() {
+            if pci::identify(&mut self.buses(), function).is_none() {
                 continue;
             }
-            if let Ok(device) =
-                Pci::open(&mut self.buses, function, Some(Message { address, data }))
-            {
+            let message = Some(Message { address, data });
+            if let Ok(device) = Pci::open(&mut self.buses(), function, message) {
                 self.state.polling |= !device.uses_messages();
                 self.found(Transport::from(device))?;
             }
@@ -79,7 +94,7 @@ impl Start<'_, '_> {
     }
 
     fn find_mmio(&mut self, address: u64, size: u64, interrupt: u32) -> Result<(), Failure> {
-        if let Some(device) = self.buses.mmio(address, size) {
+        if let Some(device) = self.buses().mmio(address, size) {
             interrupts::route(self.acpi.controllers(), interrupt, vector::DEVICE);
             self.found(Transport::from(device))?;
         }
@@ -92,7 +107,7 @@ impl Start<'_, '_> {
             function: 0,
             ..function
         };
-        let header = self.buses.read(first, 12);
+        let header = self.buses().read(first, 12);
         header != u32::MAX && header >> 23 & 1 != 0
     }
 
@@ -100,7 +115,9 @@ impl Start<'_, '_> {
     fn found(&mut self, transport: Transport) -> Result<(), Failure> {
         self.state.pool.add(cpu::tsc());
         let kind = match transport.device_type() {
+            #[cfg(feature = "net")]
             DeviceType::NET => DeviceKind::Net,
+            #[cfg(feature = "block")]
             DeviceType::BLOCK => DeviceKind::Block,
             // A device of ours that does not work is as good as absent.
             DeviceType::CONSOLE => {
@@ -186,6 +203,7 @@ impl Start<'_, '_> {
     ) -> Result<(), Failure> {
         let broken = |error: kiln_virtio::Error| Failure(error.message(), [0; 24]);
         let driver = match kind {
+            #[cfg(feature = "net")]
             DeviceKind::Net => {
                 let receive = self.region(RECEIVE)?;
                 let send = self.region(SEND)?;
@@ -201,12 +219,15 @@ impl Start<'_, '_> {
                 }
                 Driver::Net(network)
             }
+            #[cfg(feature = "block")]
             DeviceKind::Block => {
                 let memory = self.region(Block::MEMORY)?;
                 let disk = Block::new(transport, memory).map_err(broken)?;
                 disk.describe(&mut info);
                 Driver::Block(disk)
             }
+            #[cfg(not(all(feature = "net", feature = "block")))]
+            _ => return Ok(()),
         };
         let index = self.state.device_count;
         if let (Some(slot), Some(to)) = (

@@ -1,6 +1,7 @@
 //! The command line: words separated by spaces, in which `%XX` stands for any byte. `docs/machine.md` lists the words;
 //! those of others are skipped.
 
+#[cfg(feature = "net")]
 use kiln_abi::DeviceInfo;
 
 /// One word that means something here. Values are still encoded.
@@ -112,6 +113,7 @@ pub fn decode(value: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
+#[cfg(feature = "net")]
 /// Applies the settings of one link. `None` if one of them makes no sense.
 pub fn configure(settings: &[u8], info: &mut DeviceInfo) -> Option<()> {
     for setting in settings.split(|&b| b == b',').filter(|s| !s.is_empty()) {
@@ -129,6 +131,7 @@ pub fn configure(settings: &[u8], info: &mut DeviceInfo) -> Option<()> {
     Some(())
 }
 
+#[cfg(feature = "net")]
 fn address4(value: &[u8]) -> Option<([u8; 4], u8)> {
     let (address, prefix) = split(value, b'/')?;
     let prefix = u8::try_from(number(prefix)?).ok()?;
@@ -136,6 +139,7 @@ fn address4(value: &[u8]) -> Option<([u8; 4], u8)> {
     (1..=32).contains(&prefix).then_some((address, prefix))
 }
 
+#[cfg(feature = "net")]
 fn address6(value: &[u8]) -> Option<([u8; 16], u8)> {
     let (address, prefix) = split(value, b'/')?;
     let prefix = u8::try_from(number(prefix)?).ok()?;
@@ -144,6 +148,7 @@ fn address6(value: &[u8]) -> Option<([u8; 16], u8)> {
         .then_some((parse6(address)?, prefix))
 }
 
+#[cfg(feature = "net")]
 fn parse4(text: &[u8]) -> Option<[u8; 4]> {
     let mut parts = text.split(|&b| b == b'.');
     let mut address = [0; 4];
@@ -153,6 +158,7 @@ fn parse4(text: &[u8]) -> Option<[u8; 4]> {
     parts.next().is_none().then_some(address)
 }
 
+#[cfg(feature = "net")]
 /// RFC 4291, section 2.2, without embedded IPv4 addresses.
 fn parse6(text: &[u8]) -> Option<[u8; 16]> {
     // Groups before and behind "::".

@@ -1,8 +1,7 @@
 //! The console: a virtio console if there is one, else the first serial port (16550).
 
-use kiln_virtio::Platform;
-
 use crate::cpu;
+#[cfg(feature = "virtio")]
 use crate::state::Slot;
 
 const PORT: u16 = 0x3f8;
@@ -24,6 +23,7 @@ pub struct Console {
     /// There is a serial port.
     serial: bool,
     /// The virtio console.
+    #[cfg(feature = "virtio")]
     pub virtio: Slot<kiln_virtio::Console>,
     /// When to look for something received although no interrupt came.
     next_look: u64,
@@ -42,17 +42,9 @@ impl Console {
         }
     }
 
-    /// Whether the serial port is used.
-    pub fn uses_serial(&mut self) -> bool {
-        self.serial && self.virtio.get().is_none()
-    }
-
-    /// Writes everything.
-    pub fn write(&mut self, text: &[u8], platform: &mut dyn Platform) {
-        if let Some(console) = self.virtio.get() {
-            // A console that broke is no place to complain.
-            let _ = console.write(text, platform);
-        } else if self.serial {
+    /// Writes everything to the serial port.
+    pub fn write(&mut self, text: &[u8]) {
+        if self.serial {
             for piece in text.chunks(DEPTH) {
                 while cpu::in8(STATUS) & 0x20 == 0 {
                     core::hint::spin_loop();
@@ -80,6 +72,7 @@ impl Console {
     }
 
     fn read(&mut self) -> Option<u8> {
+        #[cfg(feature = "virtio")]
         if let Some(console) = self.virtio.get() {
             return console.read();
         }

@@ -158,7 +158,9 @@ pub struct Parts {
     pub stub_end: u64,
     /// The first segment descriptors.
     pub gdt: u64,
-    /// Address behind code and constants.
+    /// First address of code and constants, the entry's left aside.
+    pub code_start: u64,
+    /// Address behind them.
     pub code_end: u64,
     /// Address behind the machine part's memory.
     pub end: u64,

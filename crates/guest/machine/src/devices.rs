@@ -4,11 +4,19 @@
 use kiln_abi::NetHeader;
 use kiln_abi::op::{OpError, Protection, Segment};
 use kiln_abi::perform::Devices;
-use kiln_virtio::{Block, Buffers, Net};
+#[cfg(feature = "block")]
+use kiln_virtio::Block;
+#[cfg(feature = "virtio")]
+use kiln_virtio::Buffers;
+#[cfg(feature = "net")]
+use kiln_virtio::Net;
 
 use crate::cpu;
 use crate::paging::{self, ADDRESS, LARGE_PAGE, PAGE, flag};
-use crate::state::{Driver, State};
+#[cfg(feature = "block")]
+use crate::state::Driver;
+use crate::state::State;
+#[cfg(feature = "virtio")]
 use crate::wait::Host;
 
 /// The most bytes of one console write; longer ones are cut, which the guest sees in the result.
@@ -22,19 +30,13 @@ const JITTER: u32 = 64;
 pub struct MachineDevices<'a>(pub &'a mut State);
 
 impl MachineDevices<'_> {
+    #[cfg(feature = "net")]
     fn link(&mut self, device: u32) -> Result<&mut Net, OpError> {
-        match self
-            .0
-            .devices
-            .get_mut(device as usize)
-            .and_then(|slot| slot.get())
-        {
-            Some(Driver::Net(link)) => Ok(link),
-            _ => Err(OpError::NoDevice),
-        }
+        self.0.link(device as usize).ok_or(OpError::NoDevice)
     }
 
     /// A disk, and what its driver asks of the machine.
+    #[cfg(feature = "block")]
     fn disk(&mut self, device: u32) -> Result<(&mut Block, Host<'_>), OpError> {
         let host = Host {
             layout: &self.0.layout,
@@ -54,6 +56,7 @@ impl MachineDevices<'_> {
 }
 
 /// The guest's buffers, for a driver.
+#[cfg(feature = "virtio")]
 fn buffers(segments: &[Segment]) -> Buffers<'_> {
     // SAFETY: the walk through the batch has checked that they are the guest's memory, which no driver's overlaps; the guest
     // waits. Should it have taken its own access away, the fault ends it.
@@ -61,6 +64,9 @@ fn buffers(segments: &[Segment]) -> Buffers<'_> {
 }
 
 impl Devices for MachineDevices<'_> {
+    const LINKS: bool = cfg!(feature = "net");
+    const DISKS: bool = cfg!(feature = "block");
+
     fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
         let len = text.len.min(MAX_CONSOLE);
         // SAFETY: checked to be readable guest memory; the guest waits.
@@ -69,6 +75,7 @@ impl Devices for MachineDevices<'_> {
         Ok(len)
     }
 
+    #[cfg(feature = "net")]
     fn net_send(
         &mut self,
         device: u32,
@@ -78,10 +85,22 @@ impl Devices for MachineDevices<'_> {
         self.link(device)?.send(header, buffers(frame))
     }
 
+    #[cfg(feature = "net")]
     fn net_receive(&mut self, device: u32, into: &[Segment]) -> Result<(u64, NetHeader), OpError> {
         self.link(device)?.receive(buffers(into))
     }
 
+    #[cfg(not(feature = "net"))]
+    fn net_send(&mut self, _: u32, _: NetHeader, _: &[Segment]) -> Result<(), OpError> {
+        Err(OpError::NoDevice)
+    }
+
+    #[cfg(not(feature = "net"))]
+    fn net_receive(&mut self, _: u32, _: &[Segment]) -> Result<(u64, NetHeader), OpError> {
+        Err(OpError::NoDevice)
+    }
+
+    #[cfg(feature = "block")]
     fn block_geometry(&self, device: u32) -> Result<(u64, u32), OpError> {
         let info = self.0.infos.get(device as usize).ok_or(OpError::NoDevice)?;
         if info.kind != kiln_abi::DeviceKind::Block as u32 {
@@ -90,24 +109,53 @@ impl Devices for MachineDevices<'_> {
         Ok((info.capacity, info.sector_size))
     }
 
+    #[cfg(feature = "block")]
     fn block_read(&mut self, device: u32, offset: u64, into: &[Segment]) -> Result<(), OpError> {
         let (disk, mut host) = self.disk(device)?;
         disk.read(offset, buffers(into), &mut host)
     }
 
+    #[cfg(feature = "block")]
     fn block_write(&mut self, device: u32, offset: u64, from: &[Segment]) -> Result<(), OpError> {
         let (disk, mut host) = self.disk(device)?;
         disk.write(offset, buffers(from), &mut host)
     }
 
+    #[cfg(feature = "block")]
     fn block_flush(&mut self, device: u32) -> Result<(), OpError> {
         let (disk, mut host) = self.disk(device)?;
         disk.flush(&mut host)
     }
 
+    #[cfg(feature = "block")]
     fn block_discard(&mut self, device: u32, offset: u64, len: u64) -> Result<(), OpError> {
         let (disk, mut host) = self.disk(device)?;
         disk.discard(offset, len, &mut host)
+    }
+
+    #[cfg(not(feature = "block"))]
+    fn block_geometry(&self, _: u32) -> Result<(u64, u32), OpError> {
+        Err(OpError::NoDevice)
+    }
+
+    #[cfg(not(feature = "block"))]
+    fn block_read(&mut self, _: u32, _: u64, _: &[Segment]) -> Result<(), OpError> {
+        Err(OpError::NoDevice)
+    }
+
+    #[cfg(not(feature = "block"))]
+    fn block_write(&mut self, _: u32, _: u64, _: &[Segment]) -> Result<(), OpError> {
+        Err(OpError::NoDevice)
+    }
+
+    #[cfg(not(feature = "block"))]
+    fn block_flush(&mut self, _: u32) -> Result<(), OpError> {
+        Err(OpError::NoDevice)
+    }
+
+    #[cfg(not(feature = "block"))]
+    fn block_discard(&mut self, _: u32, _: u64, _: u64) -> Result<(), OpError> {
+        Err(OpError::NoDevice)
     }
 
     fn random(&mut self, buffer: Segment) -> Result<(), OpError> {
@@ -148,15 +196,8 @@ impl Devices for MachineDevices<'_> {
             }
             at += len;
         }
-        let host = &mut Host {
-            layout: &self.0.layout,
-            clock: &self.0.clock,
-            timer: &self.0.timer,
-        };
-        if let Some(balloon) = self.0.balloon.get() {
-            // The pages hold zeroes, whether the host takes them or not.
-            let _ = balloon.release(range.addr, range.len, host);
-        }
+        #[cfg(feature = "virtio")]
+        self.0.release(range);
         Ok(())
     }
 
@@ -248,19 +289,23 @@ impl State {
         Ok(())
     }
 
-    /// Mixes in whatever randomness can be had now.
-    pub fn stir(&mut self) {
-        let mut host = Host {
+    /// Offers free memory to the host.
+    #[cfg(feature = "virtio")]
+    fn release(&mut self, range: Segment) {
+        let host = &mut Host {
             layout: &self.layout,
             clock: &self.clock,
             timer: &self.timer,
         };
-        let mut bytes = [0; 32];
-        let mut good = false;
-        if let Some(device) = self.entropy.get() {
-            good = device.fill(&mut bytes, &mut host).is_ok();
-            self.pool.add_bytes(&bytes);
+        if let Some(balloon) = self.balloon.get() {
+            // The pages hold zeroes, whether the host takes them or not.
+            let _ = balloon.release(range.addr, range.len, host);
         }
+    }
+
+    /// Mixes in whatever randomness can be had now.
+    pub fn stir(&mut self) {
+        let mut good = self.stir_by_device();
         if self.rdrand {
             for _ in 0..4 {
                 // SAFETY: there is `rdrand`.
@@ -275,5 +320,27 @@ impl State {
             crate::interrupts::counted();
             self.pool.add(cpu::tsc());
         }
+    }
+
+    #[cfg(feature = "virtio")]
+    fn stir_by_device(&mut self) -> bool {
+        let mut host = Host {
+            layout: &self.layout,
+            clock: &self.clock,
+            timer: &self.timer,
+        };
+        let Some(device) = self.entropy.get() else {
+            return false;
+        };
+        let mut bytes = [0; 32];
+        let good = device.fill(&mut bytes, &mut host).is_ok();
+        self.pool.add_bytes(&bytes);
+        good
+    }
+
+    #[cfg(not(feature = "virtio"))]
+    #[allow(clippy::unused_self, reason = "there is none to ask")]
+    fn stir_by_device(&mut self) -> bool {
+        false
     }
 }

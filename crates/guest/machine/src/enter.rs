@@ -9,7 +9,7 @@ use kiln_abi::perform::{self, Memory, Pass};
 use crate::devices::MachineDevices;
 use crate::end;
 use crate::memory::GuestMemory;
-use crate::state::{Driver, State, state};
+use crate::state::{State, state};
 
 const BAD_RECORD: &[u8] = b"call record outside of writable memory";
 
@@ -67,15 +67,4 @@ fn perform_and_wait(call: &mut Call, state: &mut State) {
     } else {
         0
     };
-}
-
-impl State {
-    /// Lets the links' devices see what there is for them.
-    fn notify(&mut self) {
-        for slot in self.devices.iter_mut().take(self.device_count) {
-            if let Some(Driver::Net(link)) = slot.get() {
-                link.notify();
-            }
-        }
-    }
 }

@@ -22,16 +22,17 @@ pub struct Region {
 }
 
 /// The loader's answers.
-#[derive(Debug)]
-pub struct Firmware<'a> {
+#[derive(Clone, Debug)]
+pub struct Firmware {
     /// Which protocol it was.
     pub magic: u32,
     /// Usable memory.
     pub regions: [Region; MAX_REGIONS],
     /// How many of them there are.
     pub count: usize,
-    /// The command line without the NUL byte.
-    pub command_line: &'a [u8],
+    /// The command line, a copy: where the loader has it will be the guest's memory.
+    line: [u8; MAX_COMMAND_LINE],
+    line_len: usize,
     /// Physical address of ACPI's root pointer, 0 if it was not told.
     pub rsdp: u64,
 }
@@ -39,29 +40,50 @@ pub struct Firmware<'a> {
 /// What the loader told wrongly, in words.
 pub type Fault = &'static str;
 
-impl<'a> Firmware<'a> {
+impl Firmware {
+    /// Nothing was told. All zeroes.
+    pub const EMPTY: Self = Self {
+        magic: 0,
+        regions: [Region { start: 0, end: 0 }; MAX_REGIONS],
+        count: 0,
+        line: [0; MAX_COMMAND_LINE],
+        line_len: 0,
+        rsdp: 0,
+    };
+
     /// Reads what `magic` says lies at `address`.
     ///
     /// # Errors
     /// In words.
-    pub fn read(memory: &'a impl Physical, magic: u32, address: u64) -> Result<Self, Fault> {
-        let mut found = Self {
-            magic,
-            regions: [Region::default(); MAX_REGIONS],
-            count: 0,
-            command_line: &[],
-            rsdp: 0,
-        };
+    pub fn read(&mut self, memory: &impl Physical, magic: u32, address: u64) -> Result<(), Fault> {
+        self.magic = magic;
         match magic {
-            PVH_MAGIC => found.pvh(memory, address),
-            MULTIBOOT_MAGIC => found.multiboot(memory, address),
+            PVH_MAGIC => self.pvh(memory, address),
+            MULTIBOOT_MAGIC => self.multiboot(memory, address),
             _ => None,
         }
         .ok_or("the loader tells nothing of this machine")?;
-        if found.count == 0 {
+        if self.count == 0 {
             return Err("the loader tells of no memory");
         }
-        Ok(found)
+        Ok(())
+    }
+
+    /// The command line without the NUL byte.
+    pub fn command_line(&self) -> &[u8] {
+        self.line.get(..self.line_len).unwrap_or_default()
+    }
+
+    /// Takes over the bytes up to a NUL byte.
+    fn keep(&mut self, text: &[u8]) {
+        self.line_len = 0;
+        for (to, &from) in self.line.iter_mut().zip(text) {
+            if from == 0 {
+                break;
+            }
+            *to = from;
+            self.line_len += 1;
+        }
     }
 
     /// The regions.
@@ -81,14 +103,21 @@ impl<'a> Firmware<'a> {
         }
     }
 
-    fn pvh(&mut self, memory: &'a impl Physical, address: u64) -> Option<()> {
+    fn pvh(&mut self, memory: &impl Physical, address: u64) -> Option<()> {
         let info = memory.bytes(address, 40)?;
         if u32_at(info, 0)? != PVH_MAGIC {
             return None;
         }
         let command_line = u64_at(info, 24)?;
         if command_line != 0 {
-            self.command_line = string(memory, command_line);
+            let mut most = MAX_COMMAND_LINE;
+            while most > 0 {
+                if let Some(text) = memory.bytes(command_line, most) {
+                    self.keep(text);
+                    break;
+                }
+                most /= 2;
+            }
         }
         self.rsdp = u64_at(info, 32)?;
         // Version 0 knows no memory map.
@@ -105,7 +134,7 @@ impl<'a> Firmware<'a> {
         Some(())
     }
 
-    fn multiboot(&mut self, memory: &'a impl Physical, address: u64) -> Option<()> {
+    fn multiboot(&mut self, memory: &impl Physical, address: u64) -> Option<()> {
         let size = memory.u32(address)? as usize;
         let info = memory.bytes(address, size)?;
         let mut at = 8;
@@ -114,11 +143,7 @@ impl<'a> Firmware<'a> {
             let tag = info.get(at..at.checked_add(len.max(8))?)?;
             match kind {
                 0 => break,
-                1 => {
-                    let text = tag.get(8..)?;
-                    let len = text.iter().position(|&b| b == 0).unwrap_or(text.len());
-                    self.command_line = text.get(..len)?;
-                }
+                1 => self.keep(tag.get(8..)?),
                 6 => {
                     let entry_size = (u32_at(tag, 8)? as usize).max(24);
                     for entry in tag.get(16..)?.chunks_exact(entry_size) {
@@ -137,25 +162,17 @@ impl<'a> Firmware<'a> {
     }
 }
 
-/// The bytes up to a NUL byte.
-fn string(memory: &impl Physical, address: u64) -> &[u8] {
-    let mut most = MAX_COMMAND_LINE;
-    while most > 0 {
-        if let Some(bytes) = memory.bytes(address, most) {
-            let len = bytes.iter().position(|&b| b == 0).unwrap_or(0);
-            return bytes.get(..len).unwrap_or_default();
-        }
-        most /= 2;
-    }
-    &[]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::physical::tests::Pieces;
     use std::vec;
     use std::vec::Vec;
+
+    fn read(memory: &impl Physical, magic: u32, address: u64) -> Result<Firmware, Fault> {
+        let mut found = Firmware::EMPTY;
+        found.read(memory, magic, address).map(|()| found)
+    }
 
     fn words(list: &[u64]) -> Vec<u8> {
         list.iter().flat_map(|w| w.to_le_bytes()).collect()
@@ -180,25 +197,25 @@ mod tests {
     #[test]
     fn a_pvh_start_is_read() {
         let memory = pvh();
-        let found = Firmware::read(&memory, PVH_MAGIC, 0x2000).unwrap();
+        let found = read(&memory, PVH_MAGIC, 0x2000).unwrap();
         let region = |start, end| Region { start, end };
         let expected = [region(0, 0x9_f000), region(0x10_0000, 0x400_0000)];
         assert_eq!(found.regions(), expected);
-        assert_eq!(found.command_line, b"kiln.name=a b");
+        assert_eq!(found.command_line(), b"kiln.name=a b");
         assert_eq!(found.rsdp, 0xf_0000);
     }
 
     #[test]
     fn what_is_not_there_is_an_error() {
         let mut memory = pvh();
-        assert!(Firmware::read(&memory, PVH_MAGIC, 0x2008).is_err());
-        assert!(Firmware::read(&memory, 0, 0x2000).is_err());
+        assert!(read(&memory, PVH_MAGIC, 0x2008).is_err());
+        assert!(read(&memory, 0, 0x2000).is_err());
         memory.0[2].1.truncate(30);
-        assert!(Firmware::read(&memory, PVH_MAGIC, 0x2000).is_err());
+        assert!(read(&memory, PVH_MAGIC, 0x2000).is_err());
         memory.0[0].1[4] = 0;
-        assert!(Firmware::read(&memory, PVH_MAGIC, 0x2000).is_err());
+        assert!(read(&memory, PVH_MAGIC, 0x2000).is_err());
         memory.0[0].1.truncate(20);
-        assert!(Firmware::read(&memory, PVH_MAGIC, 0x2000).is_err());
+        assert!(read(&memory, PVH_MAGIC, 0x2000).is_err());
     }
 
     fn multiboot() -> Vec<u8> {
@@ -216,8 +233,8 @@ mod tests {
     #[test]
     fn multiboot_information_is_read() {
         let memory = Pieces(vec![(0x8000, multiboot())]);
-        let found = Firmware::read(&memory, MULTIBOOT_MAGIC, 0x8000).unwrap();
-        assert_eq!(found.command_line, b"a=b");
+        let found = read(&memory, MULTIBOOT_MAGIC, 0x8000).unwrap();
+        assert_eq!(found.command_line(), b"a=b");
         assert_eq!(
             found.regions(),
             [Region {
@@ -233,21 +250,21 @@ mod tests {
         let whole = multiboot();
         for len in 0..whole.len() {
             let mut part = whole[..len].to_vec();
-            let _ = Firmware::read(
+            let _ = read(
                 &Pieces(vec![(0x8000, part.clone())]),
                 MULTIBOOT_MAGIC,
                 0x8000,
             );
             if len >= 4 {
                 part[..4].copy_from_slice(&(len as u32).to_le_bytes());
-                let _ = Firmware::read(&Pieces(vec![(0x8000, part)]), MULTIBOOT_MAGIC, 0x8000);
+                let _ = read(&Pieces(vec![(0x8000, part)]), MULTIBOOT_MAGIC, 0x8000);
             }
         }
         for at in (8..whole.len()).step_by(4) {
             for value in [0u32, 1, 7, u32::MAX, u32::MAX - 7, 1 << 31] {
                 let mut bytes = whole.clone();
                 bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-                let _ = Firmware::read(&Pieces(vec![(0x8000, bytes)]), MULTIBOOT_MAGIC, 0x8000);
+                let _ = read(&Pieces(vec![(0x8000, bytes)]), MULTIBOOT_MAGIC, 0x8000);
             }
         }
     }

@@ -24,7 +24,9 @@
 extern crate std;
 
 pub mod acpi;
+#[cfg(feature = "virtio")]
 pub mod attach;
+#[cfg(feature = "virtio")]
 pub mod buses;
 pub mod clean;
 pub mod clock;
@@ -49,4 +51,5 @@ pub mod start;
 pub mod state;
 pub mod trap;
 pub mod wait;
+pub mod windows;
 pub mod world;

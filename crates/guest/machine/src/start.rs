@@ -9,20 +9,25 @@
 use core::arch::asm;
 
 use crate::acpi::{self, Acpi, Sleep};
+#[cfg(feature = "virtio")]
 use crate::attach::{Found, MAX_FOUND};
-use crate::buses::{Buses, Windows};
+#[cfg(feature = "virtio")]
+use crate::buses::Buses;
 use crate::clean;
 use crate::clock::{Beginning, Features};
 use crate::cmdline::{self, Word};
 use crate::cpu::{self, Parts, Shared, vector};
 use crate::end;
 pub use crate::firmware::PVH_MAGIC;
-use crate::firmware::{Firmware, MAX_COMMAND_LINE, MAX_REGIONS, Region};
+use crate::firmware::{Firmware, MAX_REGIONS, Region};
 use crate::image::{GUEST, HEADERS, Image};
 use crate::interrupts::{self, Timer};
 use crate::paging::{PAGE, Table, Tables, access};
 use crate::physical::{Identity, Physical};
-use crate::state::{Slot, State, state};
+#[cfg(feature = "virtio")]
+use crate::state::Slot;
+use crate::state::{State, state};
+use crate::windows::Windows;
 use crate::world::{Frames, Ready, usable};
 
 /// Global interrupt number of the first serial port.
@@ -42,15 +47,19 @@ impl From<&'static str> for Failure {
 #[repr(C)]
 struct Scratch {
     tables: [Table; 24],
-    command_line: [u8; MAX_COMMAND_LINE],
+    firmware: Firmware,
+    acpi: Acpi,
     windows: Windows,
+    #[cfg(feature = "virtio")]
     found: [Slot<Found>; MAX_FOUND],
 }
 
 static SCRATCH: Shared<Scratch> = Shared::new(Scratch {
     tables: [[0; 512]; 24],
-    command_line: [0; MAX_COMMAND_LINE],
+    firmware: Firmware::EMPTY,
+    acpi: Acpi::EMPTY,
     windows: Windows::EMPTY,
+    #[cfg(feature = "virtio")]
     found: [const { Slot::EMPTY }; MAX_FOUND],
 });
 
@@ -76,24 +85,26 @@ pub unsafe extern "C" fn start(info: u32, magic: u32, parts: &Parts) -> ! {
     // SAFETY: the identity map is in force until `leave`, behind which nothing of this is used; nobody writes to what
     // firmware and loader have left.
     let memory = unsafe { Identity::new() };
+    let read = scratch.firmware.read(&memory, magic, info.into());
+    acpi::read(&mut scratch.acpi, &memory, scratch.firmware.rsdp);
     let mut start = Start {
         state,
-        buses: Buses {
-            tables: &mut tables,
-            windows: &mut scratch.windows,
-            memory: [Region::default(); MAX_REGIONS],
-            ecam: 0,
-        },
+        tables,
+        windows: &mut scratch.windows,
+        firmware: &scratch.firmware,
+        acpi: &scratch.acpi,
+        #[cfg(feature = "virtio")]
+        ecam: 0,
+        #[cfg(feature = "virtio")]
         found: &mut scratch.found,
+        #[cfg(feature = "virtio")]
         found_count: 0,
-        acpi: Acpi::default(),
         frames: Frames::default(),
         dirty: Region::default(),
     };
-    let firmware = Firmware::read(&memory, magic, info.into());
-    let ready = match &firmware {
-        Ok(firmware) => start.prepare(&memory, firmware, &mut scratch.command_line, parts),
-        Err(what) => Err((*what).into()),
+    let ready = match read {
+        Ok(()) => start.prepare(&memory, parts),
+        Err(what) => Err(what.into()),
     };
     match ready {
         Ok((ready, cr4)) => leave(start.state, &ready, cr4, start.dirty),
@@ -103,34 +114,35 @@ pub unsafe extern "C" fn start(info: u32, magic: u32, parts: &Parts) -> ! {
 
 /// The work of the start.
 #[derive(Debug)]
-pub struct Start<'a, 'b> {
+pub struct Start<'a> {
     /// What stays.
     pub state: &'a mut State,
-    /// The machine's buses.
-    pub buses: Buses<'a, 'b>,
+    /// What is mapped now.
+    pub tables: Tables<'a>,
+    /// What the guest's page tables are to map for devices.
+    pub windows: &'a mut Windows,
+    /// What the loader told.
+    pub firmware: &'a Firmware,
+    /// What ACPI tells.
+    pub acpi: &'a Acpi,
+    /// Physical address of PCI's memory-mapped configuration space, 0 for access by ports.
+    #[cfg(feature = "virtio")]
+    pub ecam: u64,
     /// Devices for the guest.
+    #[cfg(feature = "virtio")]
     pub found: &'a mut [Slot<Found>; MAX_FOUND],
     /// How many.
+    #[cfg(feature = "virtio")]
     pub found_count: usize,
-    /// What ACPI tells.
-    pub acpi: Acpi,
     /// Memory to take from.
     pub frames: Frames,
     /// Physical memory that may not be zeroes.
     pub dirty: Region,
 }
 
-impl Start<'_, '_> {
-    fn prepare(
-        &mut self,
-        memory: &impl Physical,
-        firmware: &Firmware<'_>,
-        command_line: &mut [u8; MAX_COMMAND_LINE],
-        parts: &Parts,
-    ) -> Result<(Ready, u64), Failure> {
-        let line = keep(command_line, firmware.command_line);
-        self.buses.memory = firmware.regions;
-        self.acpi = acpi::read(memory, firmware.rsdp);
+impl Start<'_> {
+    fn prepare(&mut self, memory: &impl Physical, parts: &Parts) -> Result<(Ready, u64), Failure> {
+        let line = self.firmware.command_line();
         let (features, clock) = self.interrupts();
         let mut told = 0;
         for word in cmdline::words(line) {
@@ -143,14 +155,17 @@ impl Start<'_, '_> {
         }
         let image = Image::parse(memory.bytes(GUEST, HEADERS).unwrap_or_default())?;
         let mut regions = [Region::default(); MAX_REGIONS];
-        let regions = usable(&mut regions, firmware.regions());
+        let regions = usable(&mut regions, self.firmware.regions());
         let end = GUEST + image.size();
         let home = regions.iter().find(|r| r.start <= GUEST && end < r.end);
         let home = home.ok_or("the image lies outside of memory")?;
         self.frames = Frames::new(end, home.end);
-        self.dirty = clean::dirty(memory, firmware.magic, home.end);
-        self.find_devices(line)?;
-        self.attach(&image, line)?;
+        self.dirty = clean::dirty(memory, self.firmware.magic, home.end);
+        #[cfg(feature = "virtio")]
+        {
+            self.find_devices(line)?;
+            self.attach(&image, line)?;
+        }
         self.state.stir();
         self.state.acknowledge();
         let (clock, hz) = clock.finish(&features, told);
@@ -169,7 +184,7 @@ impl Start<'_, '_> {
         let clock = Beginning::new(&features, self.acpi.timer);
         state.rdrand = features.rdrand;
         state.pool.add(cpu::tsc());
-        let _ = self.buses.windows.add(interrupts::LOCAL, PAGE);
+        let _ = self.windows.add(interrupts::LOCAL, PAGE);
         interrupts::route(self.acpi.controllers(), SERIAL_INTERRUPT, vector::CONSOLE);
         state.power.sleep = self.acpi.sleep;
         state.power.events = self.acpi.events;
@@ -187,19 +202,10 @@ impl Start<'_, '_> {
             ..
         } = self.acpi.sleep
         {
-            let _ = self.buses.windows.add(address, 1);
+            let _ = self.windows.add(address, 1);
         }
         (features, clock)
     }
-}
-
-/// Copies the command line away from where the guest's memory will be.
-fn keep<'l>(to: &'l mut [u8; MAX_COMMAND_LINE], line: &[u8]) -> &'l [u8] {
-    let len = line.len().min(to.len());
-    for (to, from) in to.iter_mut().zip(line) {
-        *to = *from;
-    }
-    to.get(..len).unwrap_or_default()
 }
 
 /// Goes over to the guest.

@@ -6,7 +6,12 @@ use core::mem::MaybeUninit;
 use kiln_abi::op::Segment;
 use kiln_abi::trap::TrapFrame;
 use kiln_abi::{DeviceInfo, MAX_DEVICES};
-use kiln_virtio::{Balloon, Block, Entropy, Net};
+#[cfg(feature = "block")]
+use kiln_virtio::Block;
+#[cfg(feature = "net")]
+use kiln_virtio::Net;
+#[cfg(feature = "virtio")]
+use kiln_virtio::{Balloon, Entropy};
 
 use crate::clock::Clock;
 use crate::console::Console;
@@ -68,8 +73,10 @@ impl<T> Slot<T> {
 )]
 pub enum Driver {
     /// A link.
+    #[cfg(feature = "net")]
     Net(Net),
     /// A disk.
+    #[cfg(feature = "block")]
     Block(Block),
 }
 
@@ -104,12 +111,16 @@ pub struct State {
     /// True once the guest runs.
     pub running: bool,
     /// Some device has no interrupts.
+    #[cfg(feature = "virtio")]
     pub polling: bool,
     /// The source of random numbers.
+    #[cfg(feature = "virtio")]
     pub entropy: Slot<Entropy>,
     /// The balloon.
+    #[cfg(feature = "virtio")]
     pub balloon: Slot<Balloon>,
     /// The guest's devices, by number.
+    #[cfg(feature = "virtio")]
     pub devices: [Slot<Driver>; MAX_DEVICES],
     /// What the guest is told of them.
     pub infos: [DeviceInfo; MAX_DEVICES],

@@ -3,7 +3,7 @@
 
 use kiln_abi::layout::Record;
 use kiln_abi::perform::Memory;
-use kiln_abi::trap::TrapFrame;
+use kiln_abi::trap::{TrapFrame, is_host_call, signal_of};
 
 use crate::cpu::MAILBOX;
 use crate::end;
@@ -30,8 +30,6 @@ const RDI: usize = 5;
 /// Trap flag, direction flag, alignment check: off in a trap entry.
 const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 18;
 
-const UNDEFINED: u32 = 6;
-const PROTECTION: u32 = 13;
 const PAGE_FAULT: u32 = 14;
 
 /// The handler of all exceptions and ticks. It changes where the interrupted code goes on, and returns.
@@ -85,7 +83,7 @@ fn describe(state: &State, saved: &Saved, address: u64, tick: bool) -> TrapFrame
         rflags: saved.rflags,
         vector: saved.vector as u32,
         error: saved.error as u32,
-        signal: signal(saved.vector),
+        signal: signal_of(saved.vector as u32),
         ..TrapFrame::default()
     };
     let (low, high) = frame.registers.split_at_mut(TrapFrame::RSP);
@@ -117,17 +115,5 @@ fn is_system_call(state: &State, frame: &TrapFrame) -> bool {
     }
     // SAFETY: the image's code, which is always mapped.
     let code = unsafe { (frame.rip as *const [u8; 2]).read() };
-    matches!(frame.vector, UNDEFINED | PROTECTION)
-        && matches!(code, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
-}
-
-/// The signal that a Linux process would see for an exception.
-fn signal(vector: u64) -> u32 {
-    match vector {
-        0 | 16 | 19 => 8,
-        1 | 3 => 5,
-        6 => 4,
-        17 => 7,
-        _ => 11,
-    }
+    is_host_call(frame.vector, code)
 }

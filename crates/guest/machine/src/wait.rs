@@ -1,19 +1,29 @@
 //! Waiting: for devices while a call is under way, and on behalf of their drivers.
 
 use kiln_abi::call::{CONTROL, Call};
+#[cfg(feature = "net")]
+use kiln_virtio::Net;
+#[cfg(feature = "virtio")]
 use kiln_virtio::Platform;
 
+#[cfg(feature = "virtio")]
 use crate::clock::Clock;
 use crate::cpu::{self, noted};
+#[cfg(feature = "virtio")]
 use crate::interrupts::Timer;
+#[cfg(feature = "virtio")]
 use crate::memory::Layout;
-use crate::state::{Driver, State};
+#[cfg(feature = "net")]
+use crate::state::Driver;
+use crate::state::State;
 
 /// A driver that waits for its device looks again after so many nanoseconds even if no interrupt has come: on some machines
 /// none ever does.
+#[cfg(feature = "virtio")]
 const PATIENCE: u64 = 2_000_000;
 
 /// What drivers ask of the machine.
+#[cfg(feature = "virtio")]
 #[derive(Debug)]
 pub struct Host<'a> {
     /// The guest's memory.
@@ -25,6 +35,7 @@ pub struct Host<'a> {
 }
 
 // SAFETY: the layout is that of the page tables.
+#[cfg(feature = "virtio")]
 #[allow(unsafe_code)]
 unsafe impl Platform for Host<'_> {
     fn translate(&self, address: u64) -> Option<(u64, u64)> {
@@ -48,6 +59,7 @@ impl State {
             listening = true;
             if !self.listen(call.wait_receive, call.wait_send, true) {
                 // Links without interrupts are looked at every now and then.
+                #[cfg(feature = "virtio")]
                 let deadline = if self.polling {
                     deadline.min(self.clock.now() + PATIENCE)
                 } else {
@@ -64,13 +76,14 @@ impl State {
 
     /// Fills in what is ready.
     fn look(&mut self, call: &mut Call) {
-        for (index, slot) in self.devices.iter_mut().take(self.device_count).enumerate() {
+        #[cfg(feature = "net")]
+        for index in 0..self.device_count {
             let bit = 1u64 << (index & 63);
             let (receive, send) = (call.wait_receive & bit, call.wait_send & bit);
             if receive | send == 0 {
                 continue;
             }
-            if let Some(Driver::Net(link)) = slot.get() {
+            if let Some(link) = self.link(index) {
                 if receive != 0 && link.can_receive() {
                     call.ready |= bit;
                 }
@@ -94,13 +107,15 @@ impl State {
     }
 
     /// Asks for interrupts, or for none. Returns whether something is ready already.
+    #[cfg(feature = "virtio")]
     fn listen(&mut self, receive: u64, send: u64, on: bool) -> bool {
         let mut ready = false;
-        for (index, slot) in self.devices.iter_mut().take(self.device_count).enumerate() {
+        #[cfg(feature = "net")]
+        for index in 0..self.device_count {
             let bit = 1u64 << (index & 63);
             let (receive, send) = (receive & bit != 0, send & bit != 0);
             if (receive || send)
-                && let Some(Driver::Net(link)) = slot.get()
+                && let Some(link) = self.link(index)
             {
                 ready |= link.listen(receive && on, send && on);
             }
@@ -111,25 +126,61 @@ impl State {
         ready && on
     }
 
+    #[cfg(not(feature = "virtio"))]
+    #[allow(clippy::unused_self, reason = "the serial port always interrupts")]
+    fn listen(&mut self, _: u64, _: u64, _: bool) -> bool {
+        false
+    }
+
     /// Takes back the requests of devices that share their line's level with nobody, so that the next is an edge again.
+    #[allow(clippy::unused_self, reason = "not every machine part has devices")]
     pub fn acknowledge(&mut self) {
-        for slot in self.devices.iter_mut().take(self.device_count) {
-            if let Some(Driver::Net(link)) = slot.get() {
+        #[cfg(feature = "net")]
+        for index in 0..self.device_count {
+            if let Some(link) = self.link(index) {
                 link.acknowledge();
             }
         }
+        #[cfg(feature = "virtio")]
         if let Some(console) = self.console.virtio.get() {
             console.acknowledge();
         }
     }
 
+    /// Lets the links' devices see what there is for them.
+    #[allow(clippy::unused_self, reason = "not every machine part has links")]
+    pub fn notify(&mut self) {
+        #[cfg(feature = "net")]
+        for index in 0..self.device_count {
+            if let Some(link) = self.link(index) {
+                link.notify();
+            }
+        }
+    }
+
+    /// The link of a number.
+    #[cfg(feature = "net")]
+    pub fn link(&mut self, index: usize) -> Option<&mut Net> {
+        match self.devices.get_mut(index)?.get()? {
+            Driver::Net(link) => Some(link),
+            #[cfg(feature = "block")]
+            Driver::Block(_) => None,
+        }
+    }
+
     /// Writes to the console.
     pub fn print(&mut self, text: &[u8]) {
-        let mut host = Host {
-            layout: &self.layout,
-            clock: &self.clock,
-            timer: &self.timer,
-        };
-        self.console.write(text, &mut host);
+        #[cfg(feature = "virtio")]
+        if let Some(console) = self.console.virtio.get() {
+            let mut host = Host {
+                layout: &self.layout,
+                clock: &self.clock,
+                timer: &self.timer,
+            };
+            // A console that broke is no place to complain.
+            let _ = console.write(text, &mut host);
+            return;
+        }
+        self.console.write(text);
     }
 }

@@ -79,7 +79,7 @@ struct Plan {
     first_tables: u64,
 }
 
-impl Start<'_, '_> {
+impl Start<'_> {
     /// Makes the guest's world, of `regions` of memory and with the devices attached so far.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl Start<'_, '_> {
             wanted => wanted.min(total).max(LEAST_STACK).next_multiple_of(PAGE),
         };
         let boot = record::size_limit(line, self.state.device_count) as u64;
-        let windows = self.buses.windows.pages().len() as u64;
+        let windows = self.windows.pages().len() as u64;
         let first_tables = 32 + 2 * windows + ((image.size() + stack) >> 21) + (total >> 30);
         let drivers = GUEST + image.size();
         let drivers = (drivers, self.frames.next - drivers);
@@ -214,7 +214,11 @@ impl Start<'_, '_> {
     fn record(&mut self, to: &mut [u8], line: &[u8], features: &Features) -> Result<(), Failure> {
         let state = &mut *self.state;
         let now = state.clock.now();
-        let released = if state.balloon.get().is_some() {
+        #[cfg(feature = "virtio")]
+        let release = state.balloon.get().is_some();
+        #[cfg(not(feature = "virtio"))]
+        let release = false;
+        let released = if release {
             BootInfo::FEATURE_RELEASE
         } else {
             0
@@ -249,14 +253,14 @@ impl Start<'_, '_> {
         let data = parts.code_end.next_multiple_of(PAGE);
         let ring0 = SUPERVISOR.get() as u64;
         let ring0_end = ring0 + (size_of::<Supervisor>() as u64).next_multiple_of(PAGE);
-        same(MACHINE, data, access::CODE)?;
+        same(parts.code_start, data, access::CODE)?;
         same(data, ring0, access::DATA)?;
         same(ring0, ring0 + PAGE, access::CODE0)?;
         same(ring0 + PAGE, ring0_end, access::DATA0)?;
         same(ring0_end, parts.end.next_multiple_of(PAGE), access::DATA)?;
         same(drivers.0, drivers.0 + drivers.1, access::DATA)?;
         same(supervisor.0, supervisor.0 + supervisor.1, access::DATA0)?;
-        for &(start, end) in self.buses.windows.pages() {
+        for &(start, end) in self.windows.pages() {
             same(start, end, access::DEVICE)?;
         }
         for range in self.state.layout.ranges() {

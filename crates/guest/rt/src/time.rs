@@ -21,12 +21,15 @@ struct Clock {
     last: u64,
     last_tsc: u64,
     tsc_hz: u64,
+    /// The latest time that was given out between calls.
+    told: u64,
 }
 
 static CLOCK: Lock<Clock> = Lock::new(Clock {
     last: 0,
     last_tsc: 0,
     tsc_hz: 0,
+    told: 0,
 });
 
 /// The time-stamp counter.
@@ -64,7 +67,9 @@ pub fn now() -> Instant {
         }
         let ticks = u128::from(ticks().saturating_sub(clock.last_tsc));
         let nanos = ticks * 1_000_000_000 / u128::from(clock.tsc_hz);
-        Some(Instant::from_nanos(clock.last.saturating_add(nanos as u64)))
+        // The monitor's clock may be slower than the counter: what was told once is not taken back.
+        clock.told = clock.told.max(clock.last.saturating_add(nanos as u64));
+        Some(Instant::from_nanos(clock.told))
     });
     interpolated.unwrap_or_else(|| {
         monitor::perform(&mut []);

@@ -4,7 +4,13 @@
 //! Both are Rust without a standard library, compiled by the compiler that cargo uses, but by themselves: their flags
 //! are not those of the program around them, and the link fails if a path of theirs could panic (each has a panic
 //! handler that is defined nowhere).
+//!
+//! [`pack()`] makes such code smaller.
 #![forbid(unsafe_code)]
+
+mod pack;
+
+pub use pack::pack;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -15,7 +21,7 @@ use std::{env, fs};
 /// Compiles libraries, then links them into a blob.
 ///
 /// Failures end the build script with a message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Compiler {
     rustc: OsString,
     out: PathBuf,
@@ -42,6 +48,14 @@ impl Compiler {
             flags: common.iter().chain(flags).map(|&f| f.to_owned()).collect(),
             libraries: Vec::new(),
         }
+    }
+
+    /// Enables these features of the crates that follow.
+    #[must_use]
+    pub fn features(mut self, names: &[&str]) -> Self {
+        let flags = names.iter().map(|name| format!("--cfg=feature=\"{name}\""));
+        self.flags.extend(flags);
+        self
     }
 
     /// Compiles the crate in `folder` as a library for those that follow.

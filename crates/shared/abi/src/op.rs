@@ -372,8 +372,18 @@ impl RawOp {
     /// # Errors
     /// [`OpError::Invalid`] for an unknown number or arguments out of their documented ranges;
     /// [`OpError::Unsupported`] for the reserved numbers. Whether addresses and devices exist is not looked at here.
-    #[allow(clippy::many_single_char_names, reason = "six arguments by position")]
     pub fn decode(&self) -> Result<Op, OpError> {
+        self.decode_for(true, true)
+    }
+
+    /// The typed operation, for a host that may have no links or no disks at all: operations on those are
+    /// [`OpError::NoDevice`], whatever their arguments. Where that is known at compile time, nothing else is left of them.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    #[inline]
+    #[allow(clippy::many_single_char_names, reason = "six arguments by position")]
+    pub fn decode_for(&self, links: bool, disks: bool) -> Result<Op, OpError> {
         let [a, b, c, d, e, f] = self.args;
         let device = self.device;
         let segment = Segment { addr: a, len: b };
@@ -387,6 +397,8 @@ impl RawOp {
             })
         };
         Ok(match self.code {
+            code::NET_SEND | code::NET_RECEIVE if !links => return Err(OpError::NoDevice),
+            code::BLOCK_READ..=code::BLOCK_DISCARD if !disks => return Err(OpError::NoDevice),
             code::CONSOLE_WRITE => Op::ConsoleWrite { buffer: segment },
             code::NET_SEND => Op::NetSend {
                 device,

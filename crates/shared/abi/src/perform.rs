@@ -42,6 +42,11 @@ pub trait Memory {
     reason = "the errors are those documented at `Op`"
 )]
 pub trait Devices {
+    /// There can be links. If not, operations on them are refused without asking, and their methods are never called.
+    const LINKS: bool = true;
+    /// There can be disks; likewise.
+    const DISKS: bool = true;
+
     /// [`Op::ConsoleWrite`].
     fn console_write(&mut self, text: Segment) -> Result<u64, OpError>;
     /// [`Op::NetSend`]; the frame is at least 14 bytes and the header's offsets lie inside it.
@@ -111,11 +116,11 @@ pub struct Progress {
 const OP_SIZE: u64 = RawOp::SIZE as u64;
 
 /// Performs the operations of `call` in order.
-pub fn batch(
+pub fn batch<D: Devices>(
     call: &Call,
     pass: Pass,
     memory: &impl Memory,
-    devices: &mut impl Devices,
+    devices: &mut D,
 ) -> Progress {
     let mut progress = Progress {
         done: 0,
@@ -145,12 +150,13 @@ pub fn batch(
         } else {
             &mut full
         };
-        let moves_frames = matches!(op.code, code::NET_RECEIVE | code::NET_SEND) && op.device < 64;
+        let moves_frames =
+            D::LINKS && matches!(op.code, code::NET_RECEIVE | code::NET_SEND) && op.device < 64;
         let bit = if moves_frames { 1 << op.device } else { 0 };
         let result = if *closed & bit != 0 {
             Err(OpError::Again)
         } else {
-            match op.decode() {
+            match op.decode_for(D::LINKS, D::DISKS) {
                 Ok(Op::Exit {
                     reason,
                     code,

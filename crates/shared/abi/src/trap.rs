@@ -44,3 +44,65 @@ impl TrapFrame {
     /// Vector of a host system call attempted from outside the monitor's own code.
     pub const HOST_CALL: u32 = 0x101;
 }
+
+/// The signal that a Linux process sees for an exception of the processor.
+pub fn signal_of(vector: u32) -> u32 {
+    const SIGTRAP: u32 = 5;
+    const SIGILL: u32 = 4;
+    const SIGBUS: u32 = 7;
+    const SIGFPE: u32 = 8;
+    const SIGSEGV: u32 = 11;
+    match vector {
+        0 | 16 | 19 => SIGFPE,
+        1 | 3 => SIGTRAP,
+        6 => SIGILL,
+        11 | 12 | 17 => SIGBUS,
+        _ => SIGSEGV,
+    }
+}
+
+/// Whether an exception at an instruction that begins with `code` is an attempt to call a host: `syscall`, `sysenter` or
+/// `int 0x80` in a virtual machine, where nobody answers to them. The processor says that it does not know the
+/// instruction, or that it is not allowed.
+pub fn is_host_call(vector: u32, code: [u8; 2]) -> bool {
+    const UNDEFINED: u32 = 6;
+    const GENERAL_PROTECTION: u32 = 13;
+    matches!(vector, UNDEFINED | GENERAL_PROTECTION)
+        && matches!(code, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_those_of_linux() {
+        let expected = [
+            (0, 8),
+            (1, 5),
+            (3, 5),
+            (6, 4),
+            (11, 7),
+            (12, 7),
+            (13, 11),
+            (14, 11),
+            (16, 8),
+            (17, 7),
+            (19, 8),
+            (200, 11),
+        ];
+        for (vector, signal) in expected {
+            assert_eq!(signal_of(vector), signal, "vector {vector}");
+        }
+    }
+
+    #[test]
+    fn host_calls_are_told_from_other_faults() {
+        assert!(is_host_call(6, [0x0f, 0x05]));
+        assert!(is_host_call(13, [0xcd, 0x80]));
+        assert!(is_host_call(13, [0x0f, 0x34]));
+        assert!(!is_host_call(14, [0x0f, 0x05]), "fetched, not executed");
+        assert!(!is_host_call(13, [0xcd, 0x81]));
+        assert!(!is_host_call(6, [0x0f, 0x0b]));
+    }
+}

@@ -1,11 +1,12 @@
 //! Joining the machine part to an image.
 //!
-//! It is compiled with this crate (`build.rs`), so every image of one `kiln` has the same. Its bytes go behind the
-//! guest's segments; its program header, and the notes that tell where to enter the image, take the places that the
+//! It is compiled with this crate (`build.rs`) in variants, of which an image gets the one with drivers for the kinds of
+//! devices that it declares. Its bytes go behind the guest's segments; its program header, and the notes that tell where to enter the image, take the places that the
 //! linker script keeps for them.
 
+use kiln_abi::DeviceKind;
 use kiln_abi::layout::Record;
-use kiln_abi::note::{self, AbiNote};
+use kiln_abi::note::{self, AbiNote, DeviceNote};
 use object::elf::{self, ProgramHeader64};
 use object::endian::{U32, U64};
 use object::read::elf::ProgramHeader;
@@ -14,7 +15,53 @@ use super::finish::{E, Endian, Malformed, patch};
 use super::room::Room;
 use crate::image::{MACHINE_ADDRESS, MachineHeader};
 
-static PART: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/machine.bin"));
+/// The machine part with drivers for no devices, links, disks, both.
+static PARTS: [&[u8]; 4] = [
+    include_bytes!(concat!(env!("OUT_DIR"), "/machine.bin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/machine-net.bin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/machine-block.bin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/machine-net-block.bin")),
+];
+
+/// The machine part for an image with these segments.
+fn part_for(file: &[u8], segments: &[ProgramHeader64<Endian>]) -> Result<&'static [u8], Malformed> {
+    let mut which = 0;
+    for (_, notes) in notes(file, segments)? {
+        for found in note::parse(notes).map_while(Result::ok) {
+            if found.owner == note::OWNER.as_bytes()
+                && found.kind == note::TYPE_DEVICE
+                && let Some(device) = found.record::<DeviceNote>()
+            {
+                which |= match DeviceKind::from_raw(device.kind) {
+                    Some(DeviceKind::Net) => 1,
+                    Some(DeviceKind::Block) => 2,
+                    None => 0,
+                };
+            }
+        }
+    }
+    Ok(PARTS[which])
+}
+
+/// The segments of notes: their offsets in the file and their bytes.
+fn notes<'a>(
+    file: &'a [u8],
+    segments: &[ProgramHeader64<Endian>],
+) -> Result<Vec<(u64, &'a [u8])>, Malformed> {
+    segments
+        .iter()
+        .filter(|segment| segment.p_type(E) == elf::PT_NOTE)
+        .map(|segment| {
+            let start = segment.p_offset(E);
+            let bytes = usize::try_from(start)
+                .ok()
+                .zip(usize::try_from(segment.p_filesz(E)).ok())
+                .and_then(|(start, len)| file.get(start..)?.get(..len))
+                .ok_or("notes outside of the loadable segments")?;
+            Ok((start, bytes))
+        })
+        .collect()
+}
 
 /// Appends the machine part to `file` and its header to `segments`. Returns the physical address of its PVH entry.
 pub(super) fn join(
@@ -22,7 +69,8 @@ pub(super) fn join(
     segments: &mut Vec<ProgramHeader64<Endian>>,
 ) -> Result<u64, Malformed> {
     const ALIGN: usize = 16;
-    let header = MachineHeader::parse(PART).ok_or("this kiln was built with a bad machine part")?;
+    let part = part_for(&file.out, segments)?;
+    let header = MachineHeader::parse(part).ok_or("this kiln was built with a bad machine part")?;
     let address = segments
         .iter()
         .filter(|segment| segment.p_type(E) == elf::PT_LOAD)
@@ -30,7 +78,7 @@ pub(super) fn join(
         .max()
         .and_then(|end| end.checked_next_multiple_of(kiln_abi::PAGE_SIZE))
         .ok_or("no loadable segments")?;
-    let offset = file.place(PART, ALIGN);
+    let offset = file.place(part, ALIGN);
     segments.push(ProgramHeader64 {
         p_type: U32::new(E, elf::PT_LOAD),
         p_flags: U32::new(E, elf::PF_R | elf::PF_X),
@@ -52,18 +100,9 @@ pub(super) fn fill_notes(
     entry: u64,
     pvh_entry: u64,
 ) -> Result<(), Malformed> {
-    for segment in segments {
-        if segment.p_type(E) != elf::PT_NOTE {
-            continue;
-        }
-        let start = segment.p_offset(E);
-        let bytes = usize::try_from(start)
-            .ok()
-            .zip(usize::try_from(segment.p_filesz(E)).ok())
-            .and_then(|(start, len)| out.get(start..)?.get(..len))
-            .ok_or("notes outside of the loadable segments")?
-            .to_vec();
-        for found in note::parse(&bytes).map_while(Result::ok) {
+    let file = out.to_vec();
+    for (start, bytes) in notes(&file, segments)? {
+        for found in note::parse(bytes).map_while(Result::ok) {
             let at = start + (found.payload.as_ptr() as usize - bytes.as_ptr() as usize) as u64;
             if found.owner == note::OWNER.as_bytes()
                 && found.kind == note::TYPE_ABI

@@ -104,9 +104,9 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
             exception_frame: (system.start + EXCEPTION_STACK + PAGE_SIZE
                 - kiln_gate::vcpu::FRAME_BYTES) as *const u64,
             flush: base + STUBS + stub::user::FLUSH,
-            supervisor: Range {
-                start: base + DESCRIPTORS,
-                end: base + DESCRIPTORS + PAGE_SIZE,
+            own: Range {
+                start: base,
+                end: base + FIXED_PAGES * PAGE_SIZE,
             },
             walks: hardware,
             stale: false.into(),
@@ -283,21 +283,18 @@ fn segment(selector: u16, type_: u8, long: u8) -> kvm_segment {
     }
 }
 
-/// Switches on the components of the extended state; without those that KVM does not know, if it comes to that.
-fn set_extended_state(vcpu: &VcpuFd, wanted: u64) -> io::Result<()> {
-    let set = |value: u64| {
-        let mut xcrs = kvm_xcrs {
-            nr_xcrs: 1,
-            ..Default::default()
-        };
-        xcrs.xcrs[0] = kvm_xcr {
-            xcr: 0,
-            value,
-            ..Default::default()
-        };
-        vcpu.set_xcrs(&xcrs).map_err(failed)
+/// Switches on the components of the extended state.
+fn set_extended_state(vcpu: &VcpuFd, value: u64) -> io::Result<()> {
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
     };
-    set(wanted).or_else(|_| set(wanted & 7))
+    xcrs.xcrs[0] = kvm_xcr {
+        xcr: 0,
+        value,
+        ..Default::default()
+    };
+    vcpu.set_xcrs(&xcrs).map_err(failed)
 }
 
 /// The time-stamp counter's frequency, if the host itself keeps its time by it.

@@ -8,7 +8,7 @@
 //!
 //! All guest code runs in ring 3 ([decision 0009](../../../../../docs/decisions/0009-ring-three.md)): natively on every
 //! kind of KVM, on hardware as well as on hosts whose KVM works by page tables and emulates ring 0. Page tables and
-//! descriptor tables lie on supervisor pages, next to a ring-0 stub of five instructions that flushes the TLB.
+//! descriptor tables lie on supervisor pages, next to a ring-0 stub of six instructions that flushes the TLB.
 //!
 //! | module | its part |
 //! | --- | --- |

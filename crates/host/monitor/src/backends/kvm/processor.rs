@@ -88,9 +88,8 @@ impl Leaves {
     }
 
     /// Leaf 0xd: the extended state.
-    fn extended_state(&mut self) -> u64 {
+    fn extended_state(&mut self, xcr0: u64) {
         let sizes = __cpuid_count(0xd, 0);
-        let xcr0 = components(sizes.eax);
         self.add(0xd, Some(0), [xcr0 as u32, sizes.ebx, sizes.ecx, 0]);
         let more = __cpuid_count(0xd, 1);
         self.add(0xd, Some(1), [more.eax & LEAF_D_EAX, 0, 0, 0]);
@@ -102,13 +101,13 @@ impl Leaves {
                 [part.eax, part.ebx, part.ecx, part.edx],
             );
         }
-        xcr0
     }
 }
 
 /// The guest's processor, derived from this host's.
 pub fn describe() -> (CpuId, Features) {
-    const XSAVE: u32 = 1 << 26;
+    /// The host's kernel has switched XSAVE on.
+    const OSXSAVE: u32 = 1 << 27;
     let mut leaves = Leaves(Vec::with_capacity(16));
     let vendor = __cpuid(0);
     leaves.add(
@@ -119,7 +118,13 @@ pub fn describe() -> (CpuId, Features) {
     let basic = __cpuid(1);
     // CLFLUSH size; one processor, number 0.
     let identity = basic.ebx & 0xff00 | 1 << 16;
-    let ecx = basic.ecx & LEAF_1_ECX | HYPERVISOR;
+    let xcr0 = if basic.ecx & OSXSAVE != 0 && vendor.eax >= 0xd {
+        components(enabled_components())
+    } else {
+        0
+    };
+    let without = unusable(xcr0);
+    let ecx = basic.ecx & LEAF_1_ECX & !without[0] | HYPERVISOR;
     leaves.add(1, None, [basic.eax, identity, ecx, basic.edx & LEAF_1_EDX]);
     let [_, ebx, ecx, edx] = if vendor.eax >= 7 {
         let leaf = __cpuid_count(7, 0);
@@ -127,13 +132,16 @@ pub fn describe() -> (CpuId, Features) {
     } else {
         [0; 4]
     };
-    let structured = [0, ebx & LEAF_7_EBX, ecx & LEAF_7_ECX, edx & LEAF_7_EDX];
+    let structured = [
+        0,
+        ebx & LEAF_7_EBX & !without[1],
+        ecx & LEAF_7_ECX & !without[2],
+        edx & LEAF_7_EDX,
+    ];
     leaves.add(7, Some(0), structured);
-    let xcr0 = if basic.ecx & XSAVE != 0 && vendor.eax >= 0xd {
-        leaves.extended_state()
-    } else {
-        0
-    };
+    if xcr0 != 0 {
+        leaves.extended_state(xcr0);
+    }
     let extended = __cpuid(0x8000_0001);
     let widths = __cpuid(0x8000_0008);
     for (function, value) in [
@@ -185,6 +193,35 @@ pub fn has_virtualization() -> bool {
         || (__cpuid(0x8000_0000).eax > 0x8000_0000 && __cpuid(0x8000_0001).ecx & SVM != 0)
 }
 
+/// The components of the extended state that this host's kernel has switched on (XCR0).
+fn enabled_components() -> u32 {
+    let low: u32;
+    // SAFETY: only asked where the kernel has enabled the instruction.
+    unsafe {
+        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags));
+    }
+    low
+}
+
+/// Features in ECX of leaf 1 and EBX and ECX of leaf 7 that need registers which the guest does not have.
+fn unusable(xcr0: u64) -> [u32; 3] {
+    let mut without = [0; 3];
+    if xcr0 == 0 {
+        without[0] |= bits(&[26]);
+    }
+    if xcr0 & 4 == 0 {
+        // AVX, FMA, F16C; AVX2; VAES, VPCLMULQDQ.
+        without[0] |= bits(&[12, 28, 29]);
+        without[1] |= bits(&[5]);
+        without[2] |= bits(&[9, 10]);
+    }
+    if xcr0 & 0xe0 != 0xe0 {
+        without[1] |= bits(&[16, 17, 21, 28, 30, 31]);
+        without[2] |= bits(&[1, 6, 11, 12, 14]);
+    }
+    without
+}
+
 /// The components of the extended state that the guest gets, of those in `has`: x87 and SSE, AVX, AVX-512. The last
 /// comes as a whole, and with AVX (Intel SDM volume 1, section 13.3).
 fn components(has: u32) -> u64 {
@@ -201,6 +238,15 @@ fn components(has: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_used_is_not_claimed() {
+        assert_eq!(unusable(0xe7), [0; 3]);
+        assert_eq!(unusable(7)[0], 0);
+        assert_ne!(unusable(7)[1] & 1 << 16, 0, "AVX-512");
+        assert_ne!(unusable(3)[0] & 1 << 28, 0, "AVX");
+        assert_ne!(unusable(0)[0] & 1 << 26, 0, "XSAVE");
+    }
 
     #[test]
     fn components_come_together() {

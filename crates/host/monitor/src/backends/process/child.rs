@@ -166,6 +166,7 @@ fn prepare(plan: &Plan, root: bool, namespaces: bool, setup: &mut Setup) -> Resu
     map_memory(plan).map_err(at(Step::Memory))?;
     let machine = make_machine(plan).map_err(at(Step::Machine))?;
     protect_boot_record(plan.layout).map_err(at(Step::Memory))?;
+    setup.hardware = u32::from(machine.as_ref().is_some_and(|made| made.machine.walks));
     let vcpu = machine.as_ref().map(|made| made.vcpu.as_raw_fd());
     arrange_descriptors(plan, vcpu).map_err(at(Step::Descriptors))?;
     has_supervisor().map_err(at(Step::Tie))?;

@@ -164,6 +164,7 @@ impl Guest for ProcessGuest {
             self.no_namespaces.clone()
         };
         let missing = Missing {
+            hardware: setup.hardware == 1,
             user: reason(setup.user_errno),
             user_namespace,
             process_namespace: self.no_namespaces.clone(),

@@ -45,7 +45,6 @@ use kiln_gate::state::DeviceState;
 use kvm_ioctls::Kvm;
 
 use crate::backend::{Device, Launch, Protection};
-use crate::backends::kvm::processor::has_virtualization;
 use blob::Blob;
 use child::Plan;
 use guest::ProcessGuest;
@@ -177,9 +176,11 @@ fn device_state(device: &Device) -> DeviceState {
     }
 }
 
-/// What this host does not grant, with the reason for each.
+/// What this host does not grant, with the reason for each, and what kind of virtual machine it has.
 #[derive(Debug)]
 struct Missing {
+    /// Whether the processor runs virtual machines itself.
+    hardware: bool,
     user: Option<String>,
     user_namespace: Option<String>,
     process_namespace: Option<String>,
@@ -195,12 +196,11 @@ fn protections(missing: Missing, machine: bool) -> Vec<Protection> {
     let given = |name, missing| Protection { name, missing };
     let mut all = Vec::with_capacity(16);
     if machine {
-        all.push(always("virtual machine"));
-        let by_page_tables = || "KVM works by page tables on this host".to_owned();
-        all.push(given(
-            "hardware virtualization",
-            (!has_virtualization()).then(by_page_tables),
-        ));
+        all.push(always(if missing.hardware {
+            "virtual machine (by the processor)"
+        } else {
+            "virtual machine (by page tables)"
+        }));
         all.push(always("page tables out of the guest's reach"));
     }
     all.extend([

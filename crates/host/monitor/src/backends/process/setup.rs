@@ -22,6 +22,8 @@ pub struct Setup {
     pub user_errno: u32,
     /// The error number if root's guest could not get a user namespace.
     pub namespace_errno: u32,
+    /// 1 if there is a virtual machine that the processor runs itself.
+    pub hardware: u32,
 }
 
 /// The memory that child and supervisor share: a page that stays for the gate's report, then one that does not.
