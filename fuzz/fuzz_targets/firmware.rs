@@ -26,8 +26,9 @@ fuzz_target!(|bytes: &[u8]| {
     match which % 4 {
         0 => {
             let magic = if rest & 1 == 0 { 0x36d7_6289 } else { 0 };
-            if let Ok(found) = firmware::Firmware::read(&memory, magic, 0) {
-                for word in cmdline::words(found.command_line) {
+            let mut found = firmware::Firmware::EMPTY;
+            if found.read(&memory, magic, 0).is_ok() {
+                for word in cmdline::words(found.command_line()) {
                     let _ = word;
                 }
                 for region in found.regions() {
@@ -36,7 +37,8 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         1 => {
-            let found = acpi::read(&memory, u64::from(rest & 1) * 0xe_0000);
+            let mut found = acpi::Acpi::EMPTY;
+            acpi::read(&mut found, &memory, u64::from(rest & 1) * 0xe_0000);
             let _ = (found.controllers(), found.devices());
         }
         2 => {

@@ -40,7 +40,8 @@ pub struct Progress {
 impl Progress {
     fn begin(&mut self, reason: u32, code: u32) {
         self.begun += 1;
-        (self.reason, self.code) = (reason, code);
+        // As with a process, eight bits of it are told.
+        (self.reason, self.code) = (reason, code & 0xff);
     }
 }
 
@@ -60,7 +61,7 @@ pub fn as_wished(state: &mut State, exit: &Exit) -> ! {
         fault.then_some(&registers),
         last.message.get(..message),
     );
-    state.power.off(exit.code)
+    state.power.off(exit.code & 0xff)
 }
 
 /// Copies as much as there is room for; nothing, if it is not the guest's memory.

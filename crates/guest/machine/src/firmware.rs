@@ -66,6 +66,9 @@ impl Firmware {
         if self.count == 0 {
             return Err("the loader tells of no memory");
         }
+        if self.line_len == MAX_COMMAND_LINE {
+            return Err("the command line is longer than 4095 bytes");
+        }
         Ok(())
     }
 
@@ -203,6 +206,16 @@ mod tests {
         assert_eq!(found.regions(), expected);
         assert_eq!(found.command_line(), b"kiln.name=a b");
         assert_eq!(found.rsdp, 0xf_0000);
+    }
+
+    #[test]
+    fn a_command_line_without_end_is_refused() {
+        let mut memory = pvh();
+        memory.0[1].1 = vec![b'x'; MAX_COMMAND_LINE];
+        assert!(read(&memory, PVH_MAGIC, 0x2000).is_err_and(|fault| fault.contains("4095")));
+        memory.0[1].1[MAX_COMMAND_LINE - 1] = 0;
+        let found = read(&memory, PVH_MAGIC, 0x2000).unwrap();
+        assert_eq!(found.command_line().len(), MAX_COMMAND_LINE - 1);
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Timer {
             return;
         }
         if self.period != 0 {
-            cpu::set_interrupts(false);
+            self.pause();
             self.mode();
         }
         if self.deadline {
@@ -167,6 +167,20 @@ impl Timer {
         }
         if self.period != 0 {
             self.tick();
+        }
+    }
+
+    /// Holds back interrupts while there are ticks; without, they only ever come while the processor waits.
+    pub fn pause(&self) {
+        if self.period != 0 {
+            cpu::set_interrupts(false);
+        }
+    }
+
+    /// Undoes [`pause`](Self::pause); so does [`wait`](Self::wait).
+    pub fn resume(&self) {
+        if self.period != 0 {
+            cpu::set_interrupts(true);
         }
     }
 

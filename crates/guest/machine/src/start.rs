@@ -11,8 +11,6 @@ use core::arch::asm;
 use crate::acpi::{self, Acpi, Sleep};
 #[cfg(feature = "virtio")]
 use crate::attach::{Found, MAX_FOUND};
-#[cfg(feature = "virtio")]
-use crate::buses::Buses;
 use crate::clean;
 use crate::clock::{Beginning, Features};
 use crate::cmdline::{self, Word};

@@ -57,7 +57,11 @@ impl State {
                 break;
             }
             listening = true;
-            if !self.listen(call.wait_receive, call.wait_send, true) {
+            // An interrupt between here and the wait must end the wait, and with ticks it would be taken before.
+            self.timer.pause();
+            if self.listen(call.wait_receive, call.wait_send, true) {
+                self.timer.resume();
+            } else {
                 // Links without interrupts are looked at every now and then.
                 #[cfg(feature = "virtio")]
                 let deadline = if self.polling {

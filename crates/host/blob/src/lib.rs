@@ -21,7 +21,7 @@ use std::{env, fs};
 /// Compiles libraries, then links them into a blob.
 ///
 /// Failures end the build script with a message.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Compiler {
     rustc: OsString,
     out: PathBuf,

@@ -1,7 +1,7 @@
 //! Packing code that unpacks itself: a small format for a decoder of some hundred bytes.
 //!
-//! A stream of bits, the lowest of each byte first. Numbers of known width come with their highest bit first; other
-//! numbers, from 1 on, without their leading 1: before each further bit stands a 1, and a 0 behind the last.
+//! A stream of bits, the lowest of each byte first; so are numbers of known width. Other numbers, from 1 on, come with their
+//! highest bits first and without the leading 1: before each further bit stands a 1, and a 0 behind the last.
 //!
 //! | bits | meaning |
 //! | --- | --- |
@@ -38,7 +38,7 @@ pub fn pack(code: &[u8], address: u32) -> Vec<u8> {
             }
             Step::New { len, back } => {
                 let width = back.ilog2();
-                bits.fixed(0b10, 2);
+                bits.fixed(0b01, 2);
                 bits.fixed(width as usize, 4);
                 bits.fixed(back, width);
                 bits.number(len - 1);
@@ -172,7 +172,7 @@ impl Bits {
     }
 
     fn fixed(&mut self, value: usize, width: u32) {
-        for index in (0..width).rev() {
+        for index in 0..width {
             self.bit(value >> index & 1 != 0);
         }
     }
@@ -190,6 +190,19 @@ impl Bits {
 mod tests {
     use super::*;
 
+    /// A number of this width, behind a leading 1.
+    fn fixed(bit: &mut impl FnMut() -> usize, width: usize) -> usize {
+        (0..width).fold(1 << width, |value, index| value | bit() << index)
+    }
+
+    fn number(bit: &mut impl FnMut() -> usize) -> usize {
+        let mut value = 1;
+        while bit() == 1 {
+            value = value << 1 | bit();
+        }
+        value
+    }
+
     /// What the decoder in `kiln-machine`'s entry does.
     fn unpack(packed: &[u8], len: usize, address: u32) -> Vec<u8> {
         let mut at = 0;
@@ -197,16 +210,6 @@ mod tests {
             at += 1;
             usize::from(packed[(at - 1) / 8] >> ((at - 1) % 8) & 1)
         };
-        fn fixed(bit: &mut impl FnMut() -> usize, width: usize) -> usize {
-            (0..width).fold(1, |value, _| value << 1 | bit())
-        }
-        fn number(bit: &mut impl FnMut() -> usize) -> usize {
-            let mut value = 1;
-            while bit() == 1 {
-                value = value << 1 | bit();
-            }
-            value
-        }
         let mut code = Vec::new();
         let mut back = 0;
         while code.len() < len {
