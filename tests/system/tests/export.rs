@@ -436,16 +436,15 @@ fn failures_leave_nothing_behind() {
             KILN_ERROR,
             "no user network",
         ),
+        (
+            &["-f", "qemu", "-o", &out, "-p", "[::1]:8080:80", image],
+            KILN_ERROR,
+            "IPv4 addresses only",
+        ),
     ] {
         let outcome = session.kiln(["export"].iter().chain(words));
         outcome.ends_with(code).is_one_line_error().tells(text);
     }
-    let long = "x".repeat(3000);
-    session
-        .kiln(["export", "-f", "firecracker", "-o", &out, image, &long])
-        .ends_with(KILN_ERROR)
-        .is_one_line_error()
-        .tells("Firecracker has room for");
     let mut command = session.command(["export", "-f", "iso", "-o", &out, image]);
     let outcome = Running::start(command.env("PATH", "/nowhere")).finish();
     outcome
@@ -453,4 +452,96 @@ fn failures_leave_nothing_behind() {
         .is_one_line_error()
         .tells("install the package grub-");
     assert_eq!(listing(), before, "left behind");
+}
+
+#[test]
+fn an_export_that_is_given_up_leaves_nothing_behind() {
+    if !has_grub() {
+        return;
+    }
+    let session = Session::new();
+    let tools = session.file("tools");
+    fs::create_dir(&tools).expect("a folder");
+    let tool = tools.join("grub-mkimage");
+    let slow = "#!/bin/sh\n: > \"$(dirname \"$0\")/started\"\nsleep 1\n";
+    fs::write(&tool, slow).expect("a script");
+    fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("our file");
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let _ = fs::remove_file(tools.join("started"));
+        let out = session.file("made/disk.iso");
+        fs::create_dir_all(session.file("made")).expect("a folder");
+        let mut command = session.command(["export", "-f", "iso", "-o"]);
+        command
+            .arg(&out)
+            .arg(guest("hello"))
+            .env("PATH", format!("{}:/usr/bin:/bin", tools.display()));
+        let running = Running::start(&mut command);
+        kiln_system_tests::host::eventually("a tool runs", || tools.join("started").exists());
+        running.signal(signal);
+        running.finish().ends_with(code);
+        let left = fs::read_dir(session.file("made")).expect("our folder");
+        assert_eq!(left.count(), 0, "left behind");
+    }
+}
+
+#[test]
+fn nothing_that_is_there_is_replaced() {
+    let session = Session::new();
+    let image = session.file("image.kiln");
+    fs::copy(guest("hello"), &image).expect("a copy");
+    let before = fs::read(&image).expect("the image");
+    let link = session.file("link");
+    std::os::unix::fs::symlink("/nowhere", &link).expect("a link");
+    let folder = session.file("folder");
+    fs::create_dir(&folder).expect("a folder");
+    for format in [
+        "qemu",
+        "firecracker",
+        "cloud-hypervisor",
+        "raw",
+        "iso",
+        "qcow2",
+        "ova",
+    ] {
+        for output in [&image, &link, &folder] {
+            let mut command = session.command(["export", "-f", format, "-o"]);
+            command.arg(output).arg(&image);
+            let outcome = Running::start(&mut command).finish();
+            outcome
+                .ends_with(KILN_ERROR)
+                .is_one_line_error()
+                .tells("exists already");
+        }
+    }
+    assert!(
+        fs::read(&image).expect("the image") == before,
+        "it was replaced"
+    );
+}
+
+#[test]
+fn command_lines_that_would_be_cut_off_are_refused() {
+    let session = Session::new();
+    let out = session.file("out").display().to_string();
+    let image = guest("web");
+    let image = image.to_str().expect("a path in UTF-8");
+    for (format, length) in [
+        ("firecracker", 3000),
+        ("qemu", 4096),
+        ("cloud-hypervisor", 4096),
+        ("raw", 4096),
+        ("iso", 4096),
+        ("qcow2", 4096),
+        ("ova", 100_000),
+    ] {
+        let long = "x".repeat(length);
+        session
+            .kiln(["export", "-f", format, "-o", &out, image, &long])
+            .ends_with(KILN_ERROR)
+            .is_one_line_error()
+            .tells("arguments and environment come to a command line of ")
+            .tells("process and kvm have no such limit");
+    }
+    assert!(!session.file("out").exists());
 }

@@ -81,6 +81,8 @@ on_every_backend! {
     nothing_outlives_the_supervisor
     a_killed_monitor_is_a_killed_guest
     ports_are_free_again
+    a_command_line_that_would_be_cut_off_is_refused
+    protections_that_are_missing_are_listed
 }
 
 fn hello_and_exit_codes(backend: &str) {
@@ -348,6 +350,47 @@ fn ports_are_free_again(backend: &str) {
     }
 }
 
+fn a_command_line_that_would_be_cut_off_is_refused(backend: &str) {
+    let session = Session::new();
+    for long in ["x".repeat(4096), "x".repeat(100_000)] {
+        run(&session, backend, "", "probe", &format!("args {long}"))
+            .ends_with(KILN_ERROR)
+            .is_one_line_error()
+            .tells("arguments and environment come to a command line of ")
+            .tells("the backends process and kvm have no such limit");
+    }
+    // And together, none of them long.
+    let many = "0123456789 ".repeat(1000);
+    let outcome = run(&session, backend, "", "probe", &format!("args {many}"));
+    outcome.ends_with(KILN_ERROR).is_one_line_error();
+    let fits = "x".repeat(1700);
+    let outcome = run(&session, backend, "", "probe", &format!("args {fits}"));
+    assert!(outcome.succeeds().text().contains(&fits));
+}
+
+fn protections_that_are_missing_are_listed(backend: &str) {
+    let session = Session::new();
+    let options = format!("--name it --backend {backend} -e SECRET=ca75e1");
+    let mut running = session.start_guest(&options, "probe", "wait");
+    running.wait_for("ready");
+    let (guest, _) = session.pids("it");
+    let words = fs::read(format!("/proc/{guest}/cmdline")).expect("a command line");
+    let hidden = !words.windows(6).any(|part| part == b"ca75e1");
+    let shown = session.inspect("it");
+    let in_force = |name: &str| {
+        let protections = shown["Protections"].as_array().expect("a list");
+        let one = protections.iter().find(|one| one["Name"] == name);
+        one.expect("it is listed")["InForce"] == true
+    };
+    assert_eq!(in_force("arguments hidden from other users"), hidden);
+    assert_eq!(hidden, backend != "cloud-hypervisor");
+    assert!(!in_force("no file system access (Landlock)"));
+    run(&session, backend, "--strict", "probe", "hello")
+        .ends_with(KILN_ERROR)
+        .tells("--strict: no ")
+        .is_one_line_error();
+}
+
 #[test]
 fn a_program_that_is_missing_is_named_with_what_to_do() {
     let session = Session::new();
@@ -404,6 +447,47 @@ fn strict_refuses_what_a_translated_machine_lacks() {
             .ends_with(KILN_ERROR)
             .tells("--strict: no virtual machine (KVM)")
             .is_one_line_error();
+    }
+}
+
+/// Root's monitors become nobody where the devices are for everybody, and enter their network all the same.
+#[test]
+fn root_connects_guests_whoever_may_open_the_devices() {
+    let tools = find_program(&["unshare"]).filter(|_| kiln_system_tests::host::is_root());
+    let Some(unshare) = tools else {
+        return skip("needs root and `unshare` to put other devices there");
+    };
+    for backend in ["firecracker", "cloud-hypervisor"] {
+        if !is_here(backend) {
+            continue;
+        }
+        for mode in ["600", "666"] {
+            let session = Session::new();
+            let script = "for node in kvm:10:232 net/tun:10:200; do
+                    set -- \"$1\" \"$2\" \"$3\" \"$4\" $(echo $node | tr : ' ')
+                    file=$1/$(basename $5); mknod $file c $6 $7; chmod $4 $file
+                    mount --bind $file /dev/$5
+                done
+                exec $2 run --name it --backend $3 --net user $KILN_TEST_IMAGE serve";
+            let words = ["-m", "--propagation", "private", "sh", "-ec", script, "sh"];
+            let mut command = session.wrapped(&unshare, words);
+            command
+                .env("KILN_TEST_IMAGE", kiln_system_tests::guest("netprobe"))
+                .arg(session.dir())
+                .arg(kiln_system_tests::kiln())
+                .args([backend, mode]);
+            let mut running = kiln_system_tests::Running::start(&mut command);
+            running.wait_for("serving");
+            let shown = session.inspect("it");
+            let protections = shown["Protections"].as_array().expect("a list");
+            let nobody = protections
+                .iter()
+                .find(|one| one["Name"] == "not run as root")
+                .expect("it is listed");
+            assert_eq!(nobody["InForce"], mode == "666", "{backend}: {shown:#}");
+            running.signal(Signal::TERM);
+            running.finish();
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! loader ([`disk`]).
 //!
 //! Everything is made in a folder beside the output, under a name that nobody has, and moved into place when it is
-//! complete. The same image and options give the same bytes, except for `ova`, into whose disk `qemu-img` writes a random
+//! complete; nothing that is there already is replaced. The same image and options give the same bytes, except for `ova`, into whose disk `qemu-img` writes a random
 //! number.
 
 mod disk;
@@ -122,12 +122,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Some(output) => output.clone(),
         None => format!("{}{}", machine.name, arguments.format.ending()).into(),
     };
-    if arguments.format.is_monitor() && output.exists() {
-        return Err(Failure::new(format!(
-            "{} exists already: remove it, or choose another with --output",
-            output.display()
-        )));
-    }
+    tools::is_absent(&output)?;
     let shop = Workshop::beside(&output)?;
     let made = match arguments.format {
         Format::Qemu => monitors::qemu(&shop, &machine)?,
@@ -138,7 +133,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Format::Qcow2 => disk::qcow2(&shop, &machine)?,
         Format::Ova => ova::write(&shop, &machine)?,
     };
-    std::fs::rename(&made, &output).map_err(|error| Error::file("write", &output, error))?;
+    shop.deliver(&made, &output)?;
     if let (false, Some(disk)) = (arguments.format.is_monitor(), machine.disks.first()) {
         eprintln!(
             "kiln: note: start from it as an IDE, SATA or CD drive: the first virtio disk is the program's {:?}",
@@ -187,6 +182,12 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     }
     spec.check()?;
     only_for_monitors(arguments)?;
+    if arguments.format == Format::Qemu {
+        only_ipv4(&spec.ports)?;
+    }
+    if let Some(output) = &arguments.output {
+        tools::is_absent(output)?;
+    }
     spec.env = spec::effective_env(&spec.env);
     spec.image = target::image(Path::new(target), arguments.quiet)?;
     Ok(spec)
@@ -218,6 +219,18 @@ fn only_for_monitors(arguments: &Arguments) -> Result<(), Failure> {
     };
     Err(Failure::new(format!(
         "{option} has no meaning in this format: leave it out, and set that up where the machine runs"
+    )))
+}
+
+/// QEMU's own network listens on no other addresses.
+fn only_ipv4(ports: &[PortForward]) -> Result<(), Failure> {
+    let other = |port: &&PortForward| port.host.is_ipv6() && !port.both_families;
+    let Some(port) = ports.iter().find(other) else {
+        return Ok(());
+    };
+    Err(Failure::new(format!(
+        "--publish {}:{}: QEMU's user network forwards from IPv4 addresses only: use one, or none for all of them",
+        port.host, port.guest_port
     )))
 }
 

@@ -20,6 +20,7 @@ use rustix::net::{
 
 use super::tap;
 use crate::Error;
+use crate::backends::foreign::child::is_for_everybody;
 
 /// The tap device's name.
 pub const INTERFACE: &str = "kiln0";
@@ -156,8 +157,43 @@ fn receive(from: &OwnedFd) -> rustix::io::Result<Result<Island, (u8, Errno)>> {
     Ok(Err((bytes[0], Errno::from_raw_os_error(number))))
 }
 
+/// Makes nobody the owner of namespaces that are made from here on. This process keeps its rights until then, and its
+/// access to files for good.
+///
+/// Who is to enter a namespace must own it or have power over its owner: root's monitors become nobody first.
+fn own_as_nobody() -> Result<(), Errno> {
+    const NOBODY: libc::uid_t = 65534;
+    const KEEP: libc::uid_t = libc::uid_t::MAX;
+    // SAFETY: integers only, in a child with one thread. Raw calls: the C library's would look for other threads.
+    unsafe {
+        // Rights do not go with the user. Who may not even say that needs none to make a namespace, or gets none.
+        libc::prctl(
+            libc::PR_SET_SECUREBITS,
+            libc::SECBIT_NO_SETUID_FIXUP,
+            0,
+            0,
+            0,
+        );
+        checked(libc::syscall(libc::SYS_setresuid, KEEP, NOBODY, KEEP) as libc::c_int)?;
+        // It gives the user from before, and the kernel allows it since that is still the real one.
+        libc::syscall(libc::SYS_setfsuid, 0);
+    }
+    Ok(())
+}
+
+/// Whether a monitor that opens the devices of such a machine can be nobody.
+fn is_for_nobody(opened: bool) -> bool {
+    let devices = ["/dev/kvm", "/dev/net/tun"];
+    let devices = &devices[..if opened { 1 } else { 2 }];
+    rustix::process::geteuid().is_root() && devices.iter().all(|path| is_for_everybody(path))
+}
+
 fn make(opened: bool) -> Result<Island, Failed> {
     let at = |step: Step| move |error: Errno| (step, error);
+    if is_for_nobody(opened) {
+        // Where that is refused, the monitor cannot become nobody either.
+        let _ = own_as_nobody();
+    }
     // SAFETY: gives this process, a child with one thread, namespaces of its own.
     if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) } != 0 {
         return Err((Step::Namespace, last_error()));
@@ -283,6 +319,38 @@ mod tests {
             assert!(error.contains("--net tap:IFNAME"), "{error}");
             assert!(!error.contains('\n'));
         }
+    }
+
+    /// The owner of the user namespace that a network namespace belongs to (`ioctl_nsfs(2)`).
+    fn owner(namespace: &OwnedFd) -> libc::uid_t {
+        const NS_GET_USERNS: libc::c_ulong = 0xb701;
+        const NS_GET_OWNER_UID: libc::c_ulong = 0xb704;
+        let mut owner = 0;
+        // SAFETY: the first makes a descriptor, the second writes one user id.
+        unsafe {
+            let user = checked(libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS)).unwrap();
+            let user = OwnedFd::from_raw_fd(user);
+            checked(libc::ioctl(
+                user.as_raw_fd(),
+                NS_GET_OWNER_UID,
+                &raw mut owner,
+            ))
+            .unwrap();
+        }
+        owner
+    }
+
+    #[test]
+    fn it_belongs_to_whom_the_monitor_will_be() {
+        let Ok(island) = Island::new(true) else {
+            return;
+        };
+        let monitor = if is_for_nobody(true) {
+            65534
+        } else {
+            rustix::process::geteuid().as_raw()
+        };
+        assert_eq!(owner(&island.namespace), monitor);
     }
 
     /// Where this host lets us make one.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use kiln_image::{Digest, Image, digest};
+use kiln_monitor::backends::foreign::{limits, plan as other};
 use kiln_monitor::devices::manifest::{self, Source};
 use kiln_monitor::devices::net::{Link, NetOption, TapOptions};
 use kiln_monitor::size::Size;
@@ -16,9 +17,6 @@ use crate::exit::Failure;
 
 /// The interface of a link that is configured, but connected to nothing here. No interface can have this name.
 pub const STATIC: &str = "..";
-
-/// Memory that the machine part uses for itself, and below the image.
-const OVERHEAD: u64 = 4 << 20;
 
 /// A machine.
 pub struct Machine {
@@ -100,18 +98,27 @@ impl Machine {
             }
         }
         let layout = image.layout().clone();
-        let guest = spec.memory.bytes().saturating_add(layout.memory_size());
-        let tables = guest / 256;
-        Ok(Self {
+        let memory = other::machine_memory(layout.memory_size(), spec.memory.bytes());
+        let machine = Self {
             name,
             image: bytes(image).map_err(|error| Error::file("read", image.path(), error))?,
             layout,
-            memory: Size::from_bytes(guest.saturating_add(tables + OVERHEAD)),
+            memory: Size::from_bytes(memory),
             words,
             links,
             disks,
             ports: spec.ports.clone(),
-        })
+        };
+        let length = machine.line().len();
+        match format {
+            Format::Firecracker => {
+                limits::check_firecracker(length, machine.links.len() + machine.disks.len())
+            }
+            // Devices on a PCI bus need no words.
+            _ => limits::check_line(length, 0),
+        }
+        .map_err(Error::from)?;
+        Ok(machine)
     }
 
     /// The whole command line.

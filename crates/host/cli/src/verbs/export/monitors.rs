@@ -14,11 +14,6 @@ use super::mebibytes;
 use super::tools::Workshop;
 use crate::exit::Failure;
 
-/// The longest command line that Firecracker takes, its own words for devices included.
-const FIRECRACKER_LINE: usize = 2048;
-/// What it adds for each device.
-const FIRECRACKER_DEVICE: usize = 64;
-
 /// A folder for QEMU 7.2 or later.
 ///
 /// # Errors
@@ -30,16 +25,8 @@ pub fn qemu(shop: &Workshop, machine: &Machine) -> Result<PathBuf, Failure> {
 /// A folder for Firecracker 1.12 or later.
 ///
 /// # Errors
-/// A command line that is too long, and the file system's.
+/// The file system's.
 pub fn firecracker(shop: &Workshop, machine: &Machine) -> Result<PathBuf, Failure> {
-    let devices = machine.links.len() + machine.disks.len() + 1;
-    let most = FIRECRACKER_LINE - devices * FIRECRACKER_DEVICE - 1;
-    let length = machine.line().len();
-    if length > most {
-        return Err(Failure::new(format!(
-            "arguments and environment come to {length} bytes, more than the {most} that Firecracker has room for: shorten them"
-        )));
-    }
     let config = serde_json::to_string_pretty(&firecracker_config(machine))?;
     shop.write(format!("{OUT}/config.json"), config + "\n")?;
     let command = ["firecracker --no-api --config-file config.json".to_owned()];

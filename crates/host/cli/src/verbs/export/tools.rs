@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kiln_monitor::Error;
+use kiln_monitor::signals::{self, Signals};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use crate::exit::Failure;
 
@@ -27,9 +30,30 @@ pub struct Tool {
     pub package: &'static str,
 }
 
-/// A folder that goes away with everything in it.
+/// A folder that goes away with everything in it, also if the user wants no more of it meanwhile.
 pub struct Workshop {
     folder: PathBuf,
+    /// From here on these do not end the process, but what it does.
+    signals: Signals,
+}
+
+/// Refuses an output that is there already, whatever it is.
+///
+/// # Errors
+/// If it is there.
+pub fn is_absent(output: &Path) -> Result<(), Failure> {
+    match output.symlink_metadata() {
+        Ok(_) => Err(exists(output)),
+        // What else there may be to say is said when it is made.
+        Err(_) => Ok(()),
+    }
+}
+
+fn exists(output: &Path) -> Failure {
+    Failure::new(format!(
+        "{} exists already: remove it, or choose another with --output",
+        output.display()
+    ))
 }
 
 impl Workshop {
@@ -49,8 +73,36 @@ impl Workshop {
         hidden.push(format!(".{}", std::process::id()));
         let folder = std::path::absolute(output.with_file_name(hidden))
             .map_err(|error| Error::file("create", output, error))?;
+        let signals = signals::block()?;
         fs::create_dir(&folder).map_err(|error| Error::file("create", &folder, error))?;
-        Ok(Self { folder })
+        Ok(Self { folder, signals })
+    }
+
+    /// Moves what was made to where nothing is yet.
+    ///
+    /// # Errors
+    /// If something has come there meanwhile, the file system's, and the user's wish to end.
+    pub fn deliver(&self, made: &Path, output: &Path) -> Result<(), Failure> {
+        self.goes_on()?;
+        let moved = match renameat_with(CWD, made, CWD, output, RenameFlags::NOREPLACE) {
+            // Not every file system knows how.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                is_absent(output)?;
+                fs::rename(made, output)
+            }
+            Err(Errno::EXIST) => return Err(exists(output)),
+            result => result.map_err(io::Error::from),
+        };
+        moved.map_err(|error| Error::file("write", output, error).into())
+    }
+
+    /// Whether the user still wants it.
+    fn goes_on(&self) -> Result<(), Failure> {
+        let signal = self
+            .signals
+            .next()
+            .and_then(|signal| u8::try_from(signal).ok());
+        signal.map_or(Ok(()), |signal| Err(Failure::Silent(128 + signal)))
     }
 
     /// The path of something in it.
@@ -129,6 +181,8 @@ impl Workshop {
             }
             result => result.map_err(|error| Error::file("run", program, error))?,
         };
+        // A program in the same terminal has been told the same.
+        self.goes_on()?;
         if output.status.success() {
             return Ok(());
         }
@@ -172,6 +226,34 @@ mod tests {
         assert!(folder.exists());
         drop(shop);
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn nothing_that_is_there_is_replaced() {
+        let folder = std::env::temp_dir().join(format!("kiln-deliver-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let output = folder.join("out");
+        let shop = Workshop::beside(&output).unwrap();
+        let deliver = |text: &str| {
+            let made = shop.write("made", text).unwrap();
+            shop.deliver(&made, &output)
+        };
+        deliver("first").unwrap();
+        let there = |result| match result {
+            Err(Failure::Message { text, .. }) => text.contains("exists already"),
+            _ => false,
+        };
+        assert!(there(is_absent(&output)) && there(deliver("second")));
+        assert_eq!(fs::read(&output).unwrap(), b"first");
+        fs::remove_file(&output).unwrap();
+        // Not even a link that leads nowhere, or an empty folder.
+        std::os::unix::fs::symlink("/nowhere", &output).unwrap();
+        assert!(there(is_absent(&output)) && there(deliver("third")));
+        fs::remove_file(&output).unwrap();
+        fs::create_dir(&output).unwrap();
+        assert!(there(is_absent(&output)) && there(deliver("fourth")));
+        drop(shop);
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::Error;
@@ -64,23 +64,52 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// Write end of its standard input, non-blocking.
     pub input: OwnedFd,
-    /// Read end of its standard error, non-blocking.
-    pub errors: OwnedFd,
     /// Why it has no namespaces of its own, if it has not.
     pub no_namespaces: Option<io::Error>,
+    /// Why it is still root where it should have become nobody.
+    pub still_root: Option<io::Error>,
 }
 
-/// Starts a monitor.
+/// What the host did not grant: error numbers, 0 for what it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Refused {
+    namespaces: i32,
+    nobody: i32,
+}
+
+impl Refused {
+    const SIZE: usize = 8;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&self.namespaces.to_ne_bytes());
+        bytes[4..].copy_from_slice(&self.nobody.to_ne_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let number = |at: usize| i32::from_ne_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
+        Self {
+            namespaces: number(0),
+            nobody: number(4),
+        }
+    }
+}
+
+/// Starts a monitor. Also gives the read end of its standard error, which does not block.
 ///
 /// # Errors
 /// [`Error::Host`].
-pub fn start(order: Order) -> Result<Child, Error> {
+pub fn start(order: Order) -> Result<(Child, OwnedFd), Error> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(Error::host("make a pipe"));
     let (stdin, input) = match order.input {
         Input::Pipe => pipe()?,
         Input::Terminal => terminal().map_err(Error::host("make a terminal"))?,
     };
     let (errors, stderr) = pipe()?;
+    // Firecracker opens it by path, as another user.
+    rustix::fs::fchmod(&stderr, Mode::from_raw_mode(0o666))
+        .map_err(Error::host("set up a pipe"))?;
     let (told, note) = pipe()?;
     // Its own messages must not hold a monitor up that says more than anybody wants to know.
     for end in [&input, &errors, &stderr] {
@@ -100,8 +129,9 @@ pub fn start(order: Order) -> Result<Child, Error> {
     // SAFETY: what runs between fork and exec makes system calls only.
     unsafe {
         command.pre_exec(move || {
-            let namespaces = prepare(&descriptors, network, nobody, parent)?;
-            let _ = rustix::io::write(&note, &namespaces.to_ne_bytes());
+            let refused = prepare(&descriptors, network, nobody, parent)?;
+            // It fits a pipe at once.
+            rustix::io::write(&note, &refused.to_bytes())?;
             Ok(())
         });
     }
@@ -110,22 +140,35 @@ pub fn start(order: Order) -> Result<Child, Error> {
         .map_err(Error::host("start the virtual machine's monitor"));
     // The child's ends, and the note's.
     drop(command);
-    let child = spawned?;
-    let pid = child.id();
-    let pidfd = rustix::process::Pid::from_raw(pid.cast_signed())
-        .ok_or(rustix::io::Errno::SRCH)
-        .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()))
-        .map_err(Error::host("watch the virtual machine's monitor"))?;
-    let mut errno = [0; 4];
-    let count = rustix::io::read(&told, &mut errno).unwrap_or(0);
-    let errno = i32::from_ne_bytes(errno);
-    Ok(Child {
-        pid,
+    let mut child = spawned?;
+    let watched = watch(&child, &told);
+    let (pidfd, refused) = watched.map_err(|error| {
+        // Nobody has waited for it yet, so the number is still its own. What went wrong before is what is told.
+        let _ = child.kill();
+        let _ = child.wait();
+        Error::host("watch the virtual machine's monitor")(error)
+    })?;
+    let number = |errno: i32| (errno != 0).then(|| io::Error::from_raw_os_error(errno));
+    let child = Child {
+        pid: child.id(),
         pidfd,
         input,
-        errors,
-        no_namespaces: (count == 4 && errno != 0).then(|| io::Error::from_raw_os_error(errno)),
-    })
+        no_namespaces: number(refused.namespaces),
+        still_root: number(refused.nobody),
+    };
+    Ok((child, errors))
+}
+
+/// A descriptor for the child, and what it has noted.
+fn watch(child: &std::process::Child, told: &OwnedFd) -> io::Result<(OwnedFd, Refused)> {
+    let pid = rustix::process::Pid::from_child(child);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    let mut note = [0; Refused::SIZE];
+    let count = rustix::io::retry_on_intr(|| rustix::io::read(told, &mut note))?;
+    if count != note.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((pidfd, Refused::from_bytes(note)))
 }
 
 /// A terminal's two ends: the program's and ours.
@@ -149,8 +192,15 @@ pub fn is_for_everybody(path: &str) -> bool {
     std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o006 == 0o006)
 }
 
-/// Runs in the child. Returns why there are no namespaces, 0 if there are.
-fn prepare(descriptors: &[RawFd], network: Network, nobody: bool, parent: u32) -> io::Result<i32> {
+/// Runs in the child.
+fn prepare(
+    descriptors: &[RawFd],
+    network: Network,
+    nobody: bool,
+    parent: u32,
+) -> io::Result<Refused> {
+    let mut refused = Refused::default();
+    let number = |error: &io::Error| error.raw_os_error().unwrap_or(libc::EIO);
     // SAFETY: all calls take integers, or pointers to what lives on this stack.
     unsafe {
         checked(libc::setsid())?;
@@ -167,40 +217,57 @@ fn prepare(descriptors: &[RawFd], network: Network, nobody: bool, parent: u32) -
         // Fails only where the limit is lower already.
         libc::setrlimit(libc::RLIMIT_CORE, &raw const core);
         if nobody && libc::geteuid() == 0 {
-            become_nobody();
+            refused.nobody = become_nobody().map_or_else(|error| number(&error), |()| 0);
         }
-        let errno = match namespaces(network) {
-            Ok(()) => 0,
-            Err(error) => match network {
+        if let Err(error) = namespaces(network) {
+            if matches!(network, Network::Of(_)) {
                 // It would not find its network.
-                Network::Of(_) => return Err(error),
-                _ => error.raw_os_error().unwrap_or(libc::EIO),
-            },
-        };
+                return Err(error);
+            }
+            refused.namespaces = number(&error);
+        }
         // In a namespace of its own it has them all, and root where there is none: the program gets none of them.
         for capability in 0..64 {
             libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
         }
+        let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL;
+        checked(libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0))?;
+        drop_capabilities()?;
+        // With it, exec gives root none back (capabilities(7)).
         checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         // Last, since a change of user clears it.
         checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
         if libc::getppid().cast_unsigned() != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        Ok(errno)
+        Ok(refused)
     }
+}
+
+/// No capability in any set (`capset(2)`).
+///
+/// # Safety
+/// In a child with one thread.
+unsafe fn drop_capabilities() -> io::Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: reads a header and two sets of three words.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    checked(result as i32).map(drop)
 }
 
 /// # Safety
 /// In a child with one thread.
-unsafe fn become_nobody() {
+unsafe fn become_nobody() -> io::Result<()> {
     const NOBODY: libc::uid_t = 65534;
     // SAFETY: integers only. Raw calls: the C library's would look for other threads.
     unsafe {
-        libc::syscall(libc::SYS_setgroups, 0, 0);
-        libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY);
-        libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY);
+        checked(libc::syscall(libc::SYS_setgroups, 0, 0) as i32)?;
+        checked(libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) as i32)?;
+        checked(libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) as i32)?;
     }
+    Ok(())
 }
 
 /// # Safety
@@ -256,7 +323,7 @@ mod tests {
         let arguments = ["-c".to_owned(), "head -c 2 | od -An -tx1".to_owned()];
         let mut order = order(&arguments, write, &[]);
         order.input = Input::Terminal;
-        let child = start(order).unwrap();
+        let (child, _errors) = start(order).unwrap();
         rustix::io::write(&child.input, &[3, 4]).unwrap();
         let mut text = String::new();
         std::fs::File::from(read).read_to_string(&mut text).unwrap();
@@ -268,7 +335,7 @@ mod tests {
     fn output_of(script: &str, descriptors: &[RawFd]) -> String {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let arguments = ["-c".to_owned(), script.to_owned()];
-        let child = start(order(&arguments, write, descriptors)).unwrap();
+        let (child, _errors) = start(order(&arguments, write, descriptors)).unwrap();
         let mut text = String::new();
         std::fs::File::from(read).read_to_string(&mut text).unwrap();
         // SAFETY: our child.
@@ -309,6 +376,16 @@ mod tests {
         assert_eq!(field("CapEff:"), "0000000000000000");
         assert_eq!(field("CapPrm:"), "0000000000000000");
         assert_eq!(field("CapBnd:"), "0000000000000000");
+        assert_eq!(field("CapInh:"), "0000000000000000");
+        assert_eq!(field("CapAmb:"), "0000000000000000");
+    }
+
+    #[test]
+    fn what_the_host_refused_comes_through_the_note() {
+        for (namespaces, nobody) in [(0, 0), (libc::EPERM, 0), (0, libc::EINVAL), (1, 2)] {
+            let refused = Refused { namespaces, nobody };
+            assert_eq!(Refused::from_bytes(refused.to_bytes()), refused);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use super::Error;
 use super::child::Input;
 use super::guest::{Sign, Told};
+use super::limits;
 use super::plan::{Plan, Planned, by_path};
 
 /// The program.
@@ -19,14 +20,16 @@ pub const ADVICE: &str =
 /// What Cloud Hypervisor is to be started with.
 ///
 /// # Errors
-/// None yet.
+/// [`Error::Unable`] if the command line is too long.
 pub fn tell(plan: &Plan) -> Result<Told, Error> {
+    limits::check_line(plan.line.len(), 0)?;
     Ok(Told {
         arguments: arguments(plan),
         descriptors: Vec::new(),
         input: Input::Terminal,
         sign: Sign::Thread("vcpu0"),
         needs_kvm: true,
+        shows_line: true,
     })
 }
 
@@ -78,6 +81,14 @@ mod tests {
     use super::super::plan::Planning;
     use super::super::plan::testing::plan;
     use super::*;
+
+    #[test]
+    fn a_command_line_that_would_be_cut_off_is_refused() {
+        let mut plan = plan(&[]);
+        plan.line = "x".repeat(4096);
+        let error = tell(&plan).err().unwrap().to_string();
+        assert!(error.contains("4096 bytes"), "{error}");
+    }
 
     #[test]
     fn devices_of_a_kind_stand_behind_one_option() {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Error;
 use super::child::Input;
 use super::guest::{Sign, Told};
+use super::limits;
 use super::plan::{self, Plan, Planned, Planning, by_path};
 
 /// The program.
@@ -19,34 +20,12 @@ pub const PROGRAM: &str = "firecracker";
 pub const ADVICE: &str =
     "get it from github.com/firecracker-microvm/firecracker/releases and put it on PATH";
 
-/// The longest command line it takes, its own words for devices included.
-const MAX_LINE: usize = 2048;
-
-/// What it adds for each device: `virtio_mmio.device=4K@0xc0001000:5` and a space.
-const DEVICE_WORD: usize = 40;
-
-/// It gives each device an interrupt of its own, from 5 to 23; one is for random numbers.
-const MAX_DEVICES: usize = 18;
-
 /// What Firecracker is to be started with.
 ///
 /// # Errors
-/// [`Error::Unable`] if the command line is too long, [`Error::Host`].
+/// [`Error::Unable`] if there is too much of something, [`Error::Host`].
 pub fn tell(plan: &Plan) -> Result<Told, Error> {
-    if plan.devices.len() > MAX_DEVICES {
-        return Err(Error::Unable(format!(
-            "Firecracker has room for {MAX_DEVICES} devices, and this image has {}: use --backend qemu or process",
-            plan.devices.len()
-        )));
-    }
-    let length = plan.line.len() + (plan.devices.len() + 1) * DEVICE_WORD;
-    if length >= MAX_LINE {
-        return Err(Error::Unable(format!(
-            "arguments and environment come to {} bytes, more than the {} that Firecracker has room for: use --backend qemu or process",
-            plan.line.len(),
-            MAX_LINE - (plan.devices.len() + 1) * DEVICE_WORD - 1,
-        )));
-    }
+    limits::check_firecracker(plan.line.len(), plan.devices.len())?;
     let text = config(plan).to_string();
     let file = plan::memory_file("firecracker-config", &mut text.as_bytes())?;
     let arguments = [
@@ -64,6 +43,7 @@ pub fn tell(plan: &Plan) -> Result<Told, Error> {
         input: Input::Pipe,
         sign: Sign::Thread("fc_vcpu 0"),
         needs_kvm: true,
+        shows_line: false,
     })
 }
 

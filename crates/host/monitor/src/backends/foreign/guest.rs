@@ -9,6 +9,7 @@ use kiln_abi::ExitReason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::child::{self, Child, Input, Network, Order};
+use super::errors::Errors;
 use super::report::{Report, Screen};
 use super::{Error, Monitor, qemu};
 use crate::backend::{Ended, Guest, How, Launch, Protection, Usage};
@@ -48,13 +49,15 @@ pub struct Told {
     pub sign: Sign,
     /// Whether it opens `/dev/kvm`.
     pub needs_kvm: bool,
+    /// Whether the guest's command line is among the arguments, where everybody on the host can read it.
+    pub shows_line: bool,
 }
 
 /// How it is known that a machine runs.
 #[derive(Debug)]
 pub enum Sign {
-    /// An answer on this control socket, see [`qemu::ask`].
-    Answer(OwnedFd),
+    /// All that is to be said on a control socket is answered.
+    Control(qemu::Control),
     /// A thread of this name.
     Thread(&'static str),
 }
@@ -64,6 +67,7 @@ pub enum Sign {
 pub struct ForeignGuest {
     title: &'static str,
     child: Child,
+    errors: Errors,
     screen: Screen,
     /// Until it has been looked for.
     sign: Option<Sign>,
@@ -73,8 +77,6 @@ pub struct ForeignGuest {
     /// It was ended by [`Guest::kill`].
     killed: Cell<bool>,
     protections: Vec<Protection>,
-    /// What the monitor wrote to its standard error, once it has ended.
-    said: String,
     ended: Option<Ended>,
 }
 
@@ -102,7 +104,16 @@ pub(super) fn start(
     descriptors.extend(told.descriptors.iter().map(AsRawFd::as_raw_fd));
     descriptors.extend(launch.devices.iter().map(|device| device.host.as_raw_fd()));
     let strict = launch.strict;
-    let child = child::start(Order {
+    let mut granted = Granted {
+        network,
+        shows_line: told.shows_line,
+        root: needs_root.clone().filter(|_| root),
+        no_namespaces: None,
+    };
+    if strict {
+        refuse_missing(&protections(monitor, &granted))?;
+    }
+    let (child, errors) = child::start(Order {
         program: &monitor.program,
         arguments: &told.arguments,
         descriptors: &descriptors,
@@ -111,14 +122,15 @@ pub(super) fn start(
         network,
         nobody: needs_root.is_none(),
     })?;
-    let protections = protections(
-        monitor,
-        network,
-        child.no_namespaces.as_ref(),
-        needs_root.filter(|_| root),
-    );
-    let guest = ForeignGuest {
+    // With our copies of its ends open, nobody would see that it has closed them.
+    drop(told.descriptors);
+    granted.no_namespaces = child.no_namespaces.as_ref().map(crate::error::describe);
+    let still_root = child.still_root.as_ref().map(crate::error::describe);
+    granted.root = granted.root.or(still_root);
+    let protections = protections(monitor, &granted);
+    let mut guest = ForeignGuest {
         title: monitor.title(),
+        errors: Errors::of(errors),
         child,
         screen: Screen::new(token),
         sign: Some(told.sign),
@@ -126,17 +138,27 @@ pub(super) fn start(
         spoke: false,
         killed: Cell::new(false),
         protections,
-        said: String::new(),
         ended: None,
     };
-    if strict && let Some(missing) = guest.protections.iter().find(|one| one.missing.is_some()) {
+    if strict {
         // Dropping it ends it.
-        return Err(Error::Missing {
-            name: missing.name,
-            reason: missing.missing.clone().unwrap_or_default(),
-        });
+        refuse_missing(&guest.protections)?;
+    }
+    if let Some(Sign::Control(_)) = guest.sign {
+        // It waits to be told.
+        guest.come_up()?;
     }
     Ok(guest)
+}
+
+/// For `--strict`.
+fn refuse_missing(protections: &[Protection]) -> Result<(), Error> {
+    let missing = protections
+        .iter()
+        .find_map(|one| Some((one.name, one.missing.clone()?)));
+    missing.map_or(Ok(()), |(name, reason)| {
+        Err(Error::Missing { name, reason })
+    })
 }
 
 /// Which network namespace the monitor is to be in: monitors that open or look up tap devices must be where these are.
@@ -185,29 +207,37 @@ fn needs_root(monitor: &Monitor, told: &Told, launch: &Launch) -> Option<String>
     ))
 }
 
-fn protections(
-    monitor: &Monitor,
+/// What is known of a monitor's process.
+struct Granted {
     network: Network,
-    no_namespaces: Option<&io::Error>,
+    /// The guest's command line is among its arguments.
+    shows_line: bool,
+    /// Why it is root, if it is.
     root: Option<String>,
-) -> Vec<Protection> {
+    /// Why it has no namespaces of its own, if it has not.
+    no_namespaces: Option<String>,
+}
+
+fn protections(monitor: &Monitor, granted: &Granted) -> Vec<Protection> {
     let always = |name| Protection {
         name,
         missing: None,
     };
     let given = |name, missing| Protection { name, missing };
-    let no_namespaces = no_namespaces.map(crate::error::describe);
-    let no_network = no_namespaces.clone().or_else(|| {
-        (network == Network::Ours)
-            .then(|| format!("{} opens the tap device by name", monitor.title()))
+    let title = monitor.title();
+    let no_network = granted.no_namespaces.clone().or_else(|| {
+        (granted.network == Network::Ours).then(|| format!("{title} opens the tap device by name"))
     });
+    let shown = granted
+        .shows_line
+        .then(|| format!("{title} takes them on its command line"));
     let emulated = monitor.emulates().then(|| {
         "QEMU translates the guest's code (TCG), which its makers do not count on for isolation"
             .to_owned()
     });
     vec![
         given("virtual machine (KVM)", emulated),
-        always(match monitor.title() {
+        always(match title {
             "QEMU" => "seccomp filter (QEMU's)",
             "Firecracker" => "seccomp filter (Firecracker's)",
             _ => "seccomp filter (Cloud Hypervisor's, not on its first thread)",
@@ -215,9 +245,14 @@ fn protections(
         always("no new privileges"),
         always("no capabilities"),
         always("descriptors closed"),
-        given("not run as root", root),
-        given("user namespace", no_namespaces),
+        given("not run as root", granted.root.clone()),
+        given("user namespace", granted.no_namespaces.clone()),
         given("network namespace", no_network),
+        given(
+            "no file system access (Landlock)",
+            Some(format!("{title} opens files of its own")),
+        ),
+        given("arguments hidden from other users", shown),
     ]
 }
 
@@ -229,7 +264,7 @@ impl ForeignGuest {
     }
 
     /// Waits for a sign that the machine runs. False if the monitor ends, or takes too long.
-    fn comes_up(&self, sign: &Sign) -> rustix::io::Result<bool> {
+    fn shows(&self, sign: &mut Sign) -> Result<bool, Error> {
         let until = Instant::now() + START_PATIENCE;
         match sign {
             Sign::Thread(name) => {
@@ -240,21 +275,16 @@ impl ForeignGuest {
                 }
                 Ok(true)
             }
-            Sign::Answer(control) => {
-                qemu::ask(control)?;
-                let (mut text, mut piece) = (Vec::new(), [0; 1024]);
-                while !qemu::is_answer(&text) {
-                    let left = until.saturating_duration_since(Instant::now());
-                    let mut fds = [
-                        PollFd::new(control, PollFlags::IN),
-                        PollFd::new(&self.child.pidfd, PollFlags::IN),
-                    ];
-                    if left.is_zero() || poll(&mut fds, Some(&timespec(left)))? == 0 {
-                        return Ok(false);
-                    }
-                    match rustix::io::read(control, &mut piece)? {
-                        0 => return Ok(false),
-                        count => text.extend(&piece[..count]),
+            Sign::Control(control) => {
+                // A socket that breaks is as good as a monitor that ends.
+                while control.say_next().unwrap_or(true) {
+                    match self.answer(control, until) {
+                        Ok(Some(Ok(()))) => {}
+                        Ok(Some(Err(said))) => {
+                            let monitor = self.title;
+                            return Err(Error::Died { monitor, said });
+                        }
+                        Ok(None) | Err(_) => return Ok(false),
                     }
                 }
                 Ok(true)
@@ -262,8 +292,62 @@ impl ForeignGuest {
         }
     }
 
+    /// The next answer; `None` if there comes none.
+    fn answer(
+        &self,
+        control: &mut qemu::Control,
+        until: Instant,
+    ) -> rustix::io::Result<Option<Result<(), String>>> {
+        let mut piece = [0; 1024];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [
+                PollFd::new(&*control, PollFlags::IN),
+                PollFd::new(&self.child.pidfd, PollFlags::IN),
+            ];
+            if left.is_zero() || poll(&mut fds, Some(&timespec(left)))? == 0 {
+                return Ok(None);
+            }
+            let count = rustix::io::read(&*control, &mut piece)?;
+            if count == 0 {
+                return Ok(None);
+            }
+            if let Some(answer) = control.hear(&piece[..count]) {
+                return Ok(Some(answer));
+            }
+        }
+    }
+
+    /// Returns when the machine runs, once.
+    fn come_up(&mut self) -> Result<(), Error> {
+        // Nothing is wanted of a control socket afterwards, and what is not read would pile up.
+        let Some(mut sign) = self.sign.take() else {
+            return Ok(());
+        };
+        match self.shows(&mut sign) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(refused) => {
+                self.kill();
+                return Err(refused);
+            }
+        }
+        if !self.has_ended(Duration::from_millis(100)) {
+            self.kill();
+            return Err(Error::Died {
+                monitor: self.title,
+                said: format!("it took more than {} s", START_PATIENCE.as_secs()),
+            });
+        }
+        // A guest may have come and gone: then there is something on its console, and the supervisor finds out.
+        if self.errors.text().is_empty() {
+            return Ok(());
+        }
+        Err(self.died())
+    }
+
     fn died(&self) -> Error {
-        let said = last_line(&self.said);
+        let said = last_line(&self.errors.text());
         Error::Died {
             monitor: self.title,
             said: if said.is_empty() {
@@ -272,15 +356,6 @@ impl ForeignGuest {
                 said
             },
         }
-    }
-
-    fn collect_said(&mut self) {
-        let mut bytes = Vec::new();
-        let mut piece = [0; 4096];
-        while let Ok(count @ 1..) = rustix::io::read(&self.child.errors, &mut piece) {
-            bytes.extend(&piece[..count]);
-        }
-        self.said.push_str(&String::from_utf8_lossy(&bytes));
     }
 
     /// Makes sense of how the process ended and what the guest said before.
@@ -320,7 +395,7 @@ impl ForeignGuest {
                 _ => {
                     ended.how = How::MonitorFailed;
                     ended.code = EXIT_KILN;
-                    ended.message = match (last_line(&self.said), signal) {
+                    ended.message = match (last_line(&self.errors.text()), signal) {
                         (said, 0) if !said.is_empty() => format!("{}: {said}", self.title),
                         (_, 0) => format!("{} ended with code {}", self.title, status >> 8 & 0xff),
                         _ => format!("{} ended by signal {signal}", self.title),
@@ -334,27 +409,7 @@ impl ForeignGuest {
 
 impl Guest for ForeignGuest {
     fn wait_started(&mut self) -> Result<(), crate::Error> {
-        // Nothing is wanted of a control socket afterwards, and what is not read would pile up.
-        let Some(sign) = self.sign.take() else {
-            return Ok(());
-        };
-        if matches!(self.comes_up(&sign), Ok(true)) {
-            return Ok(());
-        }
-        if !self.has_ended(Duration::from_millis(100)) {
-            self.kill();
-            return Err(Error::Died {
-                monitor: self.title,
-                said: format!("it took more than {} s", START_PATIENCE.as_secs()),
-            }
-            .into());
-        }
-        // A guest may have come and gone: then there is something on its console, and the supervisor finds out.
-        self.collect_said();
-        if self.said.is_empty() {
-            return Ok(());
-        }
-        Err(self.died().into())
+        Ok(self.come_up()?)
     }
 
     fn screen(&mut self, output: &mut Vec<u8>, last: bool) {
@@ -394,7 +449,6 @@ impl Guest for ForeignGuest {
             return Ok(ended.clone());
         }
         let (status, cpu_ns) = os::reap(self.child.pid)?;
-        self.collect_said();
         let ended = self.describe(status, cpu_ns);
         self.ended = Some(ended.clone());
         Ok(ended)
@@ -466,7 +520,7 @@ mod tests {
     /// A shell script in a monitor's place, and the read end of its console.
     fn guest(script: &str) -> (ForeignGuest, OwnedFd) {
         let (console, output) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let child = child::start(Order {
+        let (child, errors) = child::start(Order {
             program: Path::new("/bin/sh"),
             arguments: &["-c".to_owned(), script.to_owned()],
             descriptors: &[],
@@ -478,6 +532,7 @@ mod tests {
         .unwrap();
         let guest = ForeignGuest {
             title: "Shell",
+            errors: Errors::of(errors),
             child,
             screen: Screen::new(TOKEN),
             sign: Some(Sign::Thread("sleep")),
@@ -485,7 +540,6 @@ mod tests {
             spoke: false,
             killed: Cell::new(false),
             protections: Vec::new(),
-            said: String::new(),
             ended: None,
         };
         (guest, console)
@@ -528,6 +582,18 @@ mod tests {
             "Shell could not start the guest: no such device"
         );
         assert_eq!(error.exit_code(), 125);
+    }
+
+    #[test]
+    fn last_words_are_told_however_much_a_monitor_said_before() {
+        // Three times what a pipe holds.
+        let flood = "i=0; while [ $i -lt 100 ]; do head -c 2000 /dev/zero >&2; i=$((i + 1)); done";
+        let (mut guest, console) = guest(&format!("{flood}; echo >&2; echo 'too bad' >&2; exit 1"));
+        let (_, ended) = outcome(&mut guest, &console);
+        assert_eq!(
+            (ended.how, ended.message.as_str()),
+            (How::MonitorFailed, "Shell: too bad")
+        );
     }
 
     #[test]

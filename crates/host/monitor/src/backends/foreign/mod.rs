@@ -5,21 +5,26 @@
 //! descriptors, a console on its standard streams, nothing else of this process. What it does not leave to us (seccomp)
 //! it is told to do itself.
 //!
-//! How a guest ends comes as the last words on its console, behind a word that only this run's machine part knows.
+//! How a guest ends comes as the last words on its console, behind a word that only this run's guest knows. Program and
+//! machine part are one trust domain: a program can say itself how it ended, but nothing of any other guest.
 //!
 //! | module | its part |
 //! | --- | --- |
 //! | [`words`] | the guest's command line |
 //! | [`report`] | the guest's last words |
 //! | [`plan`] | what a monitor is to be told |
+//! | [`limits`] | how much that may be |
 //! | [`qemu`], [`firecracker`], [`cloud_hypervisor`] | how each is told |
 //! | [`child`] | from the fork to the monitor's first instruction |
+//! | [`errors`] | what the monitor itself says |
 //! | [`guest`] | the supervisor's handle |
 
 pub mod child;
 pub mod cloud_hypervisor;
+pub mod errors;
 pub mod firecracker;
 pub mod guest;
+pub mod limits;
 pub mod plan;
 pub mod qemu;
 pub mod report;
@@ -168,7 +173,8 @@ impl Monitor {
         }
     }
 
-    /// Starts a guest. Returns when the monitor's process was made.
+    /// Starts a guest. Returns when the monitor's process was made, or of QEMU, which is told the rest then, when its
+    /// machine runs.
     ///
     /// # Errors
     /// [`Error`]; nothing is left behind then.

@@ -88,7 +88,8 @@ impl Plan {
         }
         Ok(Self {
             kernel: kernel.as_raw_fd(),
-            memory_mib: memory_mib(launch.image.layout().memory_size(), launch.memory),
+            memory_mib: machine_memory(launch.image.layout().memory_size(), launch.memory)
+                .div_ceil(MIB),
             line: words::line(launch, token, crate::backends::process::os::wall()),
             devices,
         })
@@ -122,12 +123,12 @@ impl Planned {
     }
 }
 
-/// What a machine needs for an image of `image` bytes whose guest may use `memory` bytes: these two, the machine part,
-/// and page tables, of which there is one for 512 pages, one for as many of those, and so on.
-fn memory_mib(image: u64, memory: u64) -> u64 {
+/// The bytes that a machine needs for an image of `image` bytes whose guest may use `memory` bytes: these two, the
+/// machine part, and page tables, of which there is one for 512 pages, one for as many of those, and so on.
+pub fn machine_memory(image: u64, memory: u64) -> u64 {
     let guest = image.saturating_add(memory);
     let tables = guest / 512 + guest / (512 * 512) + (64 << 10);
-    (IMAGE_AT + OVERHEAD + guest + tables).div_ceil(MIB)
+    guest.saturating_add(IMAGE_AT + OVERHEAD + tables)
 }
 
 /// A copy of the image in memory. The monitor may run as a user who cannot open the file, and whoever changes the file
@@ -193,9 +194,11 @@ mod tests {
 
     #[test]
     fn a_machine_has_what_its_guest_may_use_and_a_little_more() {
-        assert_eq!(memory_mib(1 << 20, 64 << 20), 70);
-        let large = memory_mib(1 << 20, 64 << 30);
+        let mib = |memory| machine_memory(1 << 20, memory).div_ceil(MIB);
+        assert_eq!(mib(64 << 20), 70);
+        let large = mib(64 << 30);
         assert!((65_536 + 128..65_536 + 256).contains(&large), "{large}");
+        assert_eq!(machine_memory(1 << 20, u64::MAX), u64::MAX);
     }
 
     #[test]

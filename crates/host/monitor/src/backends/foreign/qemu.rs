@@ -1,19 +1,23 @@
 //! QEMU: `qemu-system-x86_64` of version 7.2 or later, with KVM or its own translator (TCG).
 //!
+//! The guest's command line is told on the control socket, since everybody on the host can read QEMU's own.
+//!
 //! On the machine `microvm` all devices are virtio-mmio; on `q35` they are virtio-pci. Standard input and output are the
 //! serial console. A rootless link is a socket with plain Ethernet frames, since QEMU has no other kind that takes a
 //! socket; taps keep their offloads.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+use serde_json::{Value, json};
 
 use super::child::Input;
 use super::guest::{Sign, Told};
 use super::plan::{Plan, Planned, Planning, by_path};
-use super::{Error, words};
+use super::{Error, limits, words};
 use crate::spec::{Accel, Machine, QemuOptions};
 
 /// The program.
@@ -82,10 +86,16 @@ impl fmt::Display for Setup {
 /// What QEMU is to be started with. Adds to the command line how the machine goes off.
 ///
 /// # Errors
-/// [`Error::Unable`] if the machine has no room for the devices, [`Error::Host`] if there are no sockets.
+/// [`Error::Unable`] if the machine has no room for the devices or the command line, [`Error::Host`] if there are no
+/// sockets.
 pub fn tell(setup: Setup, plan: &mut Plan) -> Result<Told, Error> {
     let machine = machine(setup, plan.devices.len())?;
     words::push(&mut plan.line, "kiln.exit", &format!("{EXIT_PORT:#x}"));
+    let appended = match machine {
+        Machine::Microvm => plan.devices.len() + 1,
+        Machine::Q35 => 0,
+    };
+    limits::check_line(plan.line.len(), appended)?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(Error::host("make a socket pair"))?;
@@ -94,8 +104,9 @@ pub fn tell(setup: Setup, plan: &mut Plan) -> Result<Told, Error> {
         arguments: arguments(setup.accel, machine, plan, control),
         descriptors: vec![theirs],
         input: Input::Pipe,
-        sign: Sign::Answer(ours),
+        sign: Sign::Control(Control::new(ours, &plan.line)),
         needs_kvm: setup.accel == Accel::Kvm,
+        shows_line: false,
     })
 }
 
@@ -151,7 +162,8 @@ fn arguments(accel: Accel, machine: Machine, plan: &Plan, control: i32) -> Vec<S
     );
     say("m", format!("{}M", plan.memory_mib));
     say("kernel", by_path(plan.kernel));
-    say("append", plan.line.clone());
+    // Nothing is made yet when it first looks at its control socket.
+    say("preconfig", String::new());
     say("chardev", "stdio,id=console,signal=off".into());
     say("serial", "chardev:console".into());
     say("chardev", format!("socket,id=control,fd={control}"));
@@ -244,26 +256,81 @@ fn blockdev(index: usize, disk: &Planned) -> String {
     )
 }
 
-/// What to say to QEMU's control socket so that it answers when its machine runs: it looks there first when all is set
-/// up (QEMU Machine Protocol, "capabilities negotiation").
+/// QEMU's control socket, and what is still to be said on it (QEMU Machine Protocol).
 ///
-/// # Errors
-/// The host's.
-pub fn ask(control: &OwnedFd) -> rustix::io::Result<()> {
-    const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
-    rustix::io::write(control.as_fd(), HELLO).map(drop)
+/// QEMU waits with `-preconfig` until it is told to make the machine, which is when it has taken the command line.
+#[derive(Debug)]
+pub struct Control {
+    socket: OwnedFd,
+    /// To be said one after the other, each when the one before it is answered.
+    commands: VecDeque<Value>,
+    /// What has come that is no whole line.
+    begun: Vec<u8>,
 }
 
-/// Whether what came back says that it runs.
-pub fn is_answer(text: &[u8]) -> bool {
-    const ANSWER: &[u8] = b"\"return\"";
-    text.windows(ANSWER.len()).any(|part| part == ANSWER)
+impl Control {
+    fn new(socket: OwnedFd, line: &str) -> Self {
+        let append = json!({ "path": "/machine", "property": "append", "value": line });
+        let commands = [
+            json!({ "execute": "qmp_capabilities" }),
+            json!({ "execute": "qom-set", "arguments": append }),
+            json!({ "execute": "x-exit-preconfig" }),
+        ];
+        Self {
+            socket,
+            commands: commands.into(),
+            begun: Vec::new(),
+        }
+    }
+
+    /// Says the next command; false if all of them were said.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn say_next(&mut self) -> rustix::io::Result<bool> {
+        let Some(command) = self.commands.pop_front() else {
+            return Ok(false);
+        };
+        let text = format!("{command}\n");
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let flags = SendFlags::NOSIGNAL;
+            let sent = rustix::io::retry_on_intr(|| send(&self.socket, rest, flags))?;
+            rest = &rest[sent..];
+        }
+        Ok(true)
+    }
+
+    /// Takes what QEMU said: whether that is an answer, or why it refuses.
+    pub fn hear(&mut self, text: &[u8]) -> Option<Result<(), String>> {
+        self.begun.extend(text);
+        while let Some(end) = self.begun.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.begun.drain(..=end).collect();
+            // Greetings and events are neither.
+            let said: Value = serde_json::from_slice(&line).unwrap_or_default();
+            if said.get("return").is_some() {
+                return Some(Ok(()));
+            }
+            if let Some(error) = said.get("error") {
+                let why = error["desc"].as_str().unwrap_or("it does not say why");
+                return Some(Err(why.to_owned()));
+            }
+        }
+        None
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::plan::testing::plan;
     use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
 
     fn option<'a>(words: &'a [String], name: &str) -> Vec<&'a str> {
         let named = words.windows(2).filter(|pair| pair[0] == name);
@@ -284,7 +351,7 @@ mod tests {
         assert_eq!(option(&words, "-accel"), ["tcg"]);
         assert_eq!(option(&words, "-m"), ["70M"]);
         assert_eq!(option(&words, "-kernel"), ["/proc/self/fd/9"]);
-        assert_eq!(option(&words, "-append"), [plan.line.as_str()]);
+        assert!(!words.join(" ").contains("kiln.name"), "others can read it");
         assert_eq!(
             option(&words, "-netdev"),
             [
@@ -351,8 +418,49 @@ mod tests {
     }
 
     #[test]
-    fn the_greeting_is_no_answer() {
-        assert!(!is_answer(b"{\"QMP\": {\"version\": {}}}\r\n"));
-        assert!(is_answer(b"{\"QMP\": {}}\r\n{\"return\": {}}\r\n"));
+    fn the_command_line_is_said_before_the_machine_is_made() {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let mut control = Control::new(ours, "kiln.env=A=\"x\"");
+        let mut said = Vec::new();
+        while control.say_next().unwrap() {
+            let mut piece = [0; 1000];
+            let length = rustix::io::read(&theirs, &mut piece).unwrap();
+            said.push(serde_json::from_slice::<Value>(&piece[..length]).unwrap());
+        }
+        let verbs: Vec<_> = said
+            .iter()
+            .map(|one| one["execute"].as_str().unwrap())
+            .collect();
+        assert_eq!(verbs, ["qmp_capabilities", "qom-set", "x-exit-preconfig"]);
+        assert_eq!(said[1]["arguments"]["value"], "kiln.env=A=\"x\"");
+    }
+
+    #[test]
+    fn answers_and_refusals_are_told_from_the_rest() {
+        let (socket, _) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut control = Control::new(socket, "");
+        assert_eq!(control.hear(b"{\"QMP\": {\"version\": {}}}\r\n"), None);
+        assert_eq!(control.hear(b"{\"event\": \"RESUME\"}\r\n{\"ret"), None);
+        assert_eq!(control.hear(b"urn\": {}}\r\n"), Some(Ok(())));
+        let refused = control.hear(b"{\"error\": {\"class\": \"x\", \"desc\": \"no such\"}}\r\n");
+        assert_eq!(refused, Some(Err("no such".to_owned())));
+    }
+
+    #[test]
+    fn a_command_line_that_would_be_cut_off_is_refused() {
+        for (machine, most) in [(Machine::Microvm, 4095 - 3 * 45), (Machine::Q35, 4095)] {
+            let setup = Setup {
+                accel: Accel::Tcg,
+                machine: Some(machine),
+            };
+            let mut plan = plan(&[Planning::File, Planning::Tap]);
+            plan.line = "x".repeat(most - " kiln.exit=0xf4".len());
+            assert!(tell(setup, &mut plan).is_ok());
+            plan.line = "x".repeat(most + 1 - " kiln.exit=0xf4".len());
+            let error = tell(setup, &mut plan).err().unwrap().to_string();
+            assert!(error.contains(&format!("{} bytes", most + 1)), "{error}");
+        }
     }
 }

@@ -130,7 +130,8 @@ fn parse(text: &str) -> Option<Report> {
     let mut fields = text.split(' ');
     let mut field = || fields.next();
     let reason = number(field()?)?;
-    let code = u8::try_from(number(field()?)?).ok()?;
+    // As `exit` has it, only the lowest byte counts.
+    let code = (number(field()?)? & 0xff) as u8;
     let image_start = number(field()?)?;
     let mut frames = list(field()?)?;
     let registers = list(field()?)?;
@@ -280,6 +281,14 @@ mod tests {
     }
 
     #[test]
+    fn of_a_code_the_lowest_byte_counts() {
+        for (code, taken) in [("100", 0), ("12a", 0x2a), ("ffffffffffffffff", 0xff)] {
+            let text = format!("\x1b_kiln {TOKEN} 0 {code} 0 - - -\x1b\\");
+            assert_eq!(screened(&[text.as_bytes()]).1.unwrap().code, taken);
+        }
+    }
+
+    #[test]
     fn what_is_no_report_is_output() {
         let registers = vec!["0"; 21].join(",");
         for text in [
@@ -292,7 +301,6 @@ mod tests {
             format!("\x1b_kiln {TOKEN} 0 0 0 - - -\n\x1b\\"),
             format!("\x1b_kiln {TOKEN} 0 0 0 - -\x1b\\"),
             format!("\x1b_kiln {TOKEN} 0 0 0 - - - -\x1b\\"),
-            format!("\x1b_kiln {TOKEN} 0 100 0 - - -\x1b\\"),
             format!("\x1b_kiln {TOKEN} 0 +1 0 - - -\x1b\\"),
             format!("\x1b_kiln {TOKEN} 0 0x1 0 - - -\x1b\\"),
             format!("\x1b_kiln {TOKEN} 0 0 11111111111111111 - - -\x1b\\"),
