@@ -236,6 +236,12 @@ impl Devices for MachineDevices<'_> {
                 at += count * size;
             }
         }
+        // What was sealed at the start of the image's data is no place for a device to write to either.
+        let data = &mut self.0.layout.data;
+        if image && range.addr == data.start {
+            data.start += range.len;
+            data.len -= range.len;
+        }
         Ok(())
     }
 

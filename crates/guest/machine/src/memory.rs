@@ -37,7 +37,7 @@ pub struct Layout {
     pub ranges: [Range; MAX_RANGES],
     /// How many there are.
     pub count: usize,
-    /// The image's writable segments, a part of its range.
+    /// The image's writable segments without the pages sealed at their start, a part of its range.
     pub data: Range,
     /// The image's executable segments, likewise.
     pub text: Range,
@@ -93,7 +93,8 @@ impl Layout {
         found.copied().unwrap_or_default()
     }
 
-    /// Whether a range may be read, or written. Pages that the guest has protected since then count too.
+    /// Whether a range may be read, or written. Pages of stacks and free memory that the guest has protected since then count
+    /// too.
     pub fn allows(&self, address: u64, len: u64, writable: bool) -> bool {
         let holds = |range: &Range| {
             let read_only =
