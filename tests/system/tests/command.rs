@@ -472,3 +472,19 @@ fn state_folders_that_cannot_be_used_are_told() {
         .is_one_line_error()
         .tells("state");
 }
+
+#[test]
+fn the_environment_names_a_default_backend() {
+    let session = Session::new();
+    let with = |value: &str, options: &str| {
+        let mut command = session.command(Session::words(options, "probe", "hello"));
+        command.env("KILN_BACKEND", value);
+        Running::start(&mut command).finish()
+    };
+    with("vmware", "--rm")
+        .ends_with(KILN_ERROR)
+        .is_one_line_error()
+        .tells("vmware");
+    with("vmware", "--rm --backend process").succeeds();
+    with("", "--rm").succeeds();
+}

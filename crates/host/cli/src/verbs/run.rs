@@ -48,7 +48,8 @@ pub struct Arguments {
     /// Attach a disk: NAME=FILE[:ro]
     #[arg(long, value_name = "NAME=FILE")]
     block: Vec<String>,
-    /// What runs the guest: auto, process, kvm, qemu[,accel=A][,machine=M], firecracker or cloud-hypervisor [default: auto]
+    /// What runs the guest: auto, process, kvm, qemu[,accel=A][,machine=M], firecracker or cloud-hypervisor
+    /// [default: $KILN_BACKEND, else auto]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// Refuse to start when a protection is not available on this host
@@ -125,7 +126,9 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     if let Some(memory) = &arguments.memory {
         spec.memory = memory_size(memory)?;
     }
-    let default = std::env::var("KILN_BACKEND").ok();
+    let default = std::env::var("KILN_BACKEND")
+        .ok()
+        .filter(|name| !name.is_empty());
     if let Some(backend) = arguments.backend.as_ref().or(default.as_ref()) {
         spec.backend = backend.parse()?;
     }
