@@ -49,7 +49,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME=FILE")]
     block: Vec<String>,
     /// What runs the guest: auto, process, kvm, qemu[,accel=A][,machine=M], firecracker or cloud-hypervisor
-    /// [default: $KILN_BACKEND, else auto]
+    /// [default: auto, or what the environment says]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// Refuse to start when a protection is not available on this host
