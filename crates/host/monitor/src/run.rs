@@ -78,7 +78,7 @@ struct Instance<'a> {
 struct Running {
     guest: Box<dyn Guest>,
     console: OwnedFd,
-    usernet: Option<kiln_usernet::Usernet>,
+    usernet: Option<Box<kiln_usernet::Usernet>>,
     signals: Signals,
     log: Log,
 }

@@ -46,7 +46,7 @@ pub struct Supervisor<'a> {
     /// Read end of its console, non-blocking.
     pub console: OwnedFd,
     /// The host's side of its rootless network.
-    pub usernet: Option<Usernet>,
+    pub usernet: Option<Box<Usernet>>,
     /// The user's end of the console.
     pub output: Output,
     /// The log.
@@ -205,7 +205,7 @@ impl Supervisor<'_> {
             self.progress.kill_at,
             self.progress.settle_at,
             output,
-            self.usernet.as_ref().and_then(Usernet::deadline),
+            self.usernet.as_deref().and_then(Usernet::deadline),
             self.control.as_ref().and_then(Server::deadline),
         ]
         .into_iter()
@@ -349,7 +349,7 @@ impl Supervisor<'_> {
 
     fn stats(&self) -> Stats {
         let usage = self.guest.usage();
-        let network = self.usernet.as_ref().map(Usernet::stats);
+        let network = self.usernet.as_deref().map(Usernet::stats);
         Stats {
             cpu_ns: usage.cpu_ns,
             resident: usage.resident,

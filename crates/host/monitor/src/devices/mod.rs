@@ -23,7 +23,7 @@ pub struct Attached {
     /// The guest's devices in the order in which it numbers them.
     pub devices: Vec<Device>,
     /// The host's side of the guest's rootless link, if it has one.
-    pub usernet: Option<Usernet>,
+    pub usernet: Option<Box<Usernet>>,
     /// One line for each device, for `kiln inspect`.
     pub described: Vec<String>,
     /// The forwarded ports as they were bound, for `kiln ps`.

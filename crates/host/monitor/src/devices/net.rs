@@ -196,13 +196,15 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
 ///
 /// # Errors
 /// [`Error::Network`] when a port cannot be bound, [`Error::Host`] when the host has no sockets left.
+// Not inlined, and boxed: what it takes of the stack, programs without a network need not have.
+#[inline(never)]
 pub fn open_user(
     device: &str,
     mac: Option<[u8; 6]>,
     hostname: &str,
     ports: &[PortForward],
     ends: LinkEnds,
-) -> Result<(Device, Usernet), Error> {
+) -> Result<(Device, Box<Usernet>), Error> {
     let mut config = kiln_usernet::Config {
         hostname: hostname.to_owned(),
         forwards: ports.to_vec(),
@@ -234,7 +236,7 @@ pub fn open_user(
             (island.tap, island.wire, Some(interface))
         }
     };
-    let usernet = Usernet::new(config, host)?;
+    let usernet = Box::new(Usernet::new(config, host)?);
     let device = Device {
         info,
         host: guest,
