@@ -43,8 +43,12 @@ fn small() -> *mut u8 {
 fn overflow(bytes: usize) {
     let object = small();
     for n in 0..bytes {
+        // Another byte than is there: what the heap keeps there is random.
         // SAFETY: none: behind the object, which the heap must find.
-        unsafe { object.add(SMALL.size() + n).write_volatile(b'A') };
+        unsafe {
+            let behind = object.add(SMALL.size() + n);
+            behind.write_volatile(!behind.read_volatile());
+        }
     }
     println!("written");
     // SAFETY: allocated with this layout.
