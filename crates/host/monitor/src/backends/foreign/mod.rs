@@ -17,6 +17,7 @@
 //! | [`qemu`], [`firecracker`], [`cloud_hypervisor`] | how each is told |
 //! | [`child`] | from the fork to the monitor's first instruction |
 //! | [`errors`] | what the monitor itself says |
+//! | [`protections`] | what stands around a monitor, and what does not |
 //! | [`guest`] | the supervisor's handle |
 
 pub mod child;
@@ -26,6 +27,7 @@ pub mod firecracker;
 pub mod guest;
 pub mod limits;
 pub mod plan;
+pub mod protections;
 pub mod qemu;
 pub mod report;
 pub mod words;
