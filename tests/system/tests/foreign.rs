@@ -335,18 +335,20 @@ fn a_killed_monitor_is_a_killed_guest(backend: &str) {
 }
 
 fn ports_are_free_again(backend: &str) {
+    // An address that no other test listens on: one that takes the freed port must not answer here.
+    const ADDRESS: &str = "127.0.77.1";
     let session = Session::new();
     let port = free_port();
     for who in [0, 1] {
-        let options = format!("--backend {backend} -p 127.0.0.1:{port}:7");
+        let options = format!("--backend {backend} -p {ADDRESS}:{port}:7");
         let id = session.detach(&options, "netprobe", "serve");
         eventually("the port answers", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
+            TcpStream::connect((ADDRESS, port)).is_ok()
         });
         let (guest, supervisor) = session.pids(&id);
         kiln_system_tests::host::signal([guest, supervisor][who], Signal::KILL);
         eventually("both end", || !is_alive(guest) && !is_alive(supervisor));
-        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+        assert!(TcpStream::connect((ADDRESS, port)).is_err());
     }
 }
 
