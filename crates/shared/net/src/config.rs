@@ -1,20 +1,19 @@
-//! How a stack is set up.
+//! How a stack and its links are set up.
 //!
-//! A guest makes its [`Config`] from what the monitor says about the link ([`Config::from_device`]) and adds how much
-//! memory the network may take. Tests and other hosts build one by hand.
+//! A guest makes a [`LinkConfig`] from what the monitor says about each link ([`LinkConfig::from_device`]) and one
+//! [`Config`] that says how much memory the network may take. Tests and other hosts build them by hand.
 //!
 //! # Memory
 //!
-//! From the budget follow the sizes of the buffers and from them the number of connections:
+//! From the budget follow the limits. Buffers grow with what is in them, so the limits of single connections add up to
+//! more than the budget; when it is used up, memory is given back in the order that `pressure` describes.
 //!
-//! | budget | receive | send | connections that fit |
+//! | budget | receive | send | of one connection at most |
 //! | --- | --- | --- | --- |
-//! | below 2 MiB | 4 KiB | 8 KiB | 59 in 1 MiB |
-//! | below 16 MiB | 8 KiB | 16 KiB | 122 in 4 MiB |
-//! | below 64 MiB | 32 KiB | 64 KiB | 253 in 32 MiB |
-//! | above | 128 KiB | 256 KiB | 255 in 128 MiB |
-//!
-//! A quarter of the budget is kept for the queue of outgoing frames, UDP and reassembly.
+//! | below 2 MiB | 32 KiB | 32 KiB | |
+//! | below 16 MiB | 256 KiB | 256 KiB | |
+//! | below 64 MiB | 1 MiB | 1 MiB | |
+//! | above | 4 MiB | 4 MiB | |
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -22,6 +21,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use kiln_abi::DeviceInfo;
+
+use crate::tcp::congestion::Algorithm;
 
 /// What the link does in the stack's place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,9 +80,41 @@ pub struct Buffers {
     pub send: usize,
 }
 
+/// A route by which more than the link's own network is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The network.
+    pub network: IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// The router, a neighbour on the link; of the network's family.
+    pub gateway: IpAddr,
+}
+
 /// How a stack is set up. See the [module](self) for what follows from the memory budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Told to DHCP servers.
+    pub hostname: String,
+    /// Key of everything that must not be guessed. A second stack with the same seed is a security hole.
+    pub seed: [u8; 32],
+    /// Bytes that connections and queues may take together.
+    pub memory_budget: usize,
+    /// Limits of a connection's buffers, if not as follows from the budget.
+    pub buffers: Option<Buffers>,
+    /// Congestion control of TCP.
+    pub congestion: Algorithm,
+    /// How long `connect` tries.
+    pub connect_timeout: Duration,
+    /// How long a dropped connection may take to close before it is reset.
+    pub linger: Duration,
+    /// How long an ended connection is remembered, RFC 9293's 2 MSL.
+    pub time_wait: Duration,
+}
+
+/// How one link is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
     /// The Ethernet address.
     pub mac: [u8; 6],
     /// Greatest IP packet in bytes that the link carries. Below 1280 there is no IPv6 (RFC 8200 section 5).
@@ -92,46 +125,105 @@ pub struct Config {
     pub ipv4: Ipv4Setup,
     /// IPv6.
     pub ipv6: Ipv6Setup,
+    /// Routes besides the gateways of the setups.
+    pub routes: Vec<Route>,
     /// DNS servers besides those learned from DHCP and router advertisements; asked first.
     pub dns: Vec<IpAddr>,
-    /// Told to the DHCP server.
-    pub hostname: String,
-    /// Key of everything that must not be guessed. A second stack with the same seed is a security hole.
-    pub seed: [u8; 32],
-    /// Bytes that connections and queues may take together.
-    pub memory_budget: usize,
-    /// Buffers of a connection, if not as follows from the budget.
-    pub buffers: Option<Buffers>,
-    /// How long `connect` tries.
-    pub connect_timeout: Duration,
-    /// How long a dropped connection may take to close before it is reset.
-    pub linger: Duration,
-    /// How long an ended connection is remembered, RFC 9293's 2 MSL.
-    pub time_wait: Duration,
 }
 
 impl Config {
-    /// A setup without addresses and offloads, with the budget of a small guest (1 MiB).
-    pub fn new(mac: [u8; 6], seed: [u8; 32]) -> Self {
+    /// A setup with the budget of a small guest (1 MiB).
+    pub fn new(seed: [u8; 32]) -> Self {
         Self {
-            mac,
-            mtu: 1500,
-            offloads: Offloads::default(),
-            ipv4: Ipv4Setup::Off,
-            ipv6: Ipv6Setup::Off,
-            dns: Vec::new(),
             hostname: String::new(),
             seed,
             memory_budget: 1 << 20,
             buffers: None,
+            congestion: Algorithm::Cubic,
             connect_timeout: Duration::from_mins(1),
             linger: Duration::from_secs(30),
             time_wait: Duration::from_secs(30),
         }
     }
 
+    /// Sets the name told to DHCP servers.
+    #[must_use]
+    pub fn hostname(mut self, name: &str) -> Self {
+        self.hostname = name.into();
+        self
+    }
+
+    /// Sets the bytes that connections and queues may take together.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.memory_budget = bytes;
+        self
+    }
+
+    /// Sets the limits of a connection's buffers.
+    #[must_use]
+    pub fn buffers(mut self, buffers: Buffers) -> Self {
+        self.buffers = Some(buffers);
+        self
+    }
+
+    /// Makes the setup consistent.
+    pub(crate) fn checked(mut self) -> Self {
+        // RFC 1035 section 2.3.4.
+        while self.hostname.len() > 63 {
+            self.hostname.pop();
+        }
+        self.memory_budget = self.memory_budget.max(256 * 1024);
+        self
+    }
+
+    pub(crate) fn tcp_buffers(&self) -> Buffers {
+        const KIB: usize = 1024;
+        let each = match self.memory_budget / (KIB * KIB) {
+            0..2 => 32,
+            2..16 => 256,
+            16..64 => 1024,
+            _ => 4096,
+        };
+        let derived = Buffers {
+            receive: each * KIB,
+            send: each * KIB,
+        };
+        let wanted = self.buffers.unwrap_or(derived);
+        Buffers {
+            // The protocol's limits: a window of at most 1 GiB (RFC 7323), and room for at least one segment.
+            receive: wanted.receive.clamp(2 * KIB, 1 << 29),
+            send: wanted.send.clamp(2 * KIB, 1 << 29),
+        }
+    }
+
+    /// Bytes of frames that may wait for a link, data not counted.
+    pub(crate) fn queue_limit(&self) -> usize {
+        (self.memory_budget / 16).clamp(16 * 1024, 256 * 1024)
+    }
+
+    /// Bytes for datagrams in each direction of a UDP socket.
+    pub(crate) fn udp_buffer(&self) -> usize {
+        (self.memory_budget / 64).clamp(8 * 1024, 128 * 1024)
+    }
+}
+
+impl LinkConfig {
+    /// A link without addresses and offloads.
+    pub fn new(mac: [u8; 6]) -> Self {
+        Self {
+            mac,
+            mtu: 1500,
+            offloads: Offloads::default(),
+            ipv4: Ipv4Setup::Off,
+            ipv6: Ipv6Setup::Off,
+            routes: Vec::new(),
+            dns: Vec::new(),
+        }
+    }
+
     /// What the monitor says about a link: static addresses where it gives them, else DHCP and autoconfiguration.
-    pub fn from_device(device: &DeviceInfo, seed: [u8; 32]) -> Self {
+    pub fn from_device(device: &DeviceInfo) -> Self {
         let has = |bit| device.net_features & bit != 0;
         let checksum = has(DeviceInfo::NET_CSUM);
         let ipv4 = match device.prefix4 {
@@ -165,7 +257,7 @@ impl Config {
             ipv4,
             ipv6,
             dns: dns4.into_iter().chain(dns6).collect(),
-            ..Self::new(device.mac, seed)
+            ..Self::new(device.mac)
         }
     }
 
@@ -188,20 +280,6 @@ impl Config {
             prefix,
             gateway,
         };
-        self
-    }
-
-    /// Sets the name told to the DHCP server.
-    #[must_use]
-    pub fn hostname(mut self, name: &str) -> Self {
-        self.hostname = name.into();
-        self
-    }
-
-    /// Sets the bytes that connections and queues may take together.
-    #[must_use]
-    pub fn memory_budget(mut self, bytes: usize) -> Self {
-        self.memory_budget = bytes;
         self
     }
 
@@ -244,57 +322,10 @@ impl Config {
         if self.mtu < 1280 {
             self.ipv6 = Ipv6Setup::Off;
         }
-        self.hostname.truncate(
-            self.hostname
-                .char_indices()
-                .map(|(at, c)| at + c.len_utf8())
-                .take_while(|&end| end <= 63)
-                .last()
-                .unwrap_or(0),
-        );
-        self
-    }
-
-    pub(crate) fn tcp_buffers(&self) -> Buffers {
-        const KIB: usize = 1024;
-        let (receive, send) = match self.memory_budget / (KIB * KIB) {
-            0..2 => (4, 8),
-            2..16 => (8, 16),
-            16..64 => (32, 64),
-            _ => (128, 256),
-        };
-        let derived = Buffers {
-            receive: receive * KIB,
-            send: send * KIB,
-        };
-        let wanted = self.buffers.unwrap_or(derived);
-        Buffers {
-            // The protocol's limits: a window of at most 1 GiB (RFC 7323), and room for at least one segment.
-            receive: wanted.receive.clamp(2 * KIB, 1 << 29),
-            send: wanted.send.clamp(2 * KIB, 1 << 29),
+        for route in &mut self.routes {
+            route.prefix = route.prefix.min(if route.network.is_ipv4() { 32 } else { 128 });
         }
-    }
-
-    /// The most TCP sockets, whatever their state. Every frame is compared with each of them, hence the upper limit.
-    pub(crate) fn max_connections(&self) -> usize {
-        let buffers = self.tcp_buffers();
-        let each = buffers.receive + buffers.send + 1024;
-        (self.memory_budget / 4 * 3 / each).clamp(4, 1024)
-    }
-
-    /// Bytes of frames that may wait for the link.
-    pub(crate) fn queue_limit(&self) -> usize {
-        (self.memory_budget / 8).clamp(16 * 1024, 256 * 1024)
-    }
-
-    /// The longest datagram that is put together from fragments.
-    pub(crate) fn reassembly_limit(&self) -> usize {
-        (self.memory_budget / 64).clamp(4096, 65_535)
-    }
-
-    /// Bytes for datagrams in each direction of a UDP socket.
-    pub(crate) fn udp_buffer(&self) -> usize {
-        (self.memory_budget / 64).clamp(8 * 1024, 128 * 1024)
+        self
     }
 }
 
@@ -328,22 +359,11 @@ mod tests {
             dns4: [9, 9, 9, 9],
             ..DeviceInfo::default()
         };
-        let config = Config::from_device(&device, [0; 32]);
+        let config = LinkConfig::from_device(&device);
         assert_eq!(config.ipv4, Ipv4Setup::Dhcp);
         assert_eq!(config.ipv6, Ipv6Setup::Auto);
         assert_eq!(config.dns, [IpAddr::from([9, 9, 9, 9])]);
         assert!(config.offloads.tso4 && !config.offloads.tso6);
-    }
-
-    #[test]
-    fn connections_never_exceed_three_quarters_of_the_budget() {
-        for budget in [1 << 20, 4 << 20, 32 << 20, 128 << 20] {
-            let config = Config::new([2; 6], [0; 32]).memory_budget(budget);
-            let buffers = config.tcp_buffers();
-            let most = config.max_connections() * (buffers.receive + buffers.send);
-            assert!(most <= budget / 4 * 3);
-            assert!(config.max_connections() >= 59);
-        }
     }
 
     #[test]
@@ -356,7 +376,7 @@ mod tests {
             address6: [0xff; 16],
             ..DeviceInfo::default()
         };
-        let config = Config::from_device(&device, [0; 32]).checked();
+        let config = LinkConfig::from_device(&device).checked();
         assert_eq!(config.ipv4, Ipv4Setup::Off);
         assert_eq!(config.ipv6, Ipv6Setup::Off);
         assert_eq!(config.mac[0] & 1, 0);
