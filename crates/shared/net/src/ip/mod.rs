@@ -206,6 +206,11 @@ impl Interface {
         todo!()
     }
 
+    /// The Ethernet address.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        todo!()
+    }
+
     /// The MTU of the link.
     pub(crate) fn mtu(&self) -> u16 {
         todo!()
@@ -287,5 +292,14 @@ pub(crate) fn checksum_is_right(header: &Header, payload: &[u8]) -> bool {
 /// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
 #[allow(unused_variables)]
 pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
+    todo!()
+}
+
+/// The transport checksum.
+pub(crate) fn checksum_of<'a>(
+    outbound: &Outbound,
+    header: &[u8],
+    rest: impl Iterator<Item = &'a [u8]>,
+) -> u16 {
     todo!()
 }

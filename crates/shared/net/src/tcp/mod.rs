@@ -42,4 +42,4 @@ pub mod time_wait;
 
 pub use segment::{Block, Ecn, Flags, Options, Outgoing, SackBlocks, Segment, Timestamps};
 pub use seq::Seq;
-pub use tcb::{Changed, Info, KeepAlive, Payload, Settings, State, Tcb, reset_for};
+pub use tcb::{Changed, Info, KeepAlive, Payload, Settings, State, Tcb, reset_for, synack_for_cookie};

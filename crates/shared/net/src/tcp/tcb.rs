@@ -363,3 +363,16 @@ impl Tcb {
 pub fn reset_for(_segment: &Segment<'_>) -> Option<Outgoing> {
     todo!()
 }
+
+/// The stateless answer to a SYN.
+pub fn synack_for_cookie(
+    cookies: &super::cookie::Cookies,
+    settings: &Settings,
+    local: core::net::SocketAddr,
+    remote: core::net::SocketAddr,
+    syn: &Segment<'_>,
+    clock_offset: u32,
+    now: Instant,
+) -> Outgoing {
+    todo!()
+}

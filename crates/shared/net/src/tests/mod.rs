@@ -27,7 +27,7 @@ use std::vec::Vec;
 use kiln_abi::{Instant, NetHeader};
 
 use crate::random::Random;
-use crate::{Config, Stack};
+use crate::{Config, Frame as Leaving, Link, LinkConfig, Offloads, Stack};
 
 pub(super) const A4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(super) const B4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -37,16 +37,68 @@ pub(super) const A_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
 pub(super) const B_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
 const LATENCY: Duration = Duration::from_micros(50);
 
-pub(super) fn config_a() -> Config {
-    Config::new(A_MAC, [1; 32])
-        .ipv4(A4, 24, None)
-        .ipv6(A6, 64, None)
+/// How a host with one link is set up.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub stack: Config,
+    pub link: LinkConfig,
 }
 
-pub(super) fn config_b() -> Config {
-    Config::new(B_MAC, [2; 32])
-        .ipv4(B4, 24, None)
-        .ipv6(B6, 64, None)
+impl Setup {
+    pub(super) fn new(mac: [u8; 6], seed: [u8; 32]) -> Self {
+        Self {
+            stack: Config::new(seed),
+            link: LinkConfig::new(mac),
+        }
+    }
+
+    pub(super) fn memory_budget(mut self, bytes: usize) -> Self {
+        self.stack = self.stack.memory_budget(bytes);
+        self
+    }
+
+    pub(super) fn offloads(mut self, offloads: Offloads) -> Self {
+        self.link = self.link.offloads(offloads);
+        self
+    }
+}
+
+/// A stack with its one link.
+#[derive(Clone)]
+pub(super) struct Host {
+    stack: Stack,
+    pub link: Rc<Link>,
+}
+
+impl Host {
+    pub(super) fn receive(&self, header: NetHeader, frame: &[u8], now: Instant) {
+        self.link.receive(header, frame, now);
+    }
+}
+
+impl std::ops::Deref for Host {
+    type Target = Stack;
+
+    fn deref(&self) -> &Stack {
+        &self.stack
+    }
+}
+
+/// The bytes of a frame that leaves.
+pub(super) fn bytes_of(frame: &Leaving<'_>) -> Vec<u8> {
+    frame.pieces().flatten().copied().collect()
+}
+
+pub(super) fn config_a() -> Setup {
+    let mut setup = Setup::new(A_MAC, [1; 32]);
+    setup.link = setup.link.ipv4(A4, 24, None).ipv6(A6, 64, None);
+    setup
+}
+
+pub(super) fn config_b() -> Setup {
+    let mut setup = Setup::new(B_MAC, [2; 32]);
+    setup.link = setup.link.ipv4(B4, 24, None).ipv6(B6, 64, None);
+    setup
 }
 
 pub(super) fn socket(address: impl Into<std::net::IpAddr>, port: u16) -> SocketAddr {
@@ -60,7 +112,7 @@ pub(super) type Frame = (NetHeader, Vec<u8>);
 pub(super) type Responder = Box<dyn FnMut(&Frame) -> Vec<Vec<u8>>>;
 
 enum Node {
-    Stack(Stack),
+    Stack(Host),
     Responder(Responder),
 }
 
@@ -111,17 +163,19 @@ impl World {
     }
 
     /// Two stacks with both address families.
-    pub(super) fn pair() -> (Self, Stack, Stack) {
+    pub(super) fn pair() -> (Self, Host, Host) {
         let mut world = Self::new();
         let a = world.stack(config_a());
         let b = world.stack(config_b());
         (world, a, b)
     }
 
-    pub(super) fn stack(&mut self, config: Config) -> Stack {
-        let stack = Stack::new(config, self.now);
-        self.nodes.push(Node::Stack(stack.clone()));
-        stack
+    pub(super) fn stack(&mut self, setup: Setup) -> Host {
+        let stack = Stack::new(setup.stack, self.now);
+        let link = Rc::new(stack.attach(setup.link, self.now));
+        let host = Host { stack, link };
+        self.nodes.push(Node::Stack(host.clone()));
+        host
     }
 
     pub(super) fn responder(&mut self, responder: Responder) {
@@ -179,9 +233,9 @@ impl World {
             };
             stack.poll(self.now);
             let stack = stack.clone();
-            stack.transmit(|frames| {
-                for (header, frame) in frames.iter() {
-                    self.send(index, (header, frame.to_vec()));
+            stack.link.transmit(|frames| {
+                for (_, frame) in frames.iter() {
+                    self.send(index, (frame.header, bytes_of(&frame)));
                 }
                 frames.len()
             });

@@ -8,9 +8,9 @@ use kiln_abi::NetHeader;
 use proptest::prelude::*;
 use smoltcp::wire::checksum;
 
-use super::{A_MAC, A4, A6, B_MAC, B4, B6, World, config_b, socket};
-use crate::frame::pseudo_sum;
-use crate::{Config, Error, Ipv4Setup, Ipv6Setup, Stack, TcpListener, TcpStream, UdpSocket};
+use super::{A_MAC, A4, A6, B_MAC, B4, B6, Host, Setup, World, config_b, socket};
+use crate::ip::pseudo_sum;
+use crate::{Error, Ipv4Setup, Ipv6Setup, TcpListener, TcpStream, UdpSocket};
 
 fn ethernet(kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::from([0xff; 6]);
@@ -203,14 +203,12 @@ fn fragments_cannot_take_more_memory_than_allowed() {
 }
 
 /// A stack with something of everything on it.
-fn busy() -> (World, Stack, Vec<TcpListener>, UdpSocket) {
+fn busy() -> (World, Host, Vec<TcpListener>, UdpSocket) {
     let mut world = World::new();
-    let config = Config {
-        ipv4: Ipv4Setup::Dhcp,
-        ipv6: Ipv6Setup::Auto,
-        ..Config::new(A_MAC, [1; 32])
-    };
-    world.stack(config);
+    let mut setup = Setup::new(A_MAC, [1; 32]);
+    setup.link.ipv4 = Ipv4Setup::Dhcp;
+    setup.link.ipv6 = Ipv6Setup::Auto;
+    world.stack(setup);
     let b = world.stack(config_b());
     let listeners = Vec::from([
         TcpListener::bind(&b, socket(Ipv6Addr::UNSPECIFIED, 80)).expect("binds"),
@@ -240,7 +238,7 @@ fn templates() -> Vec<Vec<u8>> {
         icmp6(
             "fe80::1".parse().expect("an address"),
             everybody,
-            &crate::autoconf::tests::advert(9, 9),
+            &super::addresses::advert(9, 9),
         ),
         icmp6("fe80::1".parse().expect("an address"), everybody, &query),
         icmp6(A6, B6, &solicit),

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{B4, B6, Faults, World, config_a, config_b, pattern, socket};
-use crate::{Config, Offloads, TcpListener, TcpStream};
+use super::{B4, B6, Faults, Setup, World, config_a, config_b, pattern, socket};
+use crate::{Offloads, TcpListener, TcpStream};
 
 const LENGTH: usize = 1 << 20;
 
 /// Both sides send a mebibyte at the same time, half close, and compare what they got.
-fn both_ways(config: impl Fn(Config) -> Config, faults: Faults, v6: bool) -> World {
+fn both_ways(config: impl Fn(Setup) -> Setup, faults: Faults, v6: bool) -> World {
     let mut world = World::new();
     let a = world.stack(config(config_a()));
     let b = world.stack(config(config_b()));
@@ -70,7 +70,7 @@ async fn join(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
     .await;
 }
 
-fn all_offloads(config: Config) -> Config {
+fn all_offloads(config: Setup) -> Setup {
     config.memory_budget(64 << 20).offloads(Offloads {
         checksum: true,
         tso4: true,

@@ -8,9 +8,8 @@ use std::time::Duration;
 use std::vec::Vec;
 
 use super::hostile::{icmp6, udp4};
-use super::{A_MAC, B4, Frame, Responder, World};
-use crate::autoconf::tests::advert;
-use crate::{Config, Error, Ipv4Setup, Ipv6Setup, TcpStream};
+use super::{A_MAC, B4, Frame, Responder, Setup, World};
+use crate::{Error, Ipv4Setup, Ipv6Setup, TcpStream};
 
 const OFFERED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 42);
 
@@ -52,11 +51,11 @@ fn dhcp_server(names: Rc<RefCell<Vec<Vec<u8>>>>, lease: u32) -> Responder {
     })
 }
 
-fn dhcp_only() -> Config {
-    Config {
-        ipv4: Ipv4Setup::Dhcp,
-        ..Config::new(A_MAC, [1; 32]).hostname("kiln-guest")
-    }
+fn dhcp_only() -> Setup {
+    let mut setup = Setup::new(A_MAC, [1; 32]);
+    setup.stack = setup.stack.hostname("kiln-guest");
+    setup.link.ipv4 = Ipv4Setup::Dhcp;
+    setup
 }
 
 #[test]
@@ -104,11 +103,26 @@ fn a_lease_that_is_not_renewed_ends_with_its_connections() {
 
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-fn slaac_only() -> Config {
-    Config {
-        ipv6: Ipv6Setup::Auto,
-        ..Config::new(A_MAC, [1; 32])
-    }
+fn slaac_only() -> Setup {
+    let mut setup = Setup::new(A_MAC, [1; 32]);
+    setup.link.ipv6 = Ipv6Setup::Auto;
+    setup
+}
+
+/// A router advertisement of fd00:5::/64 with a name server.
+pub(super) fn advert(router_life: u16, prefix_life: u32) -> Vec<u8> {
+    let mut advert = Vec::from([134, 0, 0, 0, 64, 0]);
+    advert.extend(router_life.to_be_bytes());
+    advert.extend([0; 8]);
+    advert.extend([3, 4, 64, 0xc0]);
+    advert.extend(prefix_life.to_be_bytes());
+    advert.extend(prefix_life.to_be_bytes());
+    advert.extend([0; 4]);
+    advert.extend([0xfd, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    advert.extend([25, 3, 0, 0]);
+    advert.extend(prefix_life.to_be_bytes());
+    advert.extend([0xfd, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53]);
+    advert
 }
 
 /// A router (RFC 4861) that answers solicitations.

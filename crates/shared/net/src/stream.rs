@@ -1,4 +1,4 @@
-//! TCP for programs: listeners and streams.
+//! TCP for programs: streams.
 //!
 //! Names and behaviour follow `std` and tokio. A stream that is dropped closes gracefully in the background, within
 //! the time and number that the [`Config`](crate::Config) allows; a connection that shall end at once is
@@ -10,101 +10,57 @@ use alloc::rc::Rc;
 use core::fmt;
 use core::future::poll_fn;
 use core::net::SocketAddr;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
-use smoltcp::socket::tcp::{RecvError, State};
+use kiln_abi::Instant;
 
+use crate::connections::Connection;
 use crate::error::Error;
+use crate::pressure::SPARE_WRITTEN;
 use crate::stack::{Orphan, Stack};
+use crate::table::Key;
+use crate::tcp::{Info, KeepAlive, State, Tcb};
 
-/// Connections waiting to be accepted, unless said otherwise.
-const DEFAULT_BACKLOG: usize = 128;
+/// Probes of an idle connection before it is given up.
+const KEEPALIVE_PROBES: u8 = 9;
 
-/// A socket that listens for connections.
-pub struct TcpListener {
-    stack: Stack,
-    id: u32,
-    local: SocketAddr,
-}
-
-impl TcpListener {
-    /// Listens at `address`: one of the stack's own or a loopback address, `0.0.0.0` for all of IPv4, or `[::]` for
-    /// all of both families. Port 0 stands for a random free port.
-    ///
-    /// At most 128 connections wait to be accepted, fewer if memory is short.
-    ///
-    /// # Errors
-    /// [`Error::AddressInUse`], [`Error::AddressNotAvailable`], or [`Error::Exhausted`] if no port is free.
-    pub fn bind(stack: &Stack, address: SocketAddr) -> Result<Self, Error> {
-        Self::bind_with_backlog(stack, address, DEFAULT_BACKLOG)
-    }
-
-    /// As [`bind`](Self::bind), with a limit for connections that wait to be accepted. The same limit applies to
-    /// connections whose handshake is not complete.
-    ///
-    /// # Errors
-    /// As [`bind`](Self::bind).
-    pub fn bind_with_backlog(
-        stack: &Stack,
-        address: SocketAddr,
-        backlog: usize,
-    ) -> Result<Self, Error> {
-        let (id, local) = stack.with(|core| core.listen(address, backlog))?;
-        Ok(Self {
-            stack: stack.clone(),
-            id,
-            local,
-        })
-    }
-
-    /// Waits for a connection. Returns it and the peer's address.
-    ///
-    /// # Errors
-    /// None now; the signature is that of `std`.
-    pub async fn accept(&self) -> Result<(TcpStream, SocketAddr), Error> {
-        let (id, peer) = poll_fn(|context| {
-            let accepted = self
-                .stack
-                .with(|core| core.accept(self.id, context.waker()));
-            accepted.map_or(Poll::Pending, Poll::Ready)
-        })
-        .await;
-        Ok((TcpStream::new(&self.stack, id), peer))
-    }
-
-    /// Where it listens, with the port that was chosen.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local
+/// Remembers the one task that waits.
+fn wait(place: &mut Option<Waker>, context: &Context<'_>) {
+    match place {
+        Some(known) if known.will_wake(context.waker()) => {}
+        _ => *place = Some(context.waker().clone()),
     }
 }
 
-impl Drop for TcpListener {
-    /// Connections that have not been accepted are reset.
-    fn drop(&mut self) {
-        self.stack.release(Orphan::Listener(self.id));
-    }
-}
-
-impl fmt::Debug for TcpListener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TcpListener").field(&self.local).finish()
-    }
-}
 
 /// Owns the connection; dropping it starts the graceful close.
 struct Handle {
     stack: Stack,
-    id: u32,
+    key: Key,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.stack.release(Orphan::Connection(self.id));
+        self.stack.release(Orphan::Connection(self.key));
     }
 }
 
 impl Handle {
+    /// Runs `f` on the connection and then lets it act.
+    fn with<R>(
+        &self,
+        f: impl FnOnce(&mut Connection, Instant) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.stack.with(|core| {
+            let now = core.now;
+            let connection = core.connections.get(self.key).ok_or(Error::NotConnected)?;
+            let result = f(connection, now);
+            core.make_ready(self.key);
+            result
+        })
+    }
+
     fn poll_read(
         &self,
         context: &mut Context<'_>,
@@ -114,89 +70,100 @@ impl Handle {
             return Poll::Ready(Ok(0));
         }
         self.stack.with(|core| {
-            let (socket, error) = core.tcp(self.id).ok_or(Error::NotConnected)?;
-            match socket.recv_slice(buffer) {
+            let now = core.now;
+            let connection = core.connections.get(self.key).ok_or(Error::NotConnected)?;
+            match connection.tcb.read(buffer, now) {
+                Ok(0) if connection.tcb.at_end() => Poll::Ready(Ok(0)),
                 Ok(0) => {
-                    socket.register_recv_waker(context.waker());
+                    wait(&mut connection.reader, context);
                     Poll::Pending
                 }
                 Ok(count) => {
                     // The window may have to be announced.
-                    core.pending = true;
+                    if connection.tcb.wants_to_transmit(now) {
+                        core.make_ready(self.key);
+                    }
                     Poll::Ready(Ok(count))
                 }
-                Err(RecvError::Finished) => Poll::Ready(Ok(0)),
-                Err(RecvError::InvalidState) => match socket.state() {
-                    State::SynSent | State::SynReceived => {
-                        socket.register_recv_waker(context.waker());
-                        Poll::Pending
-                    }
-                    _ => Poll::Ready(Err(error.unwrap_or(Error::TimedOut))),
-                },
+                Err(error) => Poll::Ready(Err(error)),
             }
         })
     }
 
-    fn poll_write(&self, context: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, Error>> {
+    fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(&mut Tcb, Instant) -> Result<usize, Error>,
+    ) -> Poll<Result<usize, Error>> {
         self.stack.with(|core| {
-            let (socket, error) = core.tcp(self.id).ok_or(Error::NotConnected)?;
-            if !socket.may_send() {
-                return Poll::Ready(Err(match socket.state() {
-                    State::Closed => error.unwrap_or(Error::TimedOut),
-                    _ => Error::BrokenPipe,
-                }));
+            let now = core.now;
+            let full = core.is_full();
+            let connection = core.connections.get(self.key).ok_or(Error::NotConnected)?;
+            if full && connection.tcb.unacknowledged() > SPARE_WRITTEN {
+                // What was written wakes the writer when it is acknowledged.
+                wait(&mut connection.writer, context);
+                return Poll::Pending;
             }
-            if data.is_empty() {
-                return Poll::Ready(Ok(0));
-            }
-            match socket.send_slice(data) {
+            match write(&mut connection.tcb, now) {
                 Ok(0) => {
-                    socket.register_send_waker(context.waker());
+                    wait(&mut connection.writer, context);
                     Poll::Pending
                 }
                 Ok(count) => {
-                    core.pending = true;
+                    core.make_ready(self.key);
                     Poll::Ready(Ok(count))
                 }
-                Err(_) => Poll::Ready(Err(Error::BrokenPipe)),
+                Err(error) => Poll::Ready(Err(error)),
             }
         })
+    }
+
+    async fn write(&self, data: &[u8]) -> Result<usize, Error> {
+        if data.is_empty() {
+            return self.with(|connection, now| connection.tcb.write(data, now));
+        }
+        poll_fn(|context| self.poll_write(context, |tcb, now| tcb.write(data, now))).await
     }
 
     fn poll_connected(&self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.stack.with(|core| {
-            let (socket, error) = core.tcp(self.id).ok_or(Error::NotConnected)?;
-            match socket.state() {
+            let connection = core.connections.get(self.key).ok_or(Error::NotConnected)?;
+            match connection.tcb.state() {
                 State::SynSent | State::SynReceived => {
-                    socket.register_send_waker(context.waker());
+                    wait(&mut connection.writer, context);
                     Poll::Pending
                 }
-                State::Closed => Poll::Ready(Err(error.unwrap_or(Error::TimedOut))),
-                _ => {
-                    core.pending = true;
-                    Poll::Ready(Ok(()))
-                }
+                State::Closed => Poll::Ready(Err(connection.tcb.error().unwrap_or(Error::TimedOut))),
+                _ => Poll::Ready(Ok(())),
             }
         })
     }
 
     fn read_ready(&self) -> bool {
         self.stack.with(|core| {
-            core.tcp(self.id)
-                .is_none_or(|(socket, _)| socket.can_recv() || !socket.may_recv())
+            core.connections.get(self.key).is_none_or(|connection| {
+                let tcb = &connection.tcb;
+                tcb.readable() > 0 || tcb.at_end() || tcb.state() == State::Closed
+            })
         })
     }
 
     fn write_ready(&self) -> bool {
         self.stack.with(|core| {
-            core.tcp(self.id)
-                .is_none_or(|(socket, _)| socket.can_send() || !socket.may_send())
+            core.connections.get(self.key).is_none_or(|connection| {
+                let tcb = &connection.tcb;
+                let open = matches!(tcb.state(), State::Established | State::CloseWait);
+                tcb.writable() > 0 || !open
+            })
         })
     }
 
     fn ends(&self) -> Result<(SocketAddr, SocketAddr), Error> {
         self.stack
-            .with(|core| core.ends(self.id))
+            .with(|core| {
+                let connection = core.connections.get(self.key)?;
+                Some((connection.pair.local, connection.pair.remote))
+            })
             .ok_or(Error::NotConnected)
     }
 }
@@ -207,11 +174,11 @@ pub struct TcpStream {
 }
 
 impl TcpStream {
-    fn new(stack: &Stack, id: u32) -> Self {
+    pub(crate) fn new(stack: &Stack, key: Key) -> Self {
         Self {
             handle: Rc::new(Handle {
                 stack: stack.clone(),
-                id,
+                key,
             }),
         }
     }
@@ -224,11 +191,10 @@ impl TcpStream {
     /// says so; [`Error::AddressNotAvailable`] if the stack has no address of the family;
     /// [`Error::Exhausted`] if no memory or port is left; [`Error::InvalidInput`] for port 0 and multicast.
     pub async fn connect(stack: &Stack, address: SocketAddr) -> Result<Self, Error> {
-        let id = stack.with(|core| core.connect(address))?;
+        let key = stack.with(|core| core.connect(address, stack.only))?;
         // Should the future be dropped while it waits, the connection goes with the stream.
-        let stream = Self::new(stack, id);
+        let stream = Self::new(stack, key);
         poll_fn(|context| stream.handle.poll_connected(context)).await?;
-        stream.set_timeout(None);
         Ok(stream)
     }
 
@@ -247,7 +213,22 @@ impl TcpStream {
     /// # Errors
     /// [`Error::BrokenPipe`] after [`shutdown`](Self::shutdown); otherwise as [`read`](Self::read).
     pub async fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
-        poll_fn(|context| self.handle.poll_write(context, data)).await
+        self.handle.write(data).await
+    }
+
+    /// As [`write`](Self::write) without copying: the bytes stay where they are until the peer has acknowledged them.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_static(&mut self, data: &'static [u8]) -> Result<usize, Error> {
+        if data.is_empty() {
+            return self.handle.write(data).await;
+        }
+        poll_fn(|context| {
+            self.handle
+                .poll_write(context, |tcb, now| tcb.write_static(data, now))
+        })
+        .await
     }
 
     /// Takes all of the bytes; waits as often as the send buffer is full.
@@ -278,14 +259,14 @@ impl TcpStream {
     /// None.
     #[allow(clippy::unused_async, reason = "as in tokio")]
     pub async fn shutdown(&mut self) -> Result<(), Error> {
-        self.handle.stack.with(|core| core.close(self.handle.id));
+        self.handle.stack.with(|core| core.close(self.handle.key));
         Ok(())
     }
 
     /// Ends the connection with a reset (RFC 9293 section 3.10.5). What was written and not yet acknowledged is lost.
     pub fn abort(self) {
         let abort =
-            |core: &mut crate::stack::Core| core.abort(self.handle.id, Error::ConnectionAborted);
+            |core: &mut crate::stack::Core| core.abort(self.handle.key, Error::ConnectionAborted);
         self.handle.stack.with(abort);
     }
 
@@ -308,30 +289,41 @@ impl TcpStream {
     /// With `true`, small writes are not held back until earlier data have been acknowledged (RFC 9293 section
     /// 3.7.4, the Nagle algorithm, is off). The default is `false`.
     pub fn set_nodelay(&self, nodelay: bool) {
-        self.handle.stack.with(|core| {
-            core.pending = true;
-            if let Some((socket, _)) = core.tcp(self.handle.id) {
-                socket.set_nagle_enabled(!nodelay);
-            }
+        let _ = self.handle.with(|connection, _| {
+            connection.tcb.set_nodelay(nodelay);
+            Ok(())
         });
+    }
+
+    /// What the protocol knows of the connection, like Linux's `TCP_INFO`.
+    ///
+    /// # Errors
+    /// None for a stream that `connect` or `accept` returned.
+    pub fn info(&self) -> Result<Info, Error> {
+        self.handle.with(|connection, now| Ok(connection.tcb.info(now)))
     }
 
     /// Probes the peer each time the connection has been idle for so long (RFC 9293 section 3.8.4). Together with
     /// [`set_timeout`](Self::set_timeout) a peer that has vanished is found out. The default is not to probe.
     pub fn set_keepalive(&self, interval: Option<Duration>) {
-        let id = self.handle.id;
+        let keepalive = interval.map(|interval| KeepAlive {
+            idle: interval,
+            interval,
+            probes: KEEPALIVE_PROBES,
+        });
+        let key = self.handle.key;
         self.handle
             .stack
-            .with(|core| core.set_keepalive(id, interval));
+            .with(|core| core.set_keepalive(key, keepalive));
     }
 
     /// Gives up, with [`Error::TimedOut`], when written data or a probe has not been acknowledged for so long (RFC
     /// 9293 section 3.8.3, R2). The default is to try without end.
     pub fn set_timeout(&self, timeout: Option<Duration>) {
-        let id = self.handle.id;
+        let key = self.handle.key;
         self.handle
             .stack
-            .with(|core| core.set_user_timeout(id, timeout));
+            .with(|core| core.set_user_timeout(key, timeout));
     }
 
     /// Two halves, for two tasks. The connection closes when both are dropped.
@@ -382,13 +374,13 @@ impl OwnedWriteHalf {
     /// # Errors
     /// As [`TcpStream::write`].
     pub async fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
-        poll_fn(|context| self.handle.poll_write(context, data)).await
+        self.handle.write(data).await
     }
 }
 
 impl Drop for OwnedWriteHalf {
     fn drop(&mut self) {
-        self.handle.stack.release(Orphan::Writer(self.handle.id));
+        self.handle.stack.release(Orphan::Writer(self.handle.key));
     }
 }
 
@@ -412,7 +404,7 @@ macro_rules! writers {
     ($($writer:ty)*) => {$(
         impl embedded_io_async::Write for $writer {
             async fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
-                poll_fn(|context| self.handle.poll_write(context, data)).await
+                self.handle.write(data).await
             }
 
             async fn flush(&mut self) -> Result<(), Error> {

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::string::String;
 use std::vec::Vec;
 
-use super::{A4, A6, B4, B6, World, config_a, config_b, socket};
-use crate::{Config, Error, Stack, UdpSocket};
+use super::{A4, A6, B4, B6, Setup, World, config_a, config_b, socket};
+use crate::{Error, Stack, UdpSocket};
 
 #[test]
 fn datagrams_over_both_families_and_to_itself() {
@@ -124,11 +124,9 @@ async fn name_server(stack: Stack, address: Ipv4Addr) {
     }
 }
 
-fn with_server(config: Config) -> Config {
-    Config {
-        dns: Vec::from([B4.into()]),
-        ..config
-    }
+fn with_server(mut setup: Setup) -> Setup {
+    setup.link.dns = Vec::from([B4.into()]);
+    setup
 }
 
 #[test]
@@ -136,7 +134,7 @@ fn names_are_looked_up_and_failures_told_apart() {
     let mut world = World::new();
     let a = world.stack(with_server(config_a()));
     let b = world.stack(config_b());
-    world.spawn("server", name_server(b, B4));
+    world.spawn("server", name_server((*b).clone(), B4));
     let (done, result) = (std::rc::Rc::new(std::cell::Cell::new(false)), a.clone());
     let flag = done.clone();
     world.spawn("client", async move {
@@ -168,7 +166,7 @@ fn lost_questions_are_asked_again() {
     let a = world.stack(with_server(config_a()));
     let b = world.stack(config_b());
     world.faults.loss = 300;
-    world.spawn("server", name_server(b, B4));
+    world.spawn("server", name_server((*b).clone(), B4));
     let found = std::rc::Rc::new(std::cell::Cell::new(0));
     let count = found.clone();
     world.spawn("client", async move {
