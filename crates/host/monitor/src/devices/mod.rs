@@ -1,13 +1,14 @@
 //! From the user's options and the image's manifest to open devices.
 //!
 //! Three steps, in this order so that errors cost nothing: [`manifest::plan`] matches names (pure), then each planned
-//! device is opened ([`net`], [`tap`], [`block`]), then all of them are handed to the backend as they are. What the
+//! device is opened ([`net`], [`tap`], [`packet`], [`block`]), then all of them are handed to the backend as they are. What the
 //! supervisor keeps for itself (the rootless network) comes back beside them.
 
 pub mod block;
 pub mod island;
 pub mod manifest;
 pub mod net;
+pub mod packet;
 pub mod tap;
 
 use kiln_image::Device as Declared;
@@ -65,6 +66,10 @@ pub fn attach(
             Source::Tap(options) => (
                 tap::open(planned.name, options, ends)?,
                 format!("tap:{}", options.interface),
+            ),
+            Source::Packet(options) => (
+                packet::open(planned.name, options, ends)?,
+                format!("packet:{}", options.interface),
             ),
             Source::File(option) => (
                 block::open(option)?,
