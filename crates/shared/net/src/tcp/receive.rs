@@ -405,7 +405,14 @@ impl ReceiveBuffer {
             at += now.len() as u32;
             rest = behind;
         }
-        while index > 0 && (more.join(index) || index >= first) {
+        while index > 0 {
+            let mut joined = false;
+            while more.join(index) {
+                joined = true;
+            }
+            if !joined && index < first {
+                break;
+            }
             index -= 1;
         }
         // A segment that brought nothing new is the most recent one all the same.

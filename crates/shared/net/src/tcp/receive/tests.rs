@@ -44,7 +44,7 @@ impl Model {
 
     fn blocks(&self) -> Vec<(usize, usize)> {
         let mut blocks: Vec<(usize, usize)> = vec![];
-        for seq in self.next..self.stream.len() {
+        for seq in self.next..(self.read + self.limit).min(self.stream.len()) {
             if self.stream[seq].is_some() {
                 match blocks.last_mut() {
                     Some(last) if last.1 == seq => last.1 += 1,
@@ -83,7 +83,7 @@ proptest! {
         limit in 1000usize..20_000,
     ) {
         let mut buffer = ReceiveBuffer::new(Seq(first), limit as u32);
-        let mut model = Model { next: 0, read: 0, limit, stream: vec![None; 400_000] };
+        let mut model = Model { next: 0, read: 0, limit, stream: vec![None; 300_000] };
         for step in steps {
             match step {
                 Step::Insert(at, len, version) => {
@@ -128,7 +128,8 @@ proptest! {
                     let count = buffer.drop_out_of_order();
                     let behind: usize = model.blocks().iter().map(|b| b.1 - b.0).sum();
                     prop_assert_eq!(count, behind);
-                    model.stream[model.next..].fill(None);
+                    let edge = model.read + limit;
+                    model.stream[model.next..edge].fill(None);
                 }
             }
             prop_assert_eq!(buffer.len(), model.next - model.read);
