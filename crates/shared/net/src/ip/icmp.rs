@@ -7,7 +7,8 @@ use core::time::Duration;
 use kiln_abi::Instant;
 use smoltcp::wire::Icmpv6Packet;
 
-use super::interface::{Cast, Interface, Origins};
+use super::input::{Cast, Origins};
+use super::interface::Interface;
 use super::packet::{
     self, FRAGMENT, Fault, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, add_sums, array, be16, be32,
     pseudo_sum, put, sum, write_ip,
@@ -36,6 +37,7 @@ const TIME_EXCEEDED6: u8 = 3;
 const PROBLEM6: u8 = 4;
 const ECHO_REQUEST6: u8 = 128;
 const ECHO_REPLY6: u8 = 129;
+const LISTENER_QUERY: u8 = 130;
 const ROUTER_ADVERT: u8 = 134;
 const NEIGHBOR_SOLICIT: u8 = 135;
 const NEIGHBOR_ADVERT: u8 = 136;
@@ -182,6 +184,13 @@ impl Interface {
                 self.echo(header, message, ECHO_REPLY6, now, cx);
             }
             [UNREACHABLE6..=PROBLEM6, ..] => return self.receive_error(true, message, now, cx),
+            // RFC 3810 section 6.2: from the link, and seen by routers.
+            [LISTENER_QUERY, ..] => {
+                let local = matches!(header.source, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                if local && header.hop_limit == 1 && about.alert {
+                    self.receive_mld(message, now, cx);
+                }
+            }
             [ROUTER_ADVERT..=NEIGHBOR_ADVERT, ..] => {
                 let packet = Icmpv6Packet::new_checked(message);
                 // A hop limit of 255 shows that no router has forwarded it; RFC 6980 forbids fragments.
@@ -345,6 +354,9 @@ impl Interface {
         else {
             return;
         };
+        if header.source.is_ipv4() {
+            return;
+        }
         let mut header = *header;
         if about.cast != Cast::Own {
             let source = self.addresses.source_for(header.source);

@@ -7,8 +7,10 @@
 //! | module | what it holds | source |
 //! | --- | --- | --- |
 //! | `packet` | reading and writing headers, checksums | RFC 791, 8200, 1071 |
-//! | `interface` | the interface: what happens to a frame | RFC 1122 |
+//! | `interface` | the interface: its parts and their timers | |
+//! | `input` | what happens to a frame | RFC 1122 |
 //! | `neighbor` | ARP and neighbour discovery, one cache | RFC 826, 4861, 5227 |
+//! | `configure` | how addresses and routes come and go | RFC 4862, 2131 |
 //! | `address` | which addresses there are, and until when; which one is used as a source | RFC 4862, 6724 |
 //! | `router` | router and prefix lists | RFC 4861, 4191, 8106 |
 //! | `output` | from datagrams to frames | RFC 1122 |
@@ -20,13 +22,19 @@
 //! | `path_mtu` | what routers said about packets that were too big | RFC 1191, 8201 |
 
 mod address;
+mod configure;
+mod dhcp4;
+mod dhcp6;
 mod fragment;
+mod group;
 mod icmp;
+mod input;
 mod interface;
 mod neighbor;
 mod output;
 mod packet;
 mod path_mtu;
+mod reassembly;
 mod route;
 mod router;
 
@@ -141,4 +149,23 @@ pub(crate) struct Outbound {
     pub protocol: u8,
     pub hop_limit: u8,
     pub ecn: Ecn,
+}
+
+/// The checksum of a transport's packet, complemented: over the pseudo-header, `header`, whose checksum field is 0, and
+/// the pieces behind it.
+pub(crate) fn checksum_of<'a>(
+    outbound: &Outbound,
+    header: &[u8],
+    rest: impl Iterator<Item = &'a [u8]>,
+) -> u16 {
+    let mut total = sum(header);
+    let mut length = header.len();
+    for piece in rest {
+        let part = sum(piece);
+        // A piece that starts in the middle of a word has its bytes in the other halves.
+        total = add_sums(total, if length % 2 == 0 { part } else { part.swap_bytes() });
+        length += piece.len();
+    }
+    let pseudo = pseudo_sum(outbound.source, outbound.destination, outbound.protocol, length);
+    !add_sums(total, pseudo)
 }

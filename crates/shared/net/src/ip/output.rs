@@ -1,7 +1,7 @@
 //! Sending: from a datagram to frames in the link's queue.
 
 use alloc::vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kiln_abi::Instant;
 
@@ -226,7 +226,11 @@ impl Interface {
                 return remote.is_loopback().then(|| Way {
                     prefix: if remote.is_ipv6() { 128 } else { 8 },
                     next_hop: remote,
-                    source: remote,
+                    source: if remote.is_ipv6() {
+                        Ipv6Addr::LOCALHOST.into()
+                    } else {
+                        Ipv4Addr::LOCALHOST.into()
+                    },
                 });
             }
             _ if remote.is_unspecified() || remote.is_loopback() => return None,

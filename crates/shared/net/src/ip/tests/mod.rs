@@ -1,6 +1,7 @@
 //! Dialogues with an interface, in virtual time.
 
 mod hosts;
+mod links;
 mod robust;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
