@@ -90,7 +90,7 @@ fn long_frames_carry_all_the_link_needs_to_cut_them() {
                 long += 1;
                 assert_eq!(header.gso_type, gso_type);
                 assert_eq!(usize::from(header.hdr_len), headers);
-                assert_eq!(usize::from(header.gso_size), 1500 - ip_header - 20);
+                assert_eq!(usize::from(header.gso_size), 1500 - ip_header - 20 - 12);
             } else if frame.len() > headers + usize::from(header.gso_size) {
                 assert_eq!(header.gso_size, 0);
             }
