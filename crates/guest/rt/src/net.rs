@@ -163,7 +163,7 @@ impl Driver for LinkDriver {
                 }));
                 let unplaced = SegmentList {
                     addr: 0,
-                    count: (self.segments.len() - start) as u64,
+                    count: (self.segments.len() - start) as u32,
                 };
                 self.starts.push((start, place));
                 ops.push(RawOp::net_send(self.device, unplaced, frame.header));
