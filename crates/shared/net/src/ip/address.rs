@@ -13,6 +13,8 @@ use kiln_abi::Instant;
 
 /// Most addresses of an interface.
 const MAX_ADDRESSES: usize = 12;
+/// Of these, made of advertised prefixes: the others need room too.
+const MAX_ADVERTISED: usize = 8;
 /// Addresses that others have, and that are not tried again.
 const MAX_DUPLICATES: usize = 8;
 /// Messages that test an address, and the time behind each.
@@ -141,7 +143,11 @@ impl Addresses {
                 valid,
                 preferred,
                 deprecated: preferred <= now,
-                checks: if address.is_ipv6() { CHECKS6 } else { ANNOUNCEMENTS },
+                checks: if address.is_ipv6() {
+                    CHECKS6
+                } else {
+                    ANNOUNCEMENTS
+                },
                 timer: now,
                 defended: None,
             },
@@ -161,9 +167,21 @@ impl Addresses {
             // An advertisement, which may be forged, shortens a lifetime to no less than two hours.
             Some(own) => valid.max(own.valid.min(now + TWO_HOURS)),
             None if valid <= now => return false,
+            None if self.advertised_count() >= MAX_ADVERTISED => return false,
             None => valid,
         };
-        self.add(address.into(), prefix, Origin::Router, (valid, preferred), now)
+        self.add(
+            address.into(),
+            prefix,
+            Origin::Router,
+            (valid, preferred),
+            now,
+        )
+    }
+
+    fn advertised_count(&self) -> usize {
+        let advertised = |own: &&Own| own.origin == Origin::Router;
+        self.list.iter().filter(advertised).count()
     }
 
     /// Removes an address. True if it was there.
@@ -183,12 +201,12 @@ impl Addresses {
     }
 
     /// Somebody else uses an IPv4 address of ours.
-    pub(super) fn conflict(&mut self, address: IpAddr, now: Instant) -> Option<(Origin, Conflict)> {
+    pub(super) fn conflict(&mut self, address: IpAddr, now: Instant) -> Option<Conflict> {
         let own = self.list.iter_mut().find(|own| own.address == address)?;
         let recent = own
             .defended
             .is_some_and(|defended| now.since(defended) < DEFEND_INTERVAL);
-        let conflict = match (recent, own.origin) {
+        Some(match (recent, own.origin) {
             (false, _) => {
                 own.defended = Some(now);
                 Conflict::Defend
@@ -196,8 +214,7 @@ impl Addresses {
             // One that was given by hand is never given up (RFC 5227 section 2.4 c): the server must stay where it is.
             (true, Origin::Static) => Conflict::Bear,
             (true, _) => Conflict::GiveUp,
-        };
-        Some((own.origin, conflict))
+        })
     }
 
     /// The source address for packets to `destination`.
@@ -225,7 +242,11 @@ impl Addresses {
     /// When [`advance`](Self::advance) has something to do.
     pub(super) fn deadline(&self) -> Instant {
         let each = self.list.iter().map(|own| {
-            let preferred = if own.deprecated { Instant::FOREVER } else { own.preferred };
+            let preferred = if own.deprecated {
+                Instant::FOREVER
+            } else {
+                own.preferred
+            };
             own.timer.min(own.valid).min(preferred)
         });
         each.min().unwrap_or(Instant::FOREVER)

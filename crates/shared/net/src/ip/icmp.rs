@@ -7,7 +7,8 @@ use core::time::Duration;
 use kiln_abi::Instant;
 use smoltcp::wire::Icmpv6Packet;
 
-use super::interface::{Cast, Interface, Origins};
+use super::input::{Cast, Origins};
+use super::interface::Interface;
 use super::packet::{
     self, FRAGMENT, Fault, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, add_sums, array, be16, be32,
     pseudo_sum, put, sum, write_ip,
@@ -36,6 +37,7 @@ const TIME_EXCEEDED6: u8 = 3;
 const PROBLEM6: u8 = 4;
 const ECHO_REQUEST6: u8 = 128;
 const ECHO_REPLY6: u8 = 129;
+const LISTENER_QUERY: u8 = 130;
 const ROUTER_ADVERT: u8 = 134;
 const NEIGHBOR_SOLICIT: u8 = 135;
 const NEIGHBOR_ADVERT: u8 = 136;
@@ -97,7 +99,13 @@ fn quoted(v6: bool, bytes: &[u8]) -> Option<Quoted> {
         let source = Ipv4Addr::from(array::<4>(bytes, 12)?);
         let destination = Ipv4Addr::from(array::<4>(bytes, 16)?);
         let length = u32::from(be16(bytes, 2)?);
-        (source.into(), destination.into(), *bytes.get(9)?, header, length)
+        (
+            source.into(),
+            destination.into(),
+            *bytes.get(9)?,
+            header,
+            length,
+        )
     };
     if *bytes.first()? >> 4 != if v6 { 6 } else { 4 } {
         return None;
@@ -182,6 +190,13 @@ impl Interface {
                 self.echo(header, message, ECHO_REPLY6, now, cx);
             }
             [UNREACHABLE6..=PROBLEM6, ..] => return self.receive_error(true, message, now, cx),
+            // RFC 3810 section 6.2: from the link, and seen by routers.
+            [LISTENER_QUERY, ..] => {
+                let local = matches!(header.source, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                if local && header.hop_limit == 1 && about.alert {
+                    self.receive_mld(message, now, cx);
+                }
+            }
             [ROUTER_ADVERT..=NEIGHBOR_ADVERT, ..] => {
                 let packet = Icmpv6Packet::new_checked(message);
                 // A hop limit of 255 shows that no router has forwarded it; RFC 6980 forbids fragments.
@@ -345,6 +360,9 @@ impl Interface {
         else {
             return;
         };
+        if header.source.is_ipv4() {
+            return;
+        }
         let mut header = *header;
         if about.cast != Cast::Own {
             let source = self.addresses.source_for(header.source);
@@ -367,7 +385,11 @@ impl Interface {
         if !self.loopback && !self.addresses.has(header.destination) {
             return;
         }
-        let kind = if header.source.is_ipv6() { TIME_EXCEEDED6 } else { TIME_EXCEEDED4 };
+        let kind = if header.source.is_ipv6() {
+            TIME_EXCEEDED6
+        } else {
+            TIME_EXCEEDED4
+        };
         self.send_error(header, [kind, 1], 0, quote, now, cx);
     }
 
@@ -419,7 +441,11 @@ pub(super) fn checksum(outbound: &Outbound, message: &mut [u8]) {
 
 /// The start of a packet as it came, but for what [`Header`] does not hold.
 fn rebuilt(header: &Header, payload: &[u8]) -> Vec<u8> {
-    let start = if header.source.is_ipv6() { IPV6_HEADER } else { IPV4_HEADER };
+    let start = if header.source.is_ipv6() {
+        IPV6_HEADER
+    } else {
+        IPV4_HEADER
+    };
     let kept = payload.get(..MOST6).unwrap_or(payload);
     let mut bytes = alloc::vec![0; start];
     let outbound = Outbound {

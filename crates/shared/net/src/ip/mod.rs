@@ -7,8 +7,10 @@
 //! | module | what it holds | source |
 //! | --- | --- | --- |
 //! | `packet` | reading and writing headers, checksums | RFC 791, 8200, 1071 |
-//! | `interface` | the interface: what happens to a frame | RFC 1122 |
+//! | `interface` | the interface: its parts and their timers | |
+//! | `input` | what happens to a frame | RFC 1122 |
 //! | `neighbor` | ARP and neighbour discovery, one cache | RFC 826, 4861, 5227 |
+//! | `configure` | how addresses and routes come and go | RFC 4862, 2131 |
 //! | `address` | which addresses there are, and until when; which one is used as a source | RFC 4862, 6724 |
 //! | `router` | router and prefix lists | RFC 4861, 4191, 8106 |
 //! | `output` | from datagrams to frames | RFC 1122 |
@@ -20,13 +22,19 @@
 //! | `path_mtu` | what routers said about packets that were too big | RFC 1191, 8201 |
 
 mod address;
+mod configure;
+mod dhcp4;
+mod dhcp6;
 mod fragment;
+mod group;
 mod icmp;
+mod input;
 mod interface;
 mod neighbor;
 mod output;
 mod packet;
 mod path_mtu;
+mod reassembly;
 mod route;
 mod router;
 

@@ -1,7 +1,7 @@
 //! Sending: from a datagram to frames in the link's queue.
 
 use alloc::vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kiln_abi::Instant;
 
@@ -84,9 +84,11 @@ impl Interface {
         cx: &mut Context<'_>,
     ) {
         let routes = &self.routes;
-        let heard = self.neighbors.heard(neighbor, mac, evidence, now, &|address| {
-            routes.is_router(address)
-        });
+        let heard = self
+            .neighbors
+            .heard(neighbor, mac, evidence, now, &|address| {
+                routes.is_router(address)
+            });
         self.routes.regain(neighbor);
         self.changes.neighbors |= heard.found;
         if heard.no_router {
@@ -97,8 +99,7 @@ impl Interface {
             if let Some(mac) = mac {
                 let bytes = &waiting.payload;
                 let mut fill = |to: &mut [u8]| to.copy_from_slice(bytes);
-                let sent =
-                    self.transmit(&waiting.outbound, mac, bytes.len(), now, cx, &mut fill);
+                let sent = self.transmit(&waiting.outbound, mac, bytes.len(), now, cx, &mut fill);
                 cx.stats.dropped_queue_full += u64::from(sent.is_err());
             }
         }
@@ -208,7 +209,11 @@ impl Interface {
                 fill(body);
             }
         });
-        if queued { Ok(()) } else { Err(Error::Exhausted) }
+        if queued {
+            Ok(())
+        } else {
+            Err(Error::Exhausted)
+        }
     }
 
     /// The way to `remote` over this interface. Groups and broadcast are on every link.
@@ -226,7 +231,11 @@ impl Interface {
                 return remote.is_loopback().then(|| Way {
                     prefix: if remote.is_ipv6() { 128 } else { 8 },
                     next_hop: remote,
-                    source: remote,
+                    source: if remote.is_ipv6() {
+                        Ipv6Addr::LOCALHOST.into()
+                    } else {
+                        Ipv4Addr::LOCALHOST.into()
+                    },
                 });
             }
             _ if remote.is_unspecified() || remote.is_loopback() => return None,
@@ -238,7 +247,9 @@ impl Interface {
         let route = self.routes.find(remote)?;
         let next_hop = route.gateway.unwrap_or(remote);
         // An IPv4 router expects the address of its own network.
-        let source = self.addresses.source_for(if remote.is_ipv4() { next_hop } else { remote })?;
+        let source = self
+            .addresses
+            .source_for(if remote.is_ipv4() { next_hop } else { remote })?;
         let local = |address| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
         if route.gateway.is_some() && local(source) {
             // No router would forward it, nor its answer.

@@ -80,7 +80,11 @@ impl PathMtus {
             }
             Err(_) => {
                 if self.paths.len() >= MAX_PATHS {
-                    let oldest = self.paths.iter().enumerate().min_by_key(|(_, path)| path.until);
+                    let oldest = self
+                        .paths
+                        .iter()
+                        .enumerate()
+                        .min_by_key(|(_, path)| path.until);
                     if let Some((at, _)) = oldest {
                         self.paths.remove(at);
                     }

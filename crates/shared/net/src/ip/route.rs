@@ -12,9 +12,6 @@ use core::net::IpAddr;
 
 use super::address::in_network;
 
-/// Most routes; there is room for everything that configuration and protocols may bring.
-const MAX_ROUTES: usize = 64;
-
 /// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
@@ -43,7 +40,7 @@ impl Route {
     }
 }
 
-/// The routes of an interface.
+/// The routes of an interface. Whoever contributes some limits their number.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     list: Vec<Route>,
@@ -52,7 +49,6 @@ pub(super) struct Routes {
 impl Routes {
     /// Replaces all routes. What is known about gateways stays known. True if they differ from before.
     pub(super) fn replace(&mut self, mut list: Vec<Route>) -> bool {
-        list.truncate(MAX_ROUTES);
         for route in &mut list {
             route.lost = self
                 .list

@@ -197,13 +197,19 @@ impl Routers {
 
     /// The neighbour says that it is no router any more (RFC 4861 section 7.2.5).
     pub(super) fn remove(&mut self, router: IpAddr) {
-        self.routers.retain(|known| known.what.gateway != Some(router));
-        self.routes.retain(|known| known.what.gateway != Some(router));
+        self.routers
+            .retain(|known| known.what.gateway != Some(router));
+        self.routes
+            .retain(|known| known.what.gateway != Some(router));
     }
 
     /// All routes.
     pub(super) fn routes(&self) -> impl Iterator<Item = Route> {
-        let all = self.prefixes.iter().chain(&self.routes).chain(&self.routers);
+        let all = self
+            .prefixes
+            .iter()
+            .chain(&self.routes)
+            .chain(&self.routers);
         all.map(|known| known.what)
     }
 
@@ -236,7 +242,11 @@ impl Routers {
         if now < due {
             return false;
         }
-        let interval = if last.is_zero() { SOLICIT_FIRST } else { last * 2 };
+        let interval = if last.is_zero() {
+            SOLICIT_FIRST
+        } else {
+            last * 2
+        };
         let interval = vary(interval.min(SOLICIT_MOST), random);
         self.solicit = Some((now + interval, interval));
         true
@@ -244,7 +254,11 @@ impl Routers {
 
     /// When [`expire`](Self::expire) or [`solicit`](Self::solicit) will have something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let known = self.prefixes.iter().chain(&self.routes).chain(&self.routers);
+        let known = self
+            .prefixes
+            .iter()
+            .chain(&self.routes)
+            .chain(&self.routers);
         let known = known.map(|known| known.until);
         let servers = self.servers.iter().map(|known| known.until);
         let solicit = self.solicit.map(|(due, _)| due);

@@ -1,6 +1,7 @@
 //! Dialogues with an interface, in virtual time.
 
 mod hosts;
+mod links;
 mod robust;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,9 +15,7 @@ use std::vec::Vec;
 use kiln_abi::Instant;
 
 use super::packet::{ICMP, ICMPV6, add_sums, pseudo_sum, put, sum};
-use super::{
-    Context, Header, Input, Interface, Outbound, UDP, headers_len, write_headers,
-};
+use super::{Context, Header, Input, Interface, Outbound, UDP, headers_len, write_headers};
 use crate::config::{Ipv4Setup, Ipv6Setup, LinkConfig};
 use crate::queue::Queue;
 use crate::random::Random;
@@ -123,11 +122,13 @@ impl Host {
     }
 
     pub(super) fn receive(&mut self, frame: &[u8]) -> Got {
-        self.with(|interface, now, cx| match interface.receive(frame, now, cx) {
-            Input::Done => Got::Nothing,
-            Input::Packet(header, payload) => Got::Packet(header, payload.into_owned()),
-            Input::Trouble(trouble) => Got::Trouble(trouble),
-        })
+        self.with(
+            |interface, now, cx| match interface.receive(frame, now, cx) {
+                Input::Done => Got::Nothing,
+                Input::Packet(header, payload) => Got::Packet(header, payload.into_owned()),
+                Input::Trouble(trouble) => Got::Trouble(trouble),
+            },
+        )
     }
 
     /// Lets time pass, event by event.
@@ -166,7 +167,10 @@ impl Host {
     /// Sends a datagram of `size` bytes.
     pub(super) fn send(&mut self, to: &str, size: usize) -> Result<(), crate::Error> {
         let destination = ip(to);
-        let way = self.interface.way(destination).ok_or(crate::Error::Unreachable)?;
+        let way = self
+            .interface
+            .way(destination)
+            .ok_or(crate::Error::Unreachable)?;
         let outbound = Outbound {
             source: way.source,
             destination,
@@ -175,7 +179,14 @@ impl Host {
             ecn: Ecn::NotEct,
         };
         self.with(|interface, now, cx| {
-            interface.send(outbound, way.next_hop, size, |bytes| pattern(bytes), now, cx)
+            interface.send(
+                outbound,
+                way.next_hop,
+                size,
+                |bytes| pattern(bytes),
+                now,
+                cx,
+            )
         })
     }
 }
@@ -211,12 +222,7 @@ pub(super) fn frame(
 }
 
 /// As [`frame`], with a message whose checksum is filled in.
-pub(super) fn icmp(
-    to: [u8; 6],
-    addresses: (&str, &str),
-    hop_limit: u8,
-    message: &[u8],
-) -> Vec<u8> {
+pub(super) fn icmp(to: [u8; 6], addresses: (&str, &str), hop_limit: u8, message: &[u8]) -> Vec<u8> {
     let mut message = message.to_owned();
     put(&mut message, 2, &[0, 0]);
     let (source, destination) = (ip(addresses.0), ip(addresses.1));
@@ -287,7 +293,10 @@ pub(super) fn describe(frame: &[u8]) -> String {
             let (sender, target) = (address4(&packet[14..18]), address4(&packet[24..28]));
             match packet[7] {
                 1 => format!("arp who-has {target} tell {sender} > {to}"),
-                _ => format!("arp {sender} is-at {} for {target} > {to}", mac(&packet[8..14])),
+                _ => format!(
+                    "arp {sender} is-at {} for {target} > {to}",
+                    mac(&packet[8..14])
+                ),
             }
         }
         [8, 0] => {
@@ -305,7 +314,11 @@ pub(super) fn describe(frame: &[u8]) -> String {
                 address4(&packet[16..20])
             );
             let what = if position & 0x3fff != 0 {
-                fragment(usize::from(position & 0x1fff) * 8, payload.len(), position & 0x2000 != 0)
+                fragment(
+                    usize::from(position & 0x1fff) * 8,
+                    payload.len(),
+                    position & 0x2000 != 0,
+                )
             } else {
                 match packet[9] {
                     1 => {
@@ -341,7 +354,11 @@ pub(super) fn describe(frame: &[u8]) -> String {
             let what = match next {
                 44 => {
                     let position = u16::from_be_bytes([payload[2], payload[3]]);
-                    fragment(usize::from(position & !7), payload.len() - 8, position & 1 == 1)
+                    fragment(
+                        usize::from(position & !7),
+                        payload.len() - 8,
+                        position & 1 == 1,
+                    )
                 }
                 58 => {
                     let pseudo = pseudo_sum(source.into(), destination.into(), 58, payload.len());
@@ -357,7 +374,10 @@ pub(super) fn describe(frame: &[u8]) -> String {
 }
 
 fn fragment(offset: usize, length: usize, more: bool) -> String {
-    format!("fragment {offset}+{length}{}", if more { "..." } else { "" })
+    format!(
+        "fragment {offset}+{length}{}",
+        if more { "..." } else { "" }
+    )
 }
 
 fn icmp6(message: &[u8], hop_limit: u8) -> String {
@@ -377,7 +397,11 @@ fn icmp6(message: &[u8], hop_limit: u8) -> String {
                 .filter(|(bit, _)| message[4] & bit != 0)
                 .map(|(_, letter)| letter)
                 .collect();
-            format!("{} is-at [{flags}]{}", address6(&message[8..24]), option(24))
+            format!(
+                "{} is-at [{flags}]{}",
+                address6(&message[8..24]),
+                option(24)
+            )
         }
         131 => format!("mld1 report {}", address6(&message[8..24])),
         132 => format!("mld1 done {}", address6(&message[8..24])),
