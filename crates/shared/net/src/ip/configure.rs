@@ -211,7 +211,7 @@ impl Interface {
             self.mtu6 = mtu as u16;
         }
         for prefix in advert.prefixes {
-            let address = autonomous(prefix.prefix, self.mac);
+            let address = autonomous(prefix.network, self.mac);
             let lifetimes = (prefix.valid, prefix.preferred);
             if self.addresses.advertised(address, 64, lifetimes, now) {
                 self.address_added(address.into(), now);

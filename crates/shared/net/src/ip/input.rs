@@ -52,8 +52,9 @@ impl Interface {
             cx.stats.dropped_malformed += 1;
             return Input::Done;
         };
-        let [a, b, c, d, e, f, from @ .., kind0, kind1] = *ethernet;
-        let to_group = a & 1 == 1;
+        let [.., kind0, kind1] = *ethernet;
+        let [to, from] = [0, 6].map(|at| packet::array::<6>(ethernet, at).unwrap_or_default());
+        let to_group = to[0] & 1 == 1;
         let kind = match bytes.first() {
             Some(first) if self.loopback => match first >> 4 {
                 4 => [0x08, 0x00],
@@ -61,7 +62,7 @@ impl Interface {
             },
             _ => {
                 // Bridges flood: only what is for this host, or for many, is worth a look.
-                if !to_group && [a, b, c, d, e, f] != self.mac {
+                if !to_group && to != self.mac {
                     return Input::Done;
                 }
                 [kind0, kind1]
@@ -342,7 +343,7 @@ fn fragment_fault(
     if data.is_empty() {
         return Some(Fault::Malformed);
     }
-    if fragment.more && data.len() % 8 != 0 {
+    if fragment.more && !data.len().is_multiple_of(8) {
         return Some(problem(0, 4));
     }
     if fragment.offset + data.len() > most {

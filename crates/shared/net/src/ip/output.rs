@@ -154,9 +154,10 @@ impl Interface {
                     outbound: *outbound,
                     payload: bytes,
                 };
-                match self.neighbors.wait(next_hop, waiting) {
-                    true => Ok(()),
-                    false => Err(Error::Exhausted),
+                if self.neighbors.wait(next_hop, waiting) {
+                    Ok(())
+                } else {
+                    Err(Error::Exhausted)
                 }
             }
             Resolved::Failed => Err(Error::Unreachable),

@@ -181,13 +181,8 @@ impl Interface {
         now: Instant,
         cx: &mut Context<'_>,
     ) {
-        let (to, mac) = match mac {
-            Some(mac) => (target, mac),
-            None => {
-                let group = solicited_node(target);
-                (group, group_mac(group.into()))
-            }
-        };
+        let group = solicited_node(target);
+        let (to, mac) = mac.map_or_else(|| (group, group_mac(group.into())), |mac| (target, mac));
         let checked = !source.is_unspecified() && !self.addresses.is_checking(source.into());
         let message = NdiscRepr::NeighborSolicit {
             target_addr: target,

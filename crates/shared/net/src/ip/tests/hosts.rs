@@ -370,7 +370,7 @@ fn a_closed_port_is_reported_within_limits() {
     else {
         panic!("a packet");
     };
-    let mut report = |host: &mut Host| {
+    let report = |host: &mut Host| {
         host.with(|interface, now, cx| interface.port_unreachable(&header, &payload, now, cx));
     };
     report(&mut host);

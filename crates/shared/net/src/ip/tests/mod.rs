@@ -1,5 +1,7 @@
 //! Dialogues with an interface, in virtual time.
 
+mod fragments;
+mod groups;
 mod hosts;
 mod links;
 mod robust;
@@ -7,6 +9,7 @@ mod robust;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 use std::borrow::ToOwned;
+use std::fmt::Write;
 use std::format;
 use std::string::String;
 use std::vec;
@@ -179,14 +182,7 @@ impl Host {
             ecn: Ecn::NotEct,
         };
         self.with(|interface, now, cx| {
-            interface.send(
-                outbound,
-                way.next_hop,
-                size,
-                |bytes| pattern(bytes),
-                now,
-                cx,
-            )
+            interface.send(outbound, way.next_hop, size, pattern, now, cx)
         })
     }
 }
@@ -408,7 +404,7 @@ fn icmp6(message: &[u8], hop_limit: u8) -> String {
         143 => {
             let mut text = String::from("mld2");
             for record in message[8..].chunks(20) {
-                text += &format!(" {}:{}", record[0], address6(&record[4..20]));
+                let _ = write!(text, " {}:{}", record[0], address6(&record[4..20]));
             }
             text
         }
@@ -421,7 +417,7 @@ fn igmp(message: &[u8]) -> String {
         0x22 => {
             let mut text = String::from("igmp3");
             for record in message[8..].chunks(8) {
-                text += &format!(" {}:{}", record[0], address4(&record[4..8]));
+                let _ = write!(text, " {}:{}", record[0], address4(&record[4..8]));
             }
             text
         }
