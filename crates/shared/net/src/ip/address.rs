@@ -11,6 +11,8 @@ use core::time::Duration;
 
 use kiln_abi::Instant;
 
+use super::packet::put;
+
 /// Most addresses of an interface.
 const MAX_ADDRESSES: usize = 12;
 /// Of these, made of advertised prefixes: the others need room too.
@@ -143,7 +145,11 @@ impl Addresses {
                 valid,
                 preferred,
                 deprecated: preferred <= now,
-                checks: if address.is_ipv6() { CHECKS6 } else { ANNOUNCEMENTS },
+                checks: if address.is_ipv6() {
+                    CHECKS6
+                } else {
+                    ANNOUNCEMENTS
+                },
                 timer: now,
                 defended: None,
             },
@@ -166,7 +172,18 @@ impl Addresses {
             None if self.advertised_count() >= MAX_ADVERTISED => return false,
             None => valid,
         };
-        self.add(address.into(), prefix, Origin::Router, (valid, preferred), now)
+        self.add(
+            address.into(),
+            prefix,
+            Origin::Router,
+            (valid, preferred),
+            now,
+        )
+    }
+
+    fn advertised_count(&self) -> usize {
+        let advertised = |own: &&Own| own.origin == Origin::Router;
+        self.list.iter().filter(advertised).count()
     }
 
     fn advertised_count(&self) -> usize {
@@ -232,7 +249,11 @@ impl Addresses {
     /// When [`advance`](Self::advance) has something to do.
     pub(super) fn deadline(&self) -> Instant {
         let each = self.list.iter().map(|own| {
-            let preferred = if own.deprecated { Instant::FOREVER } else { own.preferred };
+            let preferred = if own.deprecated {
+                Instant::FOREVER
+            } else {
+                own.preferred
+            };
             own.timer.min(own.valid).min(preferred)
         });
         each.min().unwrap_or(Instant::FOREVER)
@@ -336,7 +357,12 @@ pub(super) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
 
 /// The address with a prefix of 64 bits and the identifier that is made of the Ethernet address (RFC 4291 appendix A).
 pub(super) fn autonomous(prefix: Ipv6Addr, mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f, g, h, ..] = prefix.octets();
-    let [m, n, o, p, q, r] = mac;
-    Ipv6Addr::from([a, b, c, d, e, f, g, h, m ^ 2, n, o, 0xff, 0xfe, p, q, r])
+    let mut bytes = prefix.octets();
+    let [first, second, third, rest @ ..] = mac;
+    put(&mut bytes, 8, &[first ^ 2, second, third, 0xff, 0xfe]);
+    put(&mut bytes, 13, &rest);
+    bytes.into()
 }
+
+#[cfg(test)]
+mod tests;

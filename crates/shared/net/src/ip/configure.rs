@@ -50,7 +50,10 @@ impl Interface {
             IpAddr::V4(_) => true,
             IpAddr::V6(address) => address.is_unicast_link_local(),
         };
-        self.addresses.source_for(group).filter(local).unwrap_or(none)
+        self.addresses
+            .source_for(group)
+            .filter(local)
+            .unwrap_or(none)
     }
 
     /// Makes the list of routes from everything that is known.
@@ -147,7 +150,12 @@ impl Interface {
             self.config.ipv6 = Ipv6Setup::Off;
             self.routers = Routers::default();
             let made = |own: &&Own| own.origin == Origin::Router;
-            let made: Vec<IpAddr> = self.addresses.iter().filter(made).map(|own| own.address).collect();
+            let made: Vec<IpAddr> = self
+                .addresses
+                .iter()
+                .filter(made)
+                .map(|own| own.address)
+                .collect();
             for address in made {
                 self.addresses.remove(address);
                 self.address_gone(address, now);
@@ -192,7 +200,8 @@ impl Interface {
             return;
         };
         let random = cx.random.next_u32();
-        self.neighbors.set_times(advert.reachable, advert.retrans, random);
+        self.neighbors
+            .set_times(advert.reachable, advert.retrans, random);
         if let Some(limit) = advert.hop_limit {
             self.hop_limit6 = limit;
         }
@@ -202,7 +211,7 @@ impl Interface {
             self.mtu6 = mtu as u16;
         }
         for prefix in advert.prefixes {
-            let address = autonomous(prefix.prefix, self.mac);
+            let address = autonomous(prefix.network, self.mac);
             let lifetimes = (prefix.valid, prefix.preferred);
             if self.addresses.advertised(address, 64, lifetimes, now) {
                 self.address_added(address.into(), now);

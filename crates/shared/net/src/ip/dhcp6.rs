@@ -80,7 +80,11 @@ impl Client {
             self.id = random.next_u32() & 0x00ff_ffff;
             now
         });
-        let next = if self.interval.is_zero() { FIRST_TIMEOUT } else { self.interval * 2 };
+        let next = if self.interval.is_zero() {
+            FIRST_TIMEOUT
+        } else {
+            self.interval * 2
+        };
         self.interval = vary(next.min(MAX_TIMEOUT), random);
         self.due = now + self.interval;
         let elapsed = now.since(since).as_millis() / 10;
@@ -90,12 +94,24 @@ impl Client {
 
     fn request(&self, elapsed: u16) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
-        bytes.extend([CLIENT_PORT, SERVER_PORT, 0, 0].map(u16::to_be_bytes).as_flattened());
+        bytes.extend(
+            [CLIENT_PORT, SERVER_PORT, 0, 0]
+                .map(u16::to_be_bytes)
+                .as_flattened(),
+        );
         bytes.extend((u32::from(INFORMATION_REQUEST) << 24 | self.id).to_be_bytes());
         // The identifier is that of the Ethernet address, type 3 (section 11.4).
         bytes.extend([CLIENT_ID, 10, 3, 1].map(u16::to_be_bytes).as_flattened());
         bytes.extend(self.mac);
-        let rest = [OPTION_REQUEST, 4, DNS_SERVERS, REFRESH_TIME, ELAPSED_TIME, 2, elapsed];
+        let rest = [
+            OPTION_REQUEST,
+            4,
+            DNS_SERVERS,
+            REFRESH_TIME,
+            ELAPSED_TIME,
+            2,
+            elapsed,
+        ];
         bytes.extend(rest.map(u16::to_be_bytes).as_flattened());
         let length = bytes.len() as u16;
         put(&mut bytes, 4, &length.to_be_bytes());
@@ -118,12 +134,18 @@ impl Client {
             };
             match kind {
                 // Section 16.10: for another client.
-                CLIENT_ID if array(data, 0) != Some([0, 3, 0, 1]) || data.get(4..) != Some(&self.mac) => {
+                CLIENT_ID
+                    if array(data, 0) != Some([0, 3, 0, 1]) || data.get(4..) != Some(&self.mac) =>
+                {
                     return false;
                 }
                 SERVER_ID => identified = true,
                 DNS_SERVERS => {
-                    let list = data.as_chunks::<16>().0.iter().map(|bytes| Ipv6Addr::from(*bytes));
+                    let list = data
+                        .as_chunks::<16>()
+                        .0
+                        .iter()
+                        .map(|bytes| Ipv6Addr::from(*bytes));
                     servers.extend(list.filter(|server| is_host6(*server)).take(MAX_SERVERS));
                 }
                 REFRESH_TIME => {
@@ -151,7 +173,9 @@ impl Interface {
     /// A router says that DHCP knows more.
     pub(super) fn start_dhcp6(&mut self, now: Instant, cx: &mut Context<'_>) {
         let mac = self.mac;
-        let client = self.dhcp6.get_or_insert_with(|| Box::new(Client::new(mac, now, cx.random)));
+        let client = self
+            .dhcp6
+            .get_or_insert_with(|| Box::new(Client::new(mac, now, cx.random)));
         self.due = self.due.min(client.deadline());
     }
 
@@ -202,7 +226,10 @@ impl Interface {
 
     /// The DNS servers that DHCP knows.
     pub(super) fn dhcp6_servers(&self) -> impl Iterator<Item = IpAddr> {
-        let servers = self.dhcp6.as_ref().map_or(&[][..], |client| &client.servers);
+        let servers = self
+            .dhcp6
+            .as_ref()
+            .map_or(&[][..], |client| &client.servers);
         servers.iter().copied().map(IpAddr::V6)
     }
 }
@@ -242,7 +269,10 @@ mod tests {
         assert!(times[0] < 1 && times[4] >= 13, "{times:?}");
         assert!(!client.receive(&reply(client.id + 1), at(20)));
         assert!(client.receive(&reply(client.id), at(20)));
-        assert_eq!(client.servers, ["2001:db8::53".parse::<Ipv6Addr>().expect("an address")]);
+        assert_eq!(
+            client.servers,
+            ["2001:db8::53".parse::<Ipv6Addr>().expect("an address")]
+        );
         assert_eq!(client.deadline(), at(20 + 3600));
         // Nothing is awaited any more.
         assert!(!client.receive(&reply(client.id), at(21)));
@@ -256,7 +286,10 @@ mod tests {
         client.advance(at(1), &mut random);
         let good = reply(client.id);
         for cut in 0..good.len() {
-            let mut client = Client { servers: Vec::new(), ..clone(&client) };
+            let mut client = Client {
+                servers: Vec::new(),
+                ..clone(&client)
+            };
             if client.receive(&good[..cut], at(2)) {
                 assert_eq!(cut, good.len() - 8, "cut behind an option");
             }

@@ -1,8 +1,6 @@
 //! Cutting datagrams into fragments (RFC 791 section 3.2, RFC 8200 section 4.5).
 
-use super::packet::{
-    FRAGMENT, FRAGMENT_HEADER, IPV4_HEADER, IPV6_HEADER, Mac, put, write_ethernet, write_ip,
-};
+use super::packet::{FRAGMENT, FRAGMENT_HEADER, IPV6_HEADER, Mac, put, write_ethernet, write_ip};
 use super::{Context, ETHERNET_HEADER, Outbound, headers_len};
 use crate::error::Error;
 
@@ -15,7 +13,8 @@ pub(super) fn send(
     cx: &mut Context<'_>,
 ) -> Result<(), Error> {
     let v6 = outbound.destination.is_ipv6();
-    let headers = if v6 { IPV6_HEADER + FRAGMENT_HEADER } else { IPV4_HEADER };
+    let extra = if v6 { FRAGMENT_HEADER } else { 0 };
+    let headers = headers_len(v6) - ETHERNET_HEADER + extra;
     // All but the last carry a multiple of eight bytes.
     let each = mtu.saturating_sub(headers) & !7;
     if each == 0 {
@@ -25,28 +24,29 @@ pub(super) fn send(
     let mut offset = 0;
     for part in payload.chunks(each) {
         let more = offset + part.len() < payload.len();
-        let extra = headers_len(v6) - ETHERNET_HEADER;
-        let extra = headers - extra;
-        let queued = cx.queue.frame(ETHERNET_HEADER + headers + part.len(), |bytes| {
-            let Some((ethernet, ip)) = bytes.split_first_chunk_mut::<ETHERNET_HEADER>() else {
-                return;
-            };
-            write_ethernet(ethernet, macs, v6);
-            if v6 {
-                let carrier = Outbound {
-                    protocol: FRAGMENT,
-                    ..*outbound
+        let queued = cx
+            .queue
+            .frame(ETHERNET_HEADER + headers + part.len(), |bytes| {
+                let Some((ethernet, ip)) = bytes.split_first_chunk_mut::<ETHERNET_HEADER>() else {
+                    return;
                 };
-                write_ip(ip, &carrier, extra + part.len(), 0, 0);
-                let [a, b] = (offset as u16 | u16::from(more)).to_be_bytes();
-                let [c, d, e, f] = id.to_be_bytes();
-                put(ip, IPV6_HEADER, &[outbound.protocol, 0, a, b, c, d, e, f]);
-            } else {
-                let position = (offset / 8) as u16 | u16::from(more) << 13;
-                write_ip(ip, outbound, part.len(), id as u16, position);
-            }
-            put(ip, headers, part);
-        });
+                write_ethernet(ethernet, macs, v6);
+                if v6 {
+                    let carrier = Outbound {
+                        protocol: FRAGMENT,
+                        ..*outbound
+                    };
+                    write_ip(ip, &carrier, extra + part.len(), 0, 0);
+                    let position = offset as u16 | u16::from(more);
+                    put(ip, IPV6_HEADER, &[outbound.protocol]);
+                    put(ip, IPV6_HEADER + 2, &position.to_be_bytes());
+                    put(ip, IPV6_HEADER + 4, &id.to_be_bytes());
+                } else {
+                    let position = (offset / 8) as u16 | u16::from(more) << 13;
+                    write_ip(ip, outbound, part.len(), id as u16, position);
+                }
+                put(ip, headers, part);
+            });
         if !queued {
             return Err(Error::Exhausted);
         }

@@ -183,8 +183,14 @@ impl Groups {
 
     /// When [`advance`](Self::advance) has something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let members = self.members.iter().map(|member| member.due.min(member.answer));
-        let queriers = self.queriers.iter().map(|querier| querier.until.min(querier.answer));
+        let members = self
+            .members
+            .iter()
+            .map(|member| member.due.min(member.answer));
+        let queriers = self
+            .queriers
+            .iter()
+            .map(|querier| querier.until.min(querier.answer));
         members.chain(queriers).min().unwrap_or(Instant::FOREVER)
     }
 
@@ -416,23 +422,24 @@ impl Interface {
             .is_ok()
         } else {
             let macs = (self.mac, mac);
-            cx.queue.frame(ETHERNET_HEADER + IPV4_HEADER + 4 + length, |bytes| {
-                let Some((ethernet, ip)) = bytes.split_first_chunk_mut() else {
-                    return;
-                };
-                write_ethernet(ethernet, macs, false);
-                write_ip(ip, &outbound, 4 + length, 0, 0x4000);
-                // The option makes the header longer; routers treat the packet as control traffic.
-                put(ip, 0, &[0x46, 0xc0]);
-                put(ip, 10, &[0, 0]);
-                put(ip, IPV4_HEADER, &[0x94, 4, 0, 0]);
-                if let Some((header, message)) = ip.split_at_mut_checked(IPV4_HEADER + 4) {
-                    let total = !sum(header);
-                    put(header, 10, &total.to_be_bytes());
-                    fill(message);
-                    checksum(&outbound, message);
-                }
-            })
+            cx.queue
+                .frame(ETHERNET_HEADER + IPV4_HEADER + 4 + length, |bytes| {
+                    let Some((ethernet, ip)) = bytes.split_first_chunk_mut() else {
+                        return;
+                    };
+                    write_ethernet(ethernet, macs, false);
+                    write_ip(ip, &outbound, 4 + length, 0, 0x4000);
+                    // The option makes the header longer; routers treat the packet as control traffic.
+                    put(ip, 0, &[0x46, 0xc0]);
+                    put(ip, 10, &[0, 0]);
+                    put(ip, IPV4_HEADER, &[0x94, 4, 0, 0]);
+                    if let Some((header, message)) = ip.split_at_mut_checked(IPV4_HEADER + 4) {
+                        let total = !sum(header);
+                        put(header, 10, &total.to_be_bytes());
+                        fill(message);
+                        checksum(&outbound, message);
+                    }
+                })
         };
         cx.stats.dropped_queue_full += u64::from(!queued);
     }

@@ -99,7 +99,13 @@ fn quoted(v6: bool, bytes: &[u8]) -> Option<Quoted> {
         let source = Ipv4Addr::from(array::<4>(bytes, 12)?);
         let destination = Ipv4Addr::from(array::<4>(bytes, 16)?);
         let length = u32::from(be16(bytes, 2)?);
-        (source.into(), destination.into(), *bytes.get(9)?, header, length)
+        (
+            source.into(),
+            destination.into(),
+            *bytes.get(9)?,
+            header,
+            length,
+        )
     };
     if *bytes.first()? >> 4 != if v6 { 6 } else { 4 } {
         return None;
@@ -379,7 +385,11 @@ impl Interface {
         if !self.loopback && !self.addresses.has(header.destination) {
             return;
         }
-        let kind = if header.source.is_ipv6() { TIME_EXCEEDED6 } else { TIME_EXCEEDED4 };
+        let kind = if header.source.is_ipv6() {
+            TIME_EXCEEDED6
+        } else {
+            TIME_EXCEEDED4
+        };
         self.send_error(header, [kind, 1], 0, quote, now, cx);
     }
 
@@ -431,7 +441,11 @@ pub(super) fn checksum(outbound: &Outbound, message: &mut [u8]) {
 
 /// The start of a packet as it came, but for what [`Header`] does not hold.
 fn rebuilt(header: &Header, payload: &[u8]) -> Vec<u8> {
-    let start = if header.source.is_ipv6() { IPV6_HEADER } else { IPV4_HEADER };
+    let start = if header.source.is_ipv6() {
+        IPV6_HEADER
+    } else {
+        IPV4_HEADER
+    };
     let kept = payload.get(..MOST6).unwrap_or(payload);
     let mut bytes = alloc::vec![0; start];
     let outbound = Outbound {

@@ -52,8 +52,9 @@ impl Interface {
             cx.stats.dropped_malformed += 1;
             return Input::Done;
         };
-        let [a, b, c, d, e, f, from @ .., kind0, kind1] = *ethernet;
-        let to_group = a & 1 == 1;
+        let [.., kind0, kind1] = *ethernet;
+        let [to, from] = [0, 6].map(|at| packet::array::<6>(ethernet, at).unwrap_or_default());
+        let to_group = to[0] & 1 == 1;
         let kind = match bytes.first() {
             Some(first) if self.loopback => match first >> 4 {
                 4 => [0x08, 0x00],
@@ -61,7 +62,7 @@ impl Interface {
             },
             _ => {
                 // Bridges flood: only what is for this host, or for many, is worth a look.
-                if !to_group && [a, b, c, d, e, f] != self.mac {
+                if !to_group && to != self.mac {
                     return Input::Done;
                 }
                 [kind0, kind1]
@@ -113,7 +114,13 @@ impl Interface {
         if let Some(fragment) = packet.fragment {
             return self.reassemble(&packet.header, fragment, packet.payload, &about, now, cx);
         }
-        Ok(self.deliver(packet.header, Cow::Borrowed(packet.payload), &about, now, cx))
+        Ok(self.deliver(
+            packet.header,
+            Cow::Borrowed(packet.payload),
+            &about,
+            now,
+            cx,
+        ))
     }
 
     fn receive6<'f>(
@@ -172,7 +179,9 @@ impl Interface {
             self.problem(header, about, fault, now, cx);
             return Err(Fault::Malformed);
         }
-        let outcome = self.reassembly.add(header, fragment, data, about.whole, now);
+        let outcome = self
+            .reassembly
+            .add(header, fragment, data, about.whole, now);
         self.due = self.due.min(self.reassembly.deadline());
         let (mut header, mut payload) = match outcome {
             Outcome::Waiting => return Ok(Input::Done),
@@ -200,12 +209,7 @@ impl Interface {
     }
 
     /// To whom a packet is addressed; nothing if it is not for us, or cannot come from outside.
-    fn admit(
-        &mut self,
-        packet: &Packet<'_>,
-        to_group: bool,
-        cx: &mut Context<'_>,
-    ) -> Option<Cast> {
+    fn admit(&mut self, packet: &Packet<'_>, to_group: bool, cx: &mut Context<'_>) -> Option<Cast> {
         if self.loopback {
             return Some(Cast::Own);
         }
@@ -330,12 +334,16 @@ fn fragment_fault(
     };
     let v6 = header.source.is_ipv6();
     // Of the whole datagram: IPv4's length counts the header.
-    let most = if v6 { 65_535 } else { 65_535 - packet::IPV4_HEADER };
+    let most = if v6 {
+        65_535
+    } else {
+        65_535 - packet::IPV4_HEADER
+    };
     let start = about.whole.len() - data.len().min(about.whole.len());
     if data.is_empty() {
         return Some(Fault::Malformed);
     }
-    if fragment.more && data.len() % 8 != 0 {
+    if fragment.more && !data.len().is_multiple_of(8) {
         return Some(problem(0, 4));
     }
     if fragment.offset + data.len() > most {

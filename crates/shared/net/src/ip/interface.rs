@@ -233,7 +233,11 @@ impl Interface {
 
     /// The greatest packet that gets through to `remote`, as far as is known.
     pub(crate) fn path_mtu(&self, remote: IpAddr, now: Instant) -> u16 {
-        let link = if remote.is_ipv4() { self.mtu4 } else { self.mtu6 };
+        let link = if remote.is_ipv4() {
+            self.mtu4
+        } else {
+            self.mtu6
+        };
         self.path_mtus
             .get(remote, now)
             .map_or(link, |mtu| mtu.min(link))

@@ -84,9 +84,11 @@ impl Interface {
         cx: &mut Context<'_>,
     ) {
         let routes = &self.routes;
-        let heard = self.neighbors.heard(neighbor, mac, evidence, now, &|address| {
-            routes.is_router(address)
-        });
+        let heard = self
+            .neighbors
+            .heard(neighbor, mac, evidence, now, &|address| {
+                routes.is_router(address)
+            });
         self.routes.regain(neighbor);
         self.changes.neighbors |= heard.found;
         if heard.no_router {
@@ -97,8 +99,7 @@ impl Interface {
             if let Some(mac) = mac {
                 let bytes = &waiting.payload;
                 let mut fill = |to: &mut [u8]| to.copy_from_slice(bytes);
-                let sent =
-                    self.transmit(&waiting.outbound, mac, bytes.len(), now, cx, &mut fill);
+                let sent = self.transmit(&waiting.outbound, mac, bytes.len(), now, cx, &mut fill);
                 cx.stats.dropped_queue_full += u64::from(sent.is_err());
             }
         }
@@ -153,9 +154,10 @@ impl Interface {
                     outbound: *outbound,
                     payload: bytes,
                 };
-                match self.neighbors.wait(next_hop, waiting) {
-                    true => Ok(()),
-                    false => Err(Error::Exhausted),
+                if self.neighbors.wait(next_hop, waiting) {
+                    Ok(())
+                } else {
+                    Err(Error::Exhausted)
                 }
             }
             Resolved::Failed => Err(Error::Unreachable),
@@ -208,7 +210,11 @@ impl Interface {
                 fill(body);
             }
         });
-        if queued { Ok(()) } else { Err(Error::Exhausted) }
+        if queued {
+            Ok(())
+        } else {
+            Err(Error::Exhausted)
+        }
     }
 
     /// The way to `remote` over this interface. Groups and broadcast are on every link.
@@ -242,7 +248,9 @@ impl Interface {
         let route = self.routes.find(remote)?;
         let next_hop = route.gateway.unwrap_or(remote);
         // An IPv4 router expects the address of its own network.
-        let source = self.addresses.source_for(if remote.is_ipv4() { next_hop } else { remote })?;
+        let source = self
+            .addresses
+            .source_for(if remote.is_ipv4() { next_hop } else { remote })?;
         let local = |address| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
         if route.gateway.is_some() && local(source) {
             // No router would forward it, nor its answer.

@@ -96,11 +96,13 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_be_bytes)
 }
 
+#[inline]
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
 /// Copies `part` to where it fits.
+#[inline]
 pub(super) fn put(bytes: &mut [u8], at: usize, part: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + part.len()) {
         place.copy_from_slice(part);
@@ -329,10 +331,9 @@ pub(super) fn write_ethernet(
     (source, destination): (Mac, Mac),
     v6: bool,
 ) {
-    let [a, b, c, d, e, f] = destination;
-    let [g, h, i, j, k, l] = source;
-    let [m, n] = if v6 { [0x86, 0xdd] } else { [0x08, 0x00] };
-    *bytes = [a, b, c, d, e, f, g, h, i, j, k, l, m, n];
+    put(bytes, 0, &destination);
+    put(bytes, 6, &source);
+    put(bytes, 12, if v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
 }
 
 /// Writes an IP header. `position` is IPv4's field with flags and offset.
@@ -492,3 +493,6 @@ pub(super) fn is_host_mac(mac: Mac) -> bool {
 pub(super) const fn is_transport(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP)
 }
+
+#[cfg(test)]
+mod tests;

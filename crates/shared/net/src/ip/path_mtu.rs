@@ -70,25 +70,23 @@ impl PathMtus {
             mtu: mtu as u16,
             until: now + LIFETIME,
         };
-        match self.position(remote) {
-            Ok(at) => {
-                let known = self.paths.get_mut(at)?;
-                // Only less is news.
-                if now >= known.until || path.mtu <= known.mtu {
-                    *known = path;
-                }
+        if let Ok(at) = self.position(remote) {
+            let known = self.paths.get_mut(at)?;
+            // Only less is news.
+            if now >= known.until || path.mtu <= known.mtu {
+                *known = path;
             }
-            Err(_) => {
-                if self.paths.len() >= MAX_PATHS {
-                    let oldest = self.paths.iter().enumerate().min_by_key(|(_, path)| path.until);
-                    if let Some((at, _)) = oldest {
-                        self.paths.remove(at);
-                    }
-                }
-                if let Err(at) = self.position(remote) {
-                    self.paths.insert(at, path);
-                }
+            return Some(mtu);
+        }
+        if self.paths.len() >= MAX_PATHS {
+            let oldest = self.paths.iter().enumerate();
+            let oldest = oldest.min_by_key(|(_, path)| path.until);
+            if let Some((at, _)) = oldest {
+                self.paths.remove(at);
             }
+        }
+        if let Err(at) = self.position(remote) {
+            self.paths.insert(at, path);
         }
         Some(mtu)
     }

@@ -21,7 +21,7 @@ const MAX_BYTES: usize = 256 * 1024;
 const OVERHEAD: usize = 64;
 /// RFC 1122 section 3.3.2 wants 60 s or more, and Linux has shown 30 s to be enough; RFC 8200 section 4.5.
 const TIME4: Duration = Duration::from_secs(30);
-const TIME6: Duration = Duration::from_secs(60);
+const TIME6: Duration = Duration::from_mins(1);
 /// Most bytes of the first fragment that are kept for an error.
 const MAX_QUOTE: usize = 1232;
 

@@ -41,7 +41,7 @@ type Known = Until<Route>;
 /// A prefix to make an address of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Prefix {
-    pub prefix: Ipv6Addr,
+    pub network: Ipv6Addr,
     pub valid: Instant,
     pub preferred: Instant,
 }
@@ -63,7 +63,7 @@ pub(super) struct Advert {
 #[derive(Debug, Default)]
 pub(super) struct Routers {
     /// Default routes.
-    routers: Vec<Known>,
+    defaults: Vec<Known>,
     /// Networks on the link.
     prefixes: Vec<Known>,
     /// Other routes.
@@ -111,7 +111,7 @@ impl Routers {
             ..Route::new(Ipv6Addr::UNSPECIFIED.into(), 0, gateway)
         };
         let until = now + Duration::from_secs(lifetime.into());
-        learn(&mut self.routers, MAX_ROUTERS, everything, until, now);
+        learn(&mut self.defaults, MAX_ROUTERS, everything, until, now);
         if lifetime > 0 {
             self.solicit = None;
         }
@@ -155,7 +155,7 @@ impl Routers {
                     && advert.prefixes.len() < MAX_PREFIXES
                 {
                     advert.prefixes.push(Prefix {
-                        prefix,
+                        network: prefix,
                         valid,
                         preferred,
                     });
@@ -197,13 +197,19 @@ impl Routers {
 
     /// The neighbour says that it is no router any more (RFC 4861 section 7.2.5).
     pub(super) fn remove(&mut self, router: IpAddr) {
-        self.routers.retain(|known| known.what.gateway != Some(router));
-        self.routes.retain(|known| known.what.gateway != Some(router));
+        self.defaults
+            .retain(|known| known.what.gateway != Some(router));
+        self.routes
+            .retain(|known| known.what.gateway != Some(router));
     }
 
     /// All routes.
     pub(super) fn routes(&self) -> impl Iterator<Item = Route> {
-        let all = self.prefixes.iter().chain(&self.routes).chain(&self.routers);
+        let all = self
+            .prefixes
+            .iter()
+            .chain(&self.routes)
+            .chain(&self.defaults);
         all.map(|known| known.what)
     }
 
@@ -215,13 +221,13 @@ impl Routers {
     /// Forgets what no longer holds. True if anything was forgotten.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let lengths = |routers: &Self| {
-            routers.routers.len()
+            routers.defaults.len()
                 + routers.prefixes.len()
                 + routers.routes.len()
                 + routers.servers.len()
         };
         let before = lengths(self);
-        for list in [&mut self.routers, &mut self.prefixes, &mut self.routes] {
+        for list in [&mut self.defaults, &mut self.prefixes, &mut self.routes] {
             list.retain(|known| known.until > now);
         }
         self.servers.retain(|known| known.until > now);
@@ -236,7 +242,11 @@ impl Routers {
         if now < due {
             return false;
         }
-        let interval = if last.is_zero() { SOLICIT_FIRST } else { last * 2 };
+        let interval = if last.is_zero() {
+            SOLICIT_FIRST
+        } else {
+            last * 2
+        };
         let interval = vary(interval.min(SOLICIT_MOST), random);
         self.solicit = Some((now + interval, interval));
         true
@@ -244,7 +254,11 @@ impl Routers {
 
     /// When [`expire`](Self::expire) or [`solicit`](Self::solicit) will have something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let known = self.prefixes.iter().chain(&self.routes).chain(&self.routers);
+        let known = self
+            .prefixes
+            .iter()
+            .chain(&self.routes)
+            .chain(&self.defaults);
         let known = known.map(|known| known.until);
         let servers = self.servers.iter().map(|known| known.until);
         let solicit = self.solicit.map(|(due, _)| due);
@@ -296,5 +310,5 @@ const fn preference(flags: u8) -> Option<u8> {
 
 /// A tenth more or less (RFC 8415 section 15).
 pub(super) fn vary(interval: Duration, random: &mut Random) -> Duration {
-    interval - interval / 10 + interval / 5 / 1024 * random.below(1025)
+    interval / 10 * 9 + interval / 5 / 1024 * random.below(1025)
 }

@@ -59,8 +59,8 @@ impl Lease {
         let mut routes = static_routes(&option(packet, STATIC_ROUTES));
         if routes.is_empty() {
             // RFC 3442: who gives these routes means them instead of the gateway.
-            let routers = option(packet, ROUTER);
-            let gateway = routers.first_chunk::<4>().map(|bytes| Ipv4Addr::from(*bytes));
+            let given = option(packet, ROUTER);
+            let gateway = given.first_chunk::<4>().map(|bytes| Ipv4Addr::from(*bytes));
             let gateway = gateway.filter(|router| is_host4(*router));
             routes.extend(gateway.map(|gateway| Learned {
                 network: Ipv4Addr::UNSPECIFIED,

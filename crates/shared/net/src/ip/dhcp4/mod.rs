@@ -17,9 +17,7 @@ use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
 use kiln_abi::Instant;
-use smoltcp::wire::{
-    DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress,
-};
+use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress};
 
 pub(super) use lease::Lease;
 
@@ -59,7 +57,10 @@ enum State {
     /// Asks for offers; before the first time nothing is said.
     Selecting,
     /// Asks for an offered address.
-    Requesting { address: Ipv4Addr, server: Ipv4Addr },
+    Requesting {
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+    },
     Bound,
     Renewing,
     Rebinding,
@@ -134,7 +135,11 @@ impl Client {
         if now < self.due {
             return step;
         }
-        if self.lease.as_ref().is_some_and(|lease| lease.expires <= now) {
+        if self
+            .lease
+            .as_ref()
+            .is_some_and(|lease| lease.expires <= now)
+        {
             self.lease = None;
             step.changed = true;
             self.start(now);
@@ -184,7 +189,10 @@ impl Client {
 
     /// What the state wants said.
     fn message(&self, now: Instant) -> Message {
-        let leased = self.lease.as_ref().map(|lease| (lease.address, lease.server));
+        let leased = self
+            .lease
+            .as_ref()
+            .map(|lease| (lease.address, lease.server));
         let message = Message {
             kind: DhcpMessageType::Request,
             id: self.id,
@@ -203,11 +211,13 @@ impl Client {
                 broadcast,
                 ..message
             },
-            (State::Bound | State::Renewing | State::Rebinding, Some((client, server))) => Message {
-                client,
-                to: (self.state != State::Rebinding).then_some(server),
-                ..message
-            },
+            (State::Bound | State::Renewing | State::Rebinding, Some((client, server))) => {
+                Message {
+                    client,
+                    to: (self.state != State::Rebinding).then_some(server),
+                    ..message
+                }
+            }
             _ => Message {
                 kind: DhcpMessageType::Discover,
                 broadcast,
@@ -229,7 +239,9 @@ impl Client {
             && parsed.client_hardware_address == EthernetAddress(self.mac)
             && u8::from(packet.opcode()) == 2
             && self.tries > 0;
-        let Some(server) = parsed.server_identifier.filter(|server| is_host4(*server) && ours)
+        let Some(server) = parsed
+            .server_identifier
+            .filter(|server| is_host4(*server) && ours)
         else {
             return nothing;
         };
@@ -251,7 +263,10 @@ impl Client {
                 let Some(lease) = Lease::new(&packet, &parsed, server, now) else {
                     return nothing;
                 };
-                let changed = !self.lease.as_ref().is_some_and(|old| old.gives_the_same(&lease));
+                let changed = !self
+                    .lease
+                    .as_ref()
+                    .is_some_and(|old| old.gives_the_same(&lease));
                 self.due = lease.renew;
                 self.lease = Some(lease);
                 self.state = State::Bound;
@@ -304,7 +319,11 @@ impl Client {
             data: hostname.as_bytes(),
         }];
         let declines = message.kind == DhcpMessageType::Decline;
-        let options = if hostname.is_empty() || declines { &[][..] } else { &name };
+        let options = if hostname.is_empty() || declines {
+            &[][..]
+        } else {
+            &name
+        };
         let repr = DhcpRepr {
             message_type: message.kind,
             transaction_id: message.id,
@@ -423,7 +442,9 @@ impl Interface {
 
     /// True while an answer may come to an address that is not there yet.
     pub(super) fn awaits_lease(&self) -> bool {
-        self.dhcp4.as_ref().is_some_and(|client| client.lease().is_none())
+        self.dhcp4
+            .as_ref()
+            .is_some_and(|client| client.lease().is_none())
     }
 
     /// The DNS servers of the lease.

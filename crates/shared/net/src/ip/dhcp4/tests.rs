@@ -54,7 +54,8 @@ impl Dialogue {
 
     fn note(&mut self, step: &Step, now: Instant) {
         let second = now.since(Instant::ZERO).as_secs();
-        self.said.extend(step.message.map(|message| (second, message)));
+        self.said
+            .extend(step.message.map(|message| (second, message)));
         self.changes += usize::from(step.changed);
     }
 
@@ -87,7 +88,10 @@ impl Dialogue {
     }
 
     fn kinds(&self) -> Vec<(u64, DhcpMessageType)> {
-        self.said.iter().map(|(second, message)| (*second, message.kind)).collect()
+        self.said
+            .iter()
+            .map(|(second, message)| (*second, message.kind))
+            .collect()
     }
 }
 
@@ -99,14 +103,23 @@ fn four_messages_make_a_lease() {
     dialogue.hear(ACK, 3600, 0);
     assert_eq!(
         dialogue.kinds(),
-        [(0, DhcpMessageType::Discover), (0, DhcpMessageType::Request)]
+        [
+            (0, DhcpMessageType::Discover),
+            (0, DhcpMessageType::Request)
+        ]
     );
     let request = dialogue.said[1].1;
-    assert_eq!((request.requested, request.server), (Some(ADDRESS), Some(SERVER)));
+    assert_eq!(
+        (request.requested, request.server),
+        (Some(ADDRESS), Some(SERVER))
+    );
     assert_eq!((request.to, request.broadcast), (None, false));
     let lease = dialogue.client.lease().expect("a lease");
     assert_eq!((lease.address, lease.prefix), (ADDRESS, 24));
-    assert_eq!((lease.renew, lease.rebind, lease.expires), (at(1800), at(3150), at(3600)));
+    assert_eq!(
+        (lease.renew, lease.rebind, lease.expires),
+        (at(1800), at(3150), at(3600))
+    );
     assert_eq!(dialogue.changes, 1);
 }
 
@@ -118,7 +131,12 @@ fn without_a_server_it_is_asked_for_again_and_again() {
     assert!(times[1] <= 1 && times[2] <= 3 && times[3] <= 7, "{times:?}");
     assert!((12..20).contains(&times.len()), "{times:?}");
     assert!(!dialogue.said[1].1.broadcast && dialogue.said[2].1.broadcast);
-    assert!(dialogue.said.iter().all(|said| said.1.kind == DhcpMessageType::Discover));
+    assert!(
+        dialogue
+            .said
+            .iter()
+            .all(|said| said.1.kind == DhcpMessageType::Discover)
+    );
 }
 
 #[test]
@@ -140,7 +158,10 @@ fn a_lease_lives_for_days_when_it_is_renewed() {
     for _ in 0..100 {
         dialogue.until(second + 3600);
         let (asked, message) = *dialogue.said.last().expect("a renewal");
-        assert_eq!((asked, message.client, message.to), (second + 3600, ADDRESS, Some(SERVER)));
+        assert_eq!(
+            (asked, message.client, message.to),
+            (second + 3600, ADDRESS, Some(SERVER))
+        );
         assert_eq!((message.requested, message.server), (None, None));
         second = asked + 1;
         dialogue.hear(ACK, 7200, second);
@@ -160,13 +181,20 @@ fn a_lease_that_is_not_renewed_ends() {
     let often = |pair: &[u64]| pair[1] - pair[0] < 59 && pair[1] != 7000;
     assert!(!times.windows(2).any(often), "{times:?}");
     for (second, message) in &dialogue.said {
-        assert_eq!(message.to.is_some(), (4000..7000).contains(second), "{second}");
+        assert_eq!(
+            message.to.is_some(),
+            (4000..7000).contains(second),
+            "{second}"
+        );
         assert_eq!(message.client, ADDRESS);
     }
     dialogue.until(8000);
     assert!(dialogue.client.lease().is_none());
     assert_eq!(dialogue.changes, 2);
-    assert_eq!(dialogue.kinds().last(), Some(&(8000, DhcpMessageType::Discover)));
+    assert_eq!(
+        dialogue.kinds().last(),
+        Some(&(8000, DhcpMessageType::Discover))
+    );
 }
 
 #[test]
@@ -177,8 +205,14 @@ fn anybody_may_extend_a_lease_that_is_rebinding() {
     let mut bytes = answer(&dialogue.client, ACK, 8000, &[]);
     bytes[248] = 9;
     dialogue.hear_bytes(&bytes, 7100);
-    assert_eq!(dialogue.client.lease().expect("a lease").expires, at(15_100));
-    assert_eq!(dialogue.client.lease().expect("a lease").server, Ipv4Addr::new(10, 0, 0, 9));
+    assert_eq!(
+        dialogue.client.lease().expect("a lease").expires,
+        at(15_100)
+    );
+    assert_eq!(
+        dialogue.client.lease().expect("a lease").server,
+        Ipv4Addr::new(10, 0, 0, 9)
+    );
     assert_eq!(dialogue.changes, 1);
 }
 
@@ -209,7 +243,10 @@ fn a_lease_can_be_declined() {
     let step = dialogue.client.decline(at(10), &mut dialogue.random);
     let message = step.message.expect("a message");
     assert_eq!(message.kind, DhcpMessageType::Decline);
-    assert_eq!((message.requested, message.server), (Some(ADDRESS), Some(SERVER)));
+    assert_eq!(
+        (message.requested, message.server),
+        (Some(ADDRESS), Some(SERVER))
+    );
     assert!(step.changed);
     dialogue.until(25);
     assert_eq!(dialogue.kinds()[0], (20, DhcpMessageType::Discover));
@@ -246,9 +283,21 @@ fn answers_to_others_are_ignored() {
 #[test]
 fn times_that_make_no_sense_are_replaced() {
     for (lease, more, expected) in [
-        (1000, [58, 4, 0, 0, 0, 100, 59, 4, 0, 0, 0, 200], (100, 200, 1000)),
-        (1000, [58, 4, 0, 0, 3, 232, 59, 4, 0, 0, 0, 200], (200, 200, 1000)),
-        (1000, [58, 4, 0, 0, 0, 0, 59, 4, 255, 0, 0, 0], (500, 875, 1000)),
+        (
+            1000,
+            [58, 4, 0, 0, 0, 100, 59, 4, 0, 0, 0, 200],
+            (100, 200, 1000),
+        ),
+        (
+            1000,
+            [58, 4, 0, 0, 3, 232, 59, 4, 0, 0, 0, 200],
+            (200, 200, 1000),
+        ),
+        (
+            1000,
+            [58, 4, 0, 0, 0, 0, 59, 4, 255, 0, 0, 0],
+            (500, 875, 1000),
+        ),
         (1, [58, 4, 0, 0, 0, 0, 59, 4, 255, 0, 0, 0], (1, 1, 1)),
     ] {
         let mut dialogue = Dialogue::new();
@@ -294,6 +343,9 @@ fn messages_have_the_form_that_servers_expect() {
     for kind in [53, 55, 57, 61, 12] {
         assert!(kinds.contains(&kind), "{kind}");
     }
-    let name = packet.options().find(|option| option.kind == 12).expect("a name");
+    let name = packet
+        .options()
+        .find(|option| option.kind == 12)
+        .expect("a name");
     assert_eq!(String::from_utf8_lossy(name.data), "kiln");
 }

@@ -43,7 +43,9 @@ impl Interface {
         } else if is_host4(sender) && self.is_neighbor(sender.into()) {
             let evidence = match operation {
                 ArpOperation::Request if for_us => Evidence::Asks,
-                ArpOperation::Reply if for_us && frame.first().is_some_and(|byte| byte & 1 == 0) => {
+                ArpOperation::Reply
+                    if for_us && frame.first().is_some_and(|byte| byte & 1 == 0) =>
+                {
                     Evidence::Reply
                 }
                 _ => Evidence::Tells,

@@ -89,8 +89,7 @@ impl Interface {
             && options(message.payload()).is_some();
         let mac = link_layer(message.payload(), 1);
         if !valid
-            || (source.is_unspecified()
-                && (mac.is_some() || destination != solicited_node(target)))
+            || (source.is_unspecified() && (mac.is_some() || destination != solicited_node(target)))
         {
             cx.stats.dropped_malformed += 1;
             return;
@@ -182,13 +181,8 @@ impl Interface {
         now: Instant,
         cx: &mut Context<'_>,
     ) {
-        let (to, mac) = match mac {
-            Some(mac) => (target, mac),
-            None => {
-                let group = solicited_node(target);
-                (group, group_mac(group.into()))
-            }
-        };
+        let group = solicited_node(target);
+        let (to, mac) = mac.map_or_else(|| (group, group_mac(group.into())), |mac| (target, mac));
         let checked = !source.is_unspecified() && !self.addresses.is_checking(source.into());
         let message = NdiscRepr::NeighborSolicit {
             target_addr: target,
@@ -224,11 +218,18 @@ impl Interface {
             hop_limit: 255,
             ecn: Ecn::NotEct,
         };
-        let sent = self.transmit(&outbound, mac, message.buffer_len(), now, cx, &mut |bytes| {
-            let mut packet = Icmpv6Packet::new_unchecked(bytes);
-            message.emit(&mut packet);
-            packet.fill_checksum(&source, &destination);
-        });
+        let sent = self.transmit(
+            &outbound,
+            mac,
+            message.buffer_len(),
+            now,
+            cx,
+            &mut |bytes| {
+                let mut packet = Icmpv6Packet::new_unchecked(bytes);
+                message.emit(&mut packet);
+                packet.fill_checksum(&source, &destination);
+            },
+        );
         cx.stats.dropped_queue_full += u64::from(sent.is_err());
     }
 }

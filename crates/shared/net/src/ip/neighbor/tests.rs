@@ -103,7 +103,10 @@ fn time_changes_states_as_the_table_says() {
     for second in [5, 6, 7] {
         let events = neighbors.advance(at(second));
         assert_eq!(events, [Event::Solicit(host(1), Some(A))], "{second}");
-        assert_eq!(neighbors.lookup(host(1), at(second)), Some(Resolved::Known(A)));
+        assert_eq!(
+            neighbors.lookup(host(1), at(second)),
+            Some(Resolved::Known(A))
+        );
     }
     assert_eq!(neighbors.advance(at(8)), [Event::Failed(host(1))]);
     assert_eq!(neighbors.lookup(host(1), at(8)), None);

@@ -156,7 +156,13 @@ fn time_ends_a_datagram_and_its_first_fragment_is_quoted() {
     assert_eq!(reassembly.deadline(), at(30));
     let mut failed = 0;
     let expired = reassembly.advance(at(30), &mut failed);
-    assert_eq!(expired, [Expired { header: header(1), quote: piece }]);
+    assert_eq!(
+        expired,
+        [Expired {
+            header: header(1),
+            quote: piece
+        }]
+    );
     assert_eq!(reassembly.advance(at(31), &mut failed), []);
     assert_eq!(failed, 2);
     assert_eq!(reassembly.deadline(), Instant::FOREVER);
@@ -164,11 +170,19 @@ fn time_ends_a_datagram_and_its_first_fragment_is_quoted() {
 
 #[test]
 fn congestion_marks_survive() {
-    for (other, expected) in [(Ecn::Ce, Some(Ecn::Ce)), (Ecn::Ect0, Some(Ecn::Ect0)), (Ecn::NotEct, None)] {
+    for (other, expected) in [
+        (Ecn::Ce, Some(Ecn::Ce)),
+        (Ecn::Ect0, Some(Ecn::Ect0)),
+        (Ecn::NotEct, None),
+    ] {
         let mut reassembly = Reassembly::default();
         let piece = data(8);
         let marked = |ecn| Header { ecn, ..header(1) };
-        let first = if other == Ecn::NotEct { Ecn::Ce } else { Ecn::Ect0 };
+        let first = if other == Ecn::NotEct {
+            Ecn::Ce
+        } else {
+            Ecn::Ect0
+        };
         reassembly.add(&marked(first), fragment(1, 0, true), &piece, &piece, at(0));
         let outcome = reassembly.add(&marked(other), fragment(1, 8, false), &piece, &piece, at(0));
         match expected {

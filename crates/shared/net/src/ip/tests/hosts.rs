@@ -95,7 +95,12 @@ fn a_transports_word_spares_probes() {
         host.with(|interface, now, _| interface.confirm(ip("10.0.0.9"), now));
         host.after(4);
     }
-    assert!(!host.said().iter().any(|said| said.contains("who-has 10.0.0.9")));
+    assert!(
+        !host
+            .said()
+            .iter()
+            .any(|said| said.contains("who-has 10.0.0.9"))
+    );
 }
 
 #[test]
@@ -115,7 +120,9 @@ fn a_static_address_is_defended_but_not_in_a_storm() {
     }
     // The conflict counts as a question too.
     let announcements = host.said();
-    let ours = announcements.iter().filter(|said| said.ends_with("tell 10.0.0.7 > all"));
+    let ours = announcements
+        .iter()
+        .filter(|said| said.ends_with("tell 10.0.0.7 > all"));
     assert_eq!(ours.count(), 1);
     assert!(host.interface.has(ip("10.0.0.7")));
     assert_eq!(host.stats.address_conflicts, 5);
@@ -144,7 +151,10 @@ fn a_ping_over_ipv6_is_answered() {
     );
     let answer = ndp(136, 0x60, "2001:db8::9", Some((2, PEER)));
     host.receive(&icmp(MAC, ("2001:db8::9", "2001:db8::7"), 255, &answer));
-    assert_eq!(host.said(), ["2001:db8::7 > 2001:db8::9 icmp 129.0 +3 > peer"]);
+    assert_eq!(
+        host.said(),
+        ["2001:db8::7 > 2001:db8::9 icmp 129.0 +3 > peer"]
+    );
 }
 
 #[test]
@@ -152,11 +162,21 @@ fn solicitations_are_answered() {
     let mut host = Host::v6();
     let group = [0x33, 0x33, 0xff, 0, 0, 7];
     let question = ndp(135, 0, "2001:db8::7", Some((1, PEER)));
-    host.receive(&icmp(group, ("2001:db8::9", "ff02::1:ff00:7"), 255, &question));
+    host.receive(&icmp(
+        group,
+        ("2001:db8::9", "ff02::1:ff00:7"),
+        255,
+        &question,
+    ));
     let answer = "2001:db8::7 > 2001:db8::9 2001:db8::7 is-at [SO] option 2 us > peer";
     assert_eq!(host.said(), [answer]);
     // From beyond a router.
-    host.receive(&icmp(group, ("2001:db8::9", "ff02::1:ff00:7"), 254, &question));
+    host.receive(&icmp(
+        group,
+        ("2001:db8::9", "ff02::1:ff00:7"),
+        254,
+        &question,
+    ));
     // Somebody checks the address.
     let check = ndp(135, 0, "2001:db8::7", None);
     host.receive(&icmp(group, ("::", "ff02::1:ff00:7"), 255, &check));
@@ -179,7 +199,8 @@ fn a_new_address_is_checked_while_it_is_used() {
     host.after(2);
     host.sent();
     host.send("2001:db8::8", 20).expect("waits");
-    let question = "2001:db8::7 > ff02::1:ff00:8 who-has 2001:db8::8 option 1 us > 33:33:ff:00:00:08";
+    let question =
+        "2001:db8::7 > ff02::1:ff00:8 who-has 2001:db8::8 option 1 us > 33:33:ff:00:00:08";
     assert_eq!(host.said(), [question]);
 }
 
@@ -234,7 +255,11 @@ fn frames_that_cannot_be_are_dropped() {
         ("10.0.0.9", "127.0.0.1"),
     ] {
         let bytes = frame(MAC, (source, destination), 17, 64, &[1; 20]);
-        assert_eq!(host.receive(&bytes), Got::Nothing, "{source} > {destination}");
+        assert_eq!(
+            host.receive(&bytes),
+            Got::Nothing,
+            "{source} > {destination}"
+        );
     }
     assert_eq!(host.stats.dropped_martian, 8);
     // A unicast packet to everybody's Ethernet address.
@@ -260,7 +285,13 @@ fn ways_follow_the_longest_prefix() {
         gateway: ip("10.0.0.2"),
     });
     let host = Host::new(config);
-    let way = |to| host.interface.way(ip(to)).map(|Way { prefix, next_hop, .. }| (prefix, next_hop));
+    let way = |to| {
+        host.interface.way(ip(to)).map(
+            |Way {
+                 prefix, next_hop, ..
+             }| (prefix, next_hop),
+        )
+    };
     assert_eq!(way("10.0.0.9"), Some((24, ip("10.0.0.9"))));
     assert_eq!(way("192.0.2.9"), Some((24, ip("10.0.0.2"))));
     assert_eq!(way("198.51.100.9"), Some((0, ip("10.0.0.1"))));
@@ -274,9 +305,15 @@ fn ways_follow_the_longest_prefix() {
 fn groups_and_broadcast_have_addresses_of_their_own() {
     let mut host = Host::v4();
     let mut resolve = |to| host.with(|interface, now, cx| interface.resolve(ip(to), now, cx));
-    assert_eq!(resolve("224.129.2.3"), Resolved::Known([1, 0, 0x5e, 1, 2, 3]));
+    assert_eq!(
+        resolve("224.129.2.3"),
+        Resolved::Known([1, 0, 0x5e, 1, 2, 3])
+    );
     assert_eq!(resolve("10.0.0.255"), Resolved::Known(ALL));
-    assert_eq!(resolve("ff02::fb"), Resolved::Known([0x33, 0x33, 0, 0, 0, 0xfb]));
+    assert_eq!(
+        resolve("ff02::fb"),
+        Resolved::Known([0x33, 0x33, 0, 0, 0, 0xfb])
+    );
 }
 
 /// An error about a datagram from port 1 to port 2.
@@ -314,7 +351,9 @@ fn what_is_too_big_lowers_the_path_mtu() {
     let remote = "2001:db8:1::9";
     let message = error(2, 0, 1400, ("2001:db8::7", remote), 1452);
     let bytes = icmp(MAC, ("2001:db8::1", "2001:db8::7"), 64, &message);
-    assert!(matches!(host.receive(&bytes), Got::Trouble(trouble) if trouble.kind == TroubleKind::TooBig(1400)));
+    assert!(
+        matches!(host.receive(&bytes), Got::Trouble(trouble) if trouble.kind == TroubleKind::TooBig(1400))
+    );
     assert_eq!(host.interface.path_mtu(ip(remote), host.now), 1400);
     assert_eq!(host.interface.path_mtu(ip("2001:db8:1::8"), host.now), 1500);
     host.after(600);
@@ -331,7 +370,7 @@ fn a_closed_port_is_reported_within_limits() {
     else {
         panic!("a packet");
     };
-    let mut report = |host: &mut Host| {
+    let report = |host: &mut Host| {
         host.with(|interface, now, cx| interface.port_unreachable(&header, &payload, now, cx));
     };
     report(&mut host);
@@ -381,12 +420,18 @@ fn extension_headers_are_skipped_or_reported() {
     // An option that must be understood.
     payload[..8].copy_from_slice(&[17, 0, 0x82, 0, 1, 2, 0, 0]);
     host.receive(&frame(MAC, addresses, 60, 64, &payload));
-    assert_eq!(host.said(), ["2001:db8::7 > 2001:db8::9 icmp 4.2 +60 > peer"]);
+    assert_eq!(
+        host.said(),
+        ["2001:db8::7 > 2001:db8::9 icmp 4.2 +60 > peer"]
+    );
     // Nothing behind, and a protocol that is not here.
     host.receive(&frame(MAC, addresses, 59, 64, &payload));
     assert!(host.said().is_empty());
     host.receive(&frame(MAC, addresses, 99, 64, &payload));
-    assert_eq!(host.said(), ["2001:db8::7 > 2001:db8::9 icmp 4.1 +60 > peer"]);
+    assert_eq!(
+        host.said(),
+        ["2001:db8::7 > 2001:db8::9 icmp 4.1 +60 > peer"]
+    );
 }
 
 #[test]

@@ -10,7 +10,12 @@ pub(super) fn advert(flags: u8, lifetime: u16, options: &[&[u8]]) -> Vec<u8> {
     for option in options {
         bytes.extend(*option);
     }
-    icmp([0x33, 0x33, 0, 0, 0, 1], ("fe80::1", "ff02::1"), 255, &bytes)
+    icmp(
+        [0x33, 0x33, 0, 0, 0, 1],
+        ("fe80::1", "ff02::1"),
+        255,
+        &bytes,
+    )
 }
 
 /// A prefix information option; on-link and autonomous.
@@ -32,10 +37,18 @@ fn routers_are_asked_less_and_less_often() {
     let question = "fe80::ff:fe00:7 > ff02::2 router solicitation > 33:33:00:00:00:02";
     assert!(said.contains(&question.into()), "{said:?}");
     host.after(60);
-    let questions = host.said().iter().filter(|said| said.contains("router sol")).count();
+    let questions = host
+        .said()
+        .iter()
+        .filter(|said| said.contains("router sol"))
+        .count();
     assert_eq!(questions, 3);
     host.after(7 * 3600);
-    let questions = host.said().iter().filter(|said| said.contains("router sol")).count();
+    let questions = host
+        .said()
+        .iter()
+        .filter(|said| said.contains("router sol"))
+        .count();
     assert!((10..16).contains(&questions), "{questions}");
     host.receive(&advert(0, 1800, &[]));
     host.sent();
@@ -63,12 +76,22 @@ fn an_advertisement_gives_addresses_routes_and_servers() {
         ],
     ));
     assert!(host.interface.changes().addresses);
-    let addresses: Vec<_> = host.interface.addresses().map(|(address, _)| address).collect();
-    assert_eq!(addresses, [ip(OWN), ip("fd00:1::ff:fe00:7"), ip("fe80::ff:fe00:7")]);
+    let addresses: Vec<_> = host
+        .interface
+        .addresses()
+        .map(|(address, _)| address)
+        .collect();
+    assert_eq!(
+        addresses,
+        [ip(OWN), ip("fd00:1::ff:fe00:7"), ip("fe80::ff:fe00:7")]
+    );
     let way = host.interface.way(ip("2001:db8:9::1")).expect("a way");
     assert_eq!((way.next_hop, way.source), (ip("fe80::1"), ip(OWN)));
     let way = host.interface.way(ip("fd00:1::5")).expect("a way");
-    assert_eq!((way.next_hop, way.source, way.prefix), (ip("fd00:1::5"), ip("fd00:1::ff:fe00:7"), 64));
+    assert_eq!(
+        (way.next_hop, way.source, way.prefix),
+        (ip("fd00:1::5"), ip("fd00:1::ff:fe00:7"), 64)
+    );
     let servers: Vec<_> = host.interface.name_servers().collect();
     assert_eq!(servers, [ip("2001:db8::53"), ip("2001:db8::54")]);
     assert_eq!(host.interface.path_mtu(ip("2001:db8:9::1"), host.now), 1400);
@@ -94,10 +117,18 @@ fn a_deprecated_address_is_no_source_but_still_ours() {
     host.receive(&advert(
         0,
         9000,
-        &[&prefix("2001:db8:1::", 7200, 100), &prefix("2001:db8:2::", 7200, 7200)],
+        &[
+            &prefix("2001:db8:1::", 7200, 100),
+            &prefix("2001:db8:2::", 7200, 7200),
+        ],
     ));
     host.after(10);
-    let source = |host: &Host| host.interface.way(ip("2001:db8:1:9::1")).expect("a way").source;
+    let source = |host: &Host| {
+        host.interface
+            .way(ip("2001:db8:1:9::1"))
+            .expect("a way")
+            .source
+    };
     assert_eq!(source(&host), ip(OWN));
     host.after(100);
     assert_eq!(source(&host), ip("2001:db8:2::ff:fe00:7"));
@@ -160,7 +191,12 @@ fn a_flood_of_routers_and_prefixes_displaces_nothing() {
         let network = std::format!("2001:db8:{:x}::", number + 2);
         let mut bytes = vec![134, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0];
         bytes.extend(prefix(&network, u32::MAX, u32::MAX));
-        host.receive(&icmp([0x33, 0x33, 0, 0, 0, 1], (&router, "ff02::1"), 255, &bytes));
+        host.receive(&icmp(
+            [0x33, 0x33, 0, 0, 0, 1],
+            (&router, "ff02::1"),
+            255,
+            &bytes,
+        ));
     }
     assert!(host.interface.has(ip(OWN)));
     assert_eq!(host.interface.addresses().count(), 9);
@@ -179,7 +215,12 @@ fn routers_take_turns_when_they_do_not_answer() {
     for router in ["fe80::1", "fe80::2", "fe80::3"] {
         host.receive(&icmp(all, (router, "ff02::1"), 255, &bytes));
     }
-    let next = |host: &Host| host.interface.way(ip("2001:db8:9::1")).expect("a way").next_hop;
+    let next = |host: &Host| {
+        host.interface
+            .way(ip("2001:db8:9::1"))
+            .expect("a way")
+            .next_hop
+    };
     let mut order = Vec::new();
     for _ in 0..6 {
         order.push(next(&host));
@@ -203,14 +244,24 @@ fn preferences_and_routes_of_routers_count() {
     // To 2001:db8:5::/48, with high preference.
     low.extend([24, 2, 48, 0x08, 0, 0, 2, 88, 0x20, 1, 0xd, 0xb8, 0, 5, 0, 0]);
     host.receive(&icmp(all, ("fe80::1", "ff02::1"), 255, &low));
-    host.receive(&icmp(all, ("fe80::2", "ff02::1"), 255, &[134, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]));
+    host.receive(&icmp(
+        all,
+        ("fe80::2", "ff02::1"),
+        255,
+        &[134, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0],
+    ));
     let next = |host: &Host, to| host.interface.way(ip(to)).expect("a way").next_hop;
     assert_eq!(next(&host, "2001:db8:9::1"), ip("fe80::2"));
     assert_eq!(next(&host, "2001:db8:5::1"), ip("fe80::1"));
     host.after(601);
     assert_eq!(next(&host, "2001:db8:5::1"), ip("fe80::2"));
     // A router that is none any more.
-    host.receive(&icmp(all, ("fe80::2", "ff02::1"), 255, &[134, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+    host.receive(&icmp(
+        all,
+        ("fe80::2", "ff02::1"),
+        255,
+        &[134, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ));
     assert_eq!(next(&host, "2001:db8:9::1"), ip("fe80::1"));
 }
 
@@ -219,7 +270,12 @@ fn the_same_ethernet_address_twice_ends_autoconfiguration() {
     let mut host = Host::auto();
     host.receive(&advert(0, 1800, &[&prefix("2001:db8:1::", 7200, 3600)]));
     let check = ndp(135, 0, "fe80::ff:fe00:7", None);
-    host.receive(&icmp([0x33, 0x33, 0xff, 0, 0, 7], ("::", "ff02::1:ff00:7"), 255, &check));
+    host.receive(&icmp(
+        [0x33, 0x33, 0xff, 0, 0, 7],
+        ("::", "ff02::1:ff00:7"),
+        255,
+        &check,
+    ));
     assert_eq!(host.interface.addresses().count(), 0);
     assert_eq!(host.stats.address_conflicts, 1);
     host.receive(&advert(0, 1800, &[&prefix("2001:db8:1::", 7200, 3600)]));
@@ -232,7 +288,10 @@ fn other_information_comes_from_dhcp() {
     host.receive(&advert(0x40, 1800, &[]));
     host.after(2);
     let frames = host.sent();
-    let request = frames.iter().find(|frame| frame[20] == 17).expect("a request");
+    let request = frames
+        .iter()
+        .find(|frame| frame[20] == 17)
+        .expect("a request");
     assert!(describe(request).starts_with("fe80::ff:fe00:7 > ff02::1:2 udp"));
     let id = &request[63..66];
     let mut reply = vec![2, 35, 2, 34, 0, 0, 0, 0, 7];
@@ -246,7 +305,10 @@ fn other_information_comes_from_dhcp() {
     let total = !add_sums(pseudo, sum(&reply));
     put(&mut reply, 6, &total.to_be_bytes());
     host.receive(&frame(MAC, ("fe80::1", "fe80::ff:fe00:7"), 17, 64, &reply));
-    assert_eq!(host.interface.name_servers().collect::<Vec<_>>(), [ip("2001:db8::53")]);
+    assert_eq!(
+        host.interface.name_servers().collect::<Vec<_>>(),
+        [ip("2001:db8::53")]
+    );
     assert!(host.interface.changes().addresses);
 }
 
@@ -265,7 +327,9 @@ pub(super) fn dhcp(host: &mut Host, kind: u8, to: &str) -> Vec<u8> {
     body[28..34].copy_from_slice(&MAC);
     body[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
     body.extend([53, 1, kind, 54, 4, 10, 0, 0, 1, 1, 4, 255, 255, 255, 0]);
-    body.extend([51, 4, 0, 0, 14, 16, 3, 4, 10, 0, 0, 1, 6, 4, 9, 9, 9, 9, 26, 2, 5, 120, 255]);
+    body.extend([
+        51, 4, 0, 0, 14, 16, 3, 4, 10, 0, 0, 1, 6, 4, 9, 9, 9, 9, 26, 2, 5, 120, 255,
+    ]);
     bytes.extend(body);
     let length = bytes.len() as u16;
     put(&mut bytes, 4, &length.to_be_bytes());
@@ -286,15 +350,24 @@ fn a_lease_configures_the_interface() {
         host.after(0);
         assert_eq!(host.said(), ["arp who-has 10.0.0.7 tell 10.0.0.7 > all"]);
         assert!(host.interface.changes().addresses);
-        assert_eq!(host.interface.addresses().next(), Some((ip("10.0.0.7"), 24)));
+        assert_eq!(
+            host.interface.addresses().next(),
+            Some((ip("10.0.0.7"), 24))
+        );
         let way = host.interface.way(ip("198.51.100.1")).expect("a way");
         assert_eq!((way.next_hop, way.source), (ip("10.0.0.1"), ip("10.0.0.7")));
-        assert_eq!(host.interface.name_servers().collect::<Vec<_>>(), [ip("9.9.9.9")]);
+        assert_eq!(
+            host.interface.name_servers().collect::<Vec<_>>(),
+            [ip("9.9.9.9")]
+        );
         assert_eq!(host.interface.path_mtu(ip("198.51.100.1"), host.now), 1400);
         // The renewal goes to the server.
         host.after(1801);
         let said = host.said();
-        assert!(said.contains(&"arp who-has 10.0.0.1 tell 10.0.0.7 > all".into()), "{said:?}");
+        assert!(
+            said.contains(&"arp who-has 10.0.0.1 tell 10.0.0.7 > all".into()),
+            "{said:?}"
+        );
         host.after(3600);
         assert!(!host.interface.has(ip("10.0.0.7")));
         assert_eq!(host.interface.way(ip("198.51.100.1")), None);
@@ -318,202 +391,21 @@ fn a_leased_address_that_another_has_is_declined() {
     host.receive(&arp(ALL, 2, PEER, "10.0.0.7", "10.0.0.7"));
     assert!(!host.interface.has(ip("10.0.0.7")));
     let said = host.said();
-    assert!(said.last().is_some_and(|said| said.starts_with("0.0.0.0 > 255.255.255.255 udp")));
+    assert!(
+        said.last()
+            .is_some_and(|said| said.starts_with("0.0.0.0 > 255.255.255.255 udp"))
+    );
 }
 
 #[test]
 fn datagrams_without_an_address_are_not_for_transports() {
     let mut host = Host::dhcp();
-    let bytes = frame(MAC, ("10.0.0.1", "10.0.0.7"), 17, 64, &[0, 67, 0, 69, 0, 8, 0, 0]);
+    let bytes = frame(
+        MAC,
+        ("10.0.0.1", "10.0.0.7"),
+        17,
+        64,
+        &[0, 67, 0, 69, 0, 8, 0, 0],
+    );
     assert_eq!(host.receive(&bytes), Got::Nothing);
-}
-
-#[test]
-fn fragments_are_sent_and_put_together() {
-    for (mut host, peer, own) in [
-        (Host::v4(), "10.0.0.9", "10.0.0.7"),
-        (Host::v6(), "2001:db8::9", "2001:db8::7"),
-    ] {
-        let v6 = own.contains(':');
-        host.send(peer, 4000).expect("waits");
-        host.sent();
-        if v6 {
-            let answer = ndp(136, 0x60, peer, Some((2, PEER)));
-            host.receive(&icmp(MAC, (peer, own), 255, &answer));
-        } else {
-            host.receive(&arp(MAC, 2, PEER, peer, own));
-        }
-        let frames = host.sent();
-        let said: Vec<_> = frames.iter().map(|frame| describe(frame)).collect();
-        let expected = if v6 {
-            ["0+1448...", "1448+1448...", "2896+1104"]
-        } else {
-            ["0+1480...", "1480+1480...", "2960+1040"]
-        };
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|part| std::format!("{own} > {peer} fragment {part} > peer"))
-            .collect();
-        assert_eq!(said, expected);
-        // The same back, last one first.
-        let mut got = Got::Nothing;
-        for mut frame in frames.into_iter().rev() {
-            frame[..6].copy_from_slice(&MAC);
-            frame[6..12].copy_from_slice(&PEER);
-            // Swapped addresses do not change the checksum.
-            if v6 {
-                let (a, b) = frame[22..54].split_at_mut(16);
-                a.swap_with_slice(b);
-            } else {
-                let (a, b) = frame[26..34].split_at_mut(4);
-                a.swap_with_slice(b);
-            }
-            assert_eq!(got, Got::Nothing);
-            got = host.receive(&frame);
-        }
-        let mut whole = vec![0; 4000];
-        pattern(&mut whole);
-        assert!(matches!(got, Got::Packet(header, data) if data == whole && header.protocol == 17));
-        assert_eq!((host.stats.fragmented, host.stats.reassembled), (1, 1));
-    }
-}
-
-#[test]
-fn missing_fragments_are_reported() {
-    let mut host = Host::v4();
-    host.receive(&arp(ALL, 1, PEER, "10.0.0.9", "10.0.0.7"));
-    host.sent();
-    let mut bytes = frame(MAC, ("10.0.0.9", "10.0.0.7"), 17, 64, &[1; 80]);
-    bytes[20] = 0x20;
-    bytes[24..26].fill(0);
-    let total = (!sum(&bytes[14..34])).to_be_bytes();
-    bytes[24..26].copy_from_slice(&total);
-    host.receive(&bytes);
-    host.after_millis(29_999);
-    assert!(host.said().is_empty());
-    host.after(1);
-    assert_eq!(host.said(), ["10.0.0.7 > 10.0.0.9 icmp 11.1 +100 > peer"]);
-}
-
-#[test]
-fn fragments_that_cannot_be_are_reported() {
-    let mut host = Host::v6();
-    let neighbor = ndp(135, 0, "2001:db8::7", Some((1, PEER)));
-    host.receive(&icmp(MAC, ("2001:db8::9", "2001:db8::7"), 255, &neighbor));
-    host.sent();
-    let mut send = |next: u8, position: u16, length: usize| {
-        let mut payload = vec![next, 0];
-        payload.extend(position.to_be_bytes());
-        payload.extend([0, 0, 0, 1]);
-        payload.resize(8 + length, 0);
-        host.receive(&frame(MAC, ("2001:db8::9", "2001:db8::7"), 44, 64, &payload));
-        host.said()
-    };
-    let report = |code, length| {
-        [std::format!("2001:db8::7 > 2001:db8::9 icmp 4.{code} +{length} > peer")]
-    };
-    // Not a multiple of eight, beyond 64 KiB, headers missing.
-    assert_eq!(send(17, 1, 12), report(0, 60));
-    assert_eq!(send(17, 0xfff8, 16), report(0, 64));
-    assert_eq!(send(60, 1, 8), report(3, 56));
-}
-
-#[test]
-fn groups_are_reported_and_queries_answered() {
-    let mut host = Host::v6();
-    let group = ip("ff05::1:3");
-    assert_eq!(host.with(|interface, now, cx| interface.join(group, now, cx)), Ok(()));
-    let joined = "fe80::ff:fe00:7 > ff02::16 alert mld2 4:ff05::1:3 > 33:33:00:00:00:16";
-    assert_eq!(host.said(), [joined]);
-    host.after(2);
-    assert_eq!(host.said(), [joined]);
-    let bytes = frame([0x33, 0x33, 0, 1, 0, 3], ("2001:db8::9", "ff05::1:3"), 17, 64, &[1; 20]);
-    assert!(matches!(host.receive(&bytes), Got::Packet(..)));
-    // A general query.
-    let mut query = vec![130, 0, 0, 0, 3, 232, 0, 0];
-    query.extend([0; 20]);
-    let query = |message: &[u8]| {
-        let outer = icmp([0x33, 0x33, 0, 0, 0, 1], ("fe80::1", "ff02::1"), 1, message);
-        let mut payload = vec![58, 0, 5, 2, 0, 0, 1, 0];
-        payload.extend(&outer[54..]);
-        frame([0x33, 0x33, 0, 0, 0, 1], ("fe80::1", "ff02::1"), 0, 1, &payload)
-    };
-    let mut general = vec![130, 0, 0, 0, 3, 232, 0, 0];
-    general.extend([0; 20]);
-    host.receive(&query(&general));
-    host.after_millis(1000);
-    let said = host.said();
-    assert_eq!(said.len(), 1, "{said:?}");
-    for part in ["2:ff05::1:3", "2:ff02::1:ff00:7"] {
-        assert!(said[0].contains(part), "{said:?}");
-    }
-    // An old querier.
-    let mut specific = vec![130, 0, 0, 0, 3, 232, 0, 0];
-    specific.extend(v6("ff05::1:3").octets());
-    host.receive(&query(&specific));
-    host.after_millis(1000);
-    let said = host.said();
-    assert_eq!(said, ["fe80::ff:fe00:7 > ff05::1:3 alert mld1 report ff05::1:3 > 33:33:00:01:00:03"]);
-    host.with(|interface, now, cx| interface.leave(group, now, cx));
-    let done = "fe80::ff:fe00:7 > ff02::2 alert mld1 done ff05::1:3 > 33:33:00:00:00:02";
-    assert_eq!(host.said(), [done]);
-    assert_eq!(host.receive(&bytes), Got::Nothing);
-    host.after(300);
-    host.sent();
-    host.with(|interface, now, cx| interface.join(group, now, cx)).expect("joined");
-    assert_eq!(host.said(), [joined]);
-}
-
-#[test]
-fn igmp_speaks_what_the_querier_speaks() {
-    let mut host = Host::v4();
-    let group = ip("239.1.2.3");
-    let join = |host: &mut Host| host.with(|interface, now, cx| interface.join(group, now, cx));
-    let leave = |host: &mut Host| host.with(|interface, now, cx| interface.leave(group, now, cx));
-    let query = |message: &[u8]| {
-        let mut bytes = icmp(ALL, ("10.0.0.1", "224.0.0.1"), 1, message);
-        bytes[23] = 2;
-        bytes[24..26].fill(0);
-        let total = (!sum(&bytes[14..34])).to_be_bytes();
-        bytes[24..26].copy_from_slice(&total);
-        bytes[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 1]);
-        bytes
-    };
-    join(&mut host).expect("joined");
-    join(&mut host).expect("joined twice");
-    let joined = "10.0.0.7 > 224.0.0.22 igmp3 4:239.1.2.3 > 01:00:5e:00:00:16";
-    assert_eq!(host.said(), [joined]);
-    host.after(2);
-    assert_eq!(host.said(), [joined]);
-    host.receive(&query(&[0x11, 10, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0]));
-    host.after(1);
-    assert_eq!(host.said(), ["10.0.0.7 > 224.0.0.22 igmp3 2:239.1.2.3 > 01:00:5e:00:00:16"]);
-    leave(&mut host);
-    assert!(host.said().is_empty());
-    leave(&mut host);
-    assert_eq!(host.said(), ["10.0.0.7 > 224.0.0.22 igmp3 3:239.1.2.3 > 01:00:5e:00:00:16"]);
-    host.after(10);
-    host.sent();
-    host.receive(&query(&[0x11, 10, 0, 0, 0, 0, 0, 0]));
-    join(&mut host).expect("joined");
-    assert_eq!(host.said(), ["10.0.0.7 > 239.1.2.3 igmp 0x16 239.1.2.3 > 01:00:5e:01:02:03"]);
-    host.after(10);
-    host.sent();
-    leave(&mut host);
-    assert_eq!(host.said(), ["10.0.0.7 > 224.0.0.2 igmp 0x17 239.1.2.3 > 01:00:5e:00:00:02"]);
-    host.after(10);
-    host.sent();
-    host.receive(&query(&[0x11, 0, 0, 0, 0, 0, 0, 0]));
-    join(&mut host).expect("joined");
-    assert_eq!(host.said(), ["10.0.0.7 > 239.1.2.3 igmp 0x12 239.1.2.3 > 01:00:5e:01:02:03"]);
-}
-
-#[test]
-fn groups_are_limited() {
-    let mut host = Host::v4();
-    let mut join = |group| host.with(|interface, now, cx| interface.join(group, now, cx));
-    assert_eq!(join(ip("10.0.0.1")), Err(crate::Error::InvalidInput));
-    assert_eq!(join(ip("ff05::1")), Err(crate::Error::AddressNotAvailable));
-    let joined = (0..200u32).filter(|number| join(Ipv4Addr::from(0xef00_0000 + number).into()).is_ok());
-    assert_eq!(joined.count(), 64);
 }

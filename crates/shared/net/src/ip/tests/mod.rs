@@ -1,5 +1,7 @@
 //! Dialogues with an interface, in virtual time.
 
+mod fragments;
+mod groups;
 mod hosts;
 mod links;
 mod robust;
@@ -7,6 +9,7 @@ mod robust;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 use std::borrow::ToOwned;
+use std::fmt::Write;
 use std::format;
 use std::string::String;
 use std::vec;
@@ -15,9 +18,7 @@ use std::vec::Vec;
 use kiln_abi::Instant;
 
 use super::packet::{ICMP, ICMPV6, add_sums, pseudo_sum, put, sum};
-use super::{
-    Context, Header, Input, Interface, Outbound, UDP, headers_len, write_headers,
-};
+use super::{Context, Header, Input, Interface, Outbound, UDP, headers_len, write_headers};
 use crate::config::{Ipv4Setup, Ipv6Setup, LinkConfig};
 use crate::queue::Queue;
 use crate::random::Random;
@@ -124,11 +125,13 @@ impl Host {
     }
 
     pub(super) fn receive(&mut self, frame: &[u8]) -> Got {
-        self.with(|interface, now, cx| match interface.receive(frame, now, cx) {
-            Input::Done => Got::Nothing,
-            Input::Packet(header, payload) => Got::Packet(header, payload.into_owned()),
-            Input::Trouble(trouble) => Got::Trouble(trouble),
-        })
+        self.with(
+            |interface, now, cx| match interface.receive(frame, now, cx) {
+                Input::Done => Got::Nothing,
+                Input::Packet(header, payload) => Got::Packet(header, payload.into_owned()),
+                Input::Trouble(trouble) => Got::Trouble(trouble),
+            },
+        )
     }
 
     /// Lets time pass, event by event.
@@ -167,7 +170,10 @@ impl Host {
     /// Sends a datagram of `size` bytes.
     pub(super) fn send(&mut self, to: &str, size: usize) -> Result<(), crate::Error> {
         let destination = ip(to);
-        let way = self.interface.way(destination).ok_or(crate::Error::Unreachable)?;
+        let way = self
+            .interface
+            .way(destination)
+            .ok_or(crate::Error::Unreachable)?;
         let outbound = Outbound {
             source: way.source,
             destination,
@@ -176,7 +182,7 @@ impl Host {
             ecn: Ecn::NotEct,
         };
         self.with(|interface, now, cx| {
-            interface.send(outbound, way.next_hop, size, |bytes| pattern(bytes), now, cx)
+            interface.send(outbound, way.next_hop, size, pattern, now, cx)
         })
     }
 }
@@ -212,12 +218,7 @@ pub(super) fn frame(
 }
 
 /// As [`frame`], with a message whose checksum is filled in.
-pub(super) fn icmp(
-    to: [u8; 6],
-    addresses: (&str, &str),
-    hop_limit: u8,
-    message: &[u8],
-) -> Vec<u8> {
+pub(super) fn icmp(to: [u8; 6], addresses: (&str, &str), hop_limit: u8, message: &[u8]) -> Vec<u8> {
     let mut message = message.to_owned();
     put(&mut message, 2, &[0, 0]);
     let (source, destination) = (ip(addresses.0), ip(addresses.1));
@@ -288,7 +289,10 @@ pub(super) fn describe(frame: &[u8]) -> String {
             let (sender, target) = (address4(&packet[14..18]), address4(&packet[24..28]));
             match packet[7] {
                 1 => format!("arp who-has {target} tell {sender} > {to}"),
-                _ => format!("arp {sender} is-at {} for {target} > {to}", mac(&packet[8..14])),
+                _ => format!(
+                    "arp {sender} is-at {} for {target} > {to}",
+                    mac(&packet[8..14])
+                ),
             }
         }
         [8, 0] => {
@@ -306,7 +310,11 @@ pub(super) fn describe(frame: &[u8]) -> String {
                 address4(&packet[16..20])
             );
             let what = if position & 0x3fff != 0 {
-                fragment(usize::from(position & 0x1fff) * 8, payload.len(), position & 0x2000 != 0)
+                fragment(
+                    usize::from(position & 0x1fff) * 8,
+                    payload.len(),
+                    position & 0x2000 != 0,
+                )
             } else {
                 match packet[9] {
                     1 => {
@@ -342,7 +350,11 @@ pub(super) fn describe(frame: &[u8]) -> String {
             let what = match next {
                 44 => {
                     let position = u16::from_be_bytes([payload[2], payload[3]]);
-                    fragment(usize::from(position & !7), payload.len() - 8, position & 1 == 1)
+                    fragment(
+                        usize::from(position & !7),
+                        payload.len() - 8,
+                        position & 1 == 1,
+                    )
                 }
                 58 => {
                     let pseudo = pseudo_sum(source.into(), destination.into(), 58, payload.len());
@@ -358,7 +370,10 @@ pub(super) fn describe(frame: &[u8]) -> String {
 }
 
 fn fragment(offset: usize, length: usize, more: bool) -> String {
-    format!("fragment {offset}+{length}{}", if more { "..." } else { "" })
+    format!(
+        "fragment {offset}+{length}{}",
+        if more { "..." } else { "" }
+    )
 }
 
 fn icmp6(message: &[u8], hop_limit: u8) -> String {
@@ -378,14 +393,18 @@ fn icmp6(message: &[u8], hop_limit: u8) -> String {
                 .filter(|(bit, _)| message[4] & bit != 0)
                 .map(|(_, letter)| letter)
                 .collect();
-            format!("{} is-at [{flags}]{}", address6(&message[8..24]), option(24))
+            format!(
+                "{} is-at [{flags}]{}",
+                address6(&message[8..24]),
+                option(24)
+            )
         }
         131 => format!("mld1 report {}", address6(&message[8..24])),
         132 => format!("mld1 done {}", address6(&message[8..24])),
         143 => {
             let mut text = String::from("mld2");
             for record in message[8..].chunks(20) {
-                text += &format!(" {}:{}", record[0], address6(&record[4..20]));
+                let _ = write!(text, " {}:{}", record[0], address6(&record[4..20]));
             }
             text
         }
@@ -398,7 +417,7 @@ fn igmp(message: &[u8]) -> String {
         0x22 => {
             let mut text = String::from("igmp3");
             for record in message[8..].chunks(8) {
-                text += &format!(" {}:{}", record[0], address4(&record[4..8]));
+                let _ = write!(text, " {}:{}", record[0], address4(&record[4..8]));
             }
             text
         }

@@ -4,7 +4,13 @@ use super::*;
 use proptest::prelude::*;
 
 fn hosts() -> Vec<Host> {
-    let mut hosts = vec![Host::v4(), Host::v6(), Host::auto(), Host::dhcp(), Host::v4()];
+    let mut hosts = vec![
+        Host::v4(),
+        Host::v6(),
+        Host::auto(),
+        Host::dhcp(),
+        Host::v4(),
+    ];
     hosts[4].interface = Interface::loopback(65_535);
     hosts
 }
@@ -133,7 +139,15 @@ fn valid() -> Vec<(For, Vec<u8>)> {
         (For::V6, frame(MAC, hosts6, 0, 64, &extended)),
         (For::V6, icmp(MAC, hosts6, 64, &error6)),
         (For::V4, icmp(MAC, hosts4, 64, &error)),
-        (For::V4, icmp(ALL, ("10.0.0.9", "224.0.0.1"), 1, &[0x11, 10, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0])),
+        (
+            For::V4,
+            icmp(
+                ALL,
+                ("10.0.0.9", "224.0.0.1"),
+                1,
+                &[0x11, 10, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0],
+            ),
+        ),
         (For::V4, arp(ALL, 1, PEER, "10.0.0.9", "10.0.0.7")),
         (For::V4, piece),
         (For::Dhcp, offer),
