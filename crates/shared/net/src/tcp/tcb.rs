@@ -87,6 +87,7 @@ pub struct Tcb {
     pub(super) keepalive_idle: Milliseconds,
     pub(super) keepalive_interval: Milliseconds,
     pub(super) keepalive_limit: u8,
+    pub(super) ack_delay: Milliseconds,
     pub(super) user_timeout: Milliseconds,
     pub(super) linger: Milliseconds,
     pub(super) time_wait: Milliseconds,
@@ -281,7 +282,11 @@ impl Tcb {
             self.receive = ReceiveBuffer::default();
             return;
         }
-        if !self.receive.is_empty() && self.state != State::TimeWait {
+        if self.state == State::TimeWait {
+            self.receive = ReceiveBuffer::new(self.rcv_nxt, 0);
+            return;
+        }
+        if !self.receive.is_empty() {
             self.abort(Error::ConnectionAborted);
             return;
         }
