@@ -31,15 +31,27 @@
 
 pub mod congestion;
 pub mod cookie;
+mod handshake;
+mod info;
+mod input;
+mod marks;
+mod output;
+mod pmtu;
 pub mod receive;
 pub mod recovery;
 pub mod rtt;
 pub mod segment;
 pub mod send;
 mod seq;
+mod settings;
 mod tcb;
 pub mod time_wait;
+mod timers;
+mod window;
 
+pub use handshake::synack_for_cookie;
+pub use info::{Changed, Info, State};
 pub use segment::{Block, Ecn, Flags, Options, Outgoing, SackBlocks, Segment, Timestamps};
 pub use seq::Seq;
-pub use tcb::{Changed, Info, KeepAlive, Payload, Settings, State, Tcb, reset_for, synack_for_cookie};
+pub use settings::{KeepAlive, Settings};
+pub use tcb::{Payload, Tcb, reset_for};

@@ -1,378 +1,458 @@
-//! The transmission control block: one connection.
+//! The transmission control block: one connection, and what its program may call.
+//!
+//! Segments come in through `input` and `handshake`, leave through `output`; `timers` does what time brings. The
+//! bookkeeping of what is on its way is [`Recovery`]'s.
 
+use alloc::rc::Rc;
 use core::time::Duration;
 
 use kiln_abi::Instant;
 
-use super::congestion::Algorithm;
-use super::cookie::Remembered;
-use super::send::Pieces;
+use super::info::State;
+use super::marks::Marks;
+use super::pmtu::PathMtu;
+use super::receive::ReceiveBuffer;
+use super::recovery::Recovery;
+use super::send::{Pieces, SendBuffer};
+use super::settings::{KeepAlive, Settings};
 use super::time_wait::TimeWait;
-use super::{Outgoing, Segment, Seq};
+use super::window::Tuning;
+use super::{Block, Changed, Flags, Outgoing, Segment, Seq};
 use crate::error::Error;
-
-/// The states of RFC 9293 section 3.3.2. LISTEN is the owner's business; CLOSED is a connection that is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the RFC's names")]
-pub enum State {
-    #[default]
-    Closed,
-    SynSent,
-    SynReceived,
-    Established,
-    FinWait1,
-    FinWait2,
-    CloseWait,
-    Closing,
-    LastAck,
-    TimeWait,
-}
-
-/// Keep-alive probes, RFC 9293 section 3.8.4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeepAlive {
-    /// Silence before the first probe.
-    pub idle: Duration,
-    /// Between probes that are not answered.
-    pub interval: Duration,
-    /// Probes that are not answered before the connection is given up.
-    pub probes: u8,
-}
-
-/// How connections are set up. Shared by many, given when one is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The largest segment that the link can bring: its MTU without IP and TCP headers.
-    pub mss: u16,
-    /// The most that may be received and not read, in bytes. Decides the window scale.
-    pub receive_limit: u32,
-    /// The most that may be written and not acknowledged, in bytes.
-    pub send_limit: u32,
-    /// Congestion control.
-    pub algorithm: Algorithm,
-    /// Offer and accept window scaling and timestamps (RFC 7323).
-    pub timestamps: bool,
-    /// Offer and accept SACK (RFC 2018).
-    pub sack: bool,
-    /// Offer and accept ECN (RFC 3168).
-    pub ecn: bool,
-    /// Small writes leave at once (RFC 9293 section 3.7.4, the Nagle algorithm, is off).
-    pub nodelay: bool,
-    /// Keep-alive probes.
-    pub keepalive: Option<KeepAlive>,
-    /// RFC 9293 section 3.8.3: how long sent data may stay unacknowledged.
-    pub user_timeout: Option<Duration>,
-    /// How long the handshake may take.
-    pub handshake_timeout: Duration,
-    /// How long the peer may take to close its direction after this end has closed both (FIN-WAIT-2 of an orphan).
-    pub linger: Duration,
-    /// 2 MSL.
-    pub time_wait: Duration,
-    /// Search for the path MTU with probes (RFC 8899).
-    pub probe_mtu: bool,
-}
-
-/// What an event has changed for the connection's owner. A set of bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changed(pub u8);
-
-impl Changed {
-    /// There is more to read, or the end of it.
-    pub const READABLE: Self = Self(1);
-    /// There is room to write.
-    pub const WRITABLE: Self = Self(2);
-    /// The handshake is complete.
-    pub const CONNECTED: Self = Self(4);
-    /// The connection is over ([`State::Closed`]); see [`Tcb::error`]. What must leave is still to be asked for with
-    /// [`Tcb::transmit`].
-    pub const CLOSED: Self = Self(8);
-    /// The connection has reached TIME-WAIT; see [`Tcb::time_wait`].
-    pub const TIME_WAIT: Self = Self(16);
-    /// [`Tcb::transmit`] may have something now.
-    pub const OUTPUT: Self = Self(32);
-
-    /// True if any bit of `other` is set.
-    pub const fn any(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-}
 
 /// The bytes of an [`Outgoing`], looked up.
 pub type Payload<'a> = Pieces<'a>;
 
-/// What there is to know of a connection, like Linux's `TCP_INFO`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Info {
-    /// The state.
-    pub state: State,
-    /// Smoothed round-trip time.
-    pub rtt: Duration,
-    /// Its mean deviation.
-    pub rtt_variation: Duration,
-    /// The smallest of the last minutes.
-    pub rtt_minimum: Duration,
-    /// The retransmission timeout.
-    pub retransmission_timeout: Duration,
-    /// Congestion window in bytes.
-    pub congestion_window: u32,
-    /// Slow-start threshold in bytes.
-    pub slow_start_threshold: u32,
-    /// The peer's window in bytes.
-    pub send_window: u32,
-    /// The window last offered to the peer in bytes.
-    pub receive_window: u32,
-    /// The largest segment sent.
-    pub mss: u32,
-    /// Bytes sent and neither acknowledged nor lost.
-    pub in_flight: u32,
-    /// Bytes sent for the first time and acknowledged.
-    pub bytes_acked: u64,
-    /// Bytes received in order.
-    pub bytes_received: u64,
-    /// Segments sent, as they are on the wire.
-    pub segments_out: u64,
-    /// Segments received, as they were on the wire.
-    pub segments_in: u64,
-    /// Segments sent again.
-    pub retransmits: u32,
-    /// Retransmission timeouts.
-    pub timeouts: u32,
-    /// Recoveries entered.
-    pub recoveries: u32,
-    /// Reductions that were taken back.
-    pub undone: u32,
-    /// Segments received that lay behind a gap.
-    pub out_of_order: u32,
-    /// Duplicate segments received.
-    pub duplicates: u32,
-    /// Options in use.
-    pub timestamps: bool,
-    /// SACK in use.
-    pub sack: bool,
-    /// ECN in use.
-    pub ecn: bool,
-    /// Shifts of the peer's and of the own window.
-    pub window_scale: (u8, u8),
-}
-
 /// A connection.
 #[derive(Debug)]
-pub struct Tcb {}
+pub struct Tcb {
+    pub(super) state: State,
+    pub(super) error: Option<Error>,
+    /// What ICMP said, to be reported if the connection times out.
+    pub(super) soft_error: Option<Error>,
+    pub(super) marks: Marks,
+
+    // The send sequence space, RFC 9293 section 3.3.1.
+    pub(super) iss: Seq,
+    pub(super) snd_una: Seq,
+    pub(super) snd_nxt: Seq,
+    pub(super) snd_wnd: u32,
+    pub(super) snd_wl1: Seq,
+    pub(super) snd_wl2: Seq,
+    /// RFC 5961 section 5.2 and RFC 9293 section 3.8.6.2.1.
+    pub(super) max_snd_wnd: u32,
+    /// Behind the last segment that was not full, for Minshall's variant of the Nagle algorithm.
+    pub(super) small_end: Seq,
+
+    // The receive sequence space.
+    pub(super) irs: Seq,
+    pub(super) rcv_nxt: Seq,
+    /// Behind the last number that the peer may send: the right edge of the window as offered.
+    pub(super) rcv_adv: Seq,
+    /// RCV.NXT as the peer has last been told it, RFC 7323's `Last.ACK.sent`.
+    pub(super) last_ack_sent: Seq,
+    /// The number of the peer's FIN, once it is known.
+    pub(super) peer_fin: Seq,
+    /// The most recent duplicate that arrived.
+    pub(super) duplicate: Block,
+
+    // RFC 7323.
+    pub(super) ts_recent: u32,
+    /// When that was set, see [`days`](super::input).
+    pub(super) ts_recent_at: u32,
+    pub(super) ts_offset: u32,
+    pub(super) snd_scale: u8,
+    pub(super) rcv_scale: u8,
+
+    // Acknowledgements.
+    pub(super) unacked_segments: u8,
+    pub(super) quick_acks: u8,
+    pub(super) challenges: u8,
+    pub(super) persist_backoff: u8,
+    pub(super) unanswered_probes: u8,
+    pub(super) keepalive_probes: u8,
+    pub(super) ack_at: Instant,
+    pub(super) challenges_since: Instant,
+
+    pub(super) path: PathMtu,
+    pub(super) tuning: Tuning,
+
+    // Timers.
+    /// The end of the handshake, of FIN-WAIT-2 or of TIME-WAIT.
+    pub(super) state_until: Instant,
+    pub(super) persist_at: Instant,
+    pub(super) last_heard: Instant,
+    pub(super) last_sent: Instant,
+    pub(super) keepalive_idle: Milliseconds,
+    pub(super) keepalive_interval: Milliseconds,
+    pub(super) keepalive_limit: u8,
+    pub(super) user_timeout: Milliseconds,
+    pub(super) linger: Milliseconds,
+    pub(super) time_wait: Milliseconds,
+
+    /// The sequence number of a reset that is to leave.
+    pub(super) reset: Option<Seq>,
+
+    pub(super) bytes_acked: u64,
+    pub(super) bytes_received: u64,
+    pub(super) segments_out: u64,
+    pub(super) segments_in: u64,
+    pub(super) out_of_order: u32,
+    pub(super) duplicates: u32,
+
+    pub(super) send: SendBuffer,
+    pub(super) receive: ReceiveBuffer,
+    pub(super) recovery: Recovery,
+}
+
+/// A duration in four bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Milliseconds(pub u32);
+
+impl Milliseconds {
+    pub const fn get(self) -> Duration {
+        Duration::from_millis(self.0 as u64)
+    }
+}
+
+impl From<Duration> for Milliseconds {
+    /// At least one, since zero means "none".
+    fn from(duration: Duration) -> Self {
+        let milliseconds = duration
+            .as_secs()
+            .saturating_mul(1000)
+            .saturating_add(u64::from(duration.subsec_millis()));
+        Self(u32::try_from(milliseconds).unwrap_or(u32::MAX).max(1))
+    }
+}
 
 impl Tcb {
-    /// Opens actively: SYN-SENT. `iss` is the initial sequence number (RFC 6528), `clock_offset` is added to the
-    /// timestamp clock (RFC 7323 section 5.4); both are chosen by the owner so that they cannot be guessed.
-    pub fn connect(_settings: &Settings, _iss: Seq, _clock_offset: u32, _now: Instant) -> Self {
-        todo!()
-    }
-
-    /// Opens passively for a SYN: SYN-RECEIVED.
-    pub fn accept(
-        _settings: &Settings,
-        _syn: &Segment<'_>,
-        _iss: Seq,
-        _clock_offset: u32,
-        _now: Instant,
-    ) -> Self {
-        todo!()
-    }
-
-    /// A connection whose SYN was answered with a cookie: the segment that acknowledges it has been checked and is to be
-    /// given to [`receive`](Self::receive) next.
-    pub fn from_cookie(
-        _settings: &Settings,
-        _remembered: &Remembered,
-        _ack: &Segment<'_>,
-        _clock_offset: u32,
-        _now: Instant,
-    ) -> Self {
-        todo!()
-    }
-
-    /// SEGMENT ARRIVES.
-    pub fn receive(&mut self, _segment: &Segment<'_>, _now: Instant) -> Changed {
-        todo!()
-    }
-
-    /// Does what is due. Call when [`deadline`](Self::deadline) has passed; does no harm at other times.
-    pub fn advance(&mut self, _now: Instant) -> Changed {
-        todo!()
-    }
-
-    /// When [`advance`](Self::advance) has something to do, [`Instant::FOREVER`] if nothing is due.
-    pub fn deadline(&self) -> Instant {
-        todo!()
-    }
-
-    /// The next segment to leave, if any. It counts as sent. Data beyond one segment are given together, up to
-    /// `longest` bytes, if the link can cut them apart; else `longest` is 0.
-    pub fn transmit(&mut self, _longest: u32, _now: Instant) -> Option<Outgoing> {
-        todo!()
-    }
-
-    /// True if [`transmit`](Self::transmit) may have something to say now.
-    pub fn wants_to_transmit(&self, _now: Instant) -> bool {
-        todo!()
+    /// SEGMENT ARRIVES, RFC 9293 section 3.10.7.
+    pub fn receive(&mut self, segment: &Segment<'_>, now: Instant) -> Changed {
+        self.segments_in += u64::from(segment.joined.max(1));
+        let mut changed = Changed::default();
+        match self.state {
+            State::Closed => {}
+            State::SynSent => self.syn_sent(segment, now, &mut changed),
+            State::TimeWait => self.in_time_wait(segment, now),
+            _ => self.segment_arrives(segment, now, &mut changed),
+        }
+        self.settle(now);
+        if self.may_have_output() {
+            changed |= Changed::OUTPUT;
+        }
+        changed
     }
 
     /// The data of a segment that [`transmit`](Self::transmit) gave. Nothing if they have been acknowledged meanwhile
     /// or the connection was reset: the segment need not leave any more.
-    pub fn payload(&self, _outgoing: &Outgoing) -> Option<Payload<'_>> {
-        todo!()
-    }
-
-    /// The link refused a segment that [`transmit`](Self::transmit) gave: it counts as lost.
-    pub fn not_sent(&mut self, _outgoing: &Outgoing, _now: Instant) {
-        todo!()
+    pub fn payload(&self, outgoing: &Outgoing) -> Option<Payload<'_>> {
+        if outgoing.len == 0 {
+            return Some(self.send.pieces(0, 0));
+        }
+        let base = self.data_start();
+        if self.state == State::Closed || outgoing.seq < base {
+            return None;
+        }
+        let offset = outgoing.seq.since(base) as usize;
+        let end = offset.checked_add(outgoing.len as usize)?;
+        (end <= self.send.len()).then(|| self.send.pieces(offset, outgoing.len as usize))
     }
 
     /// Copies received data into `buffer`. `Ok(0)`: nothing there now. See [`at_end`](Self::at_end).
     ///
     /// # Errors
     /// Why the connection is over, once everything that arrived before has been read.
-    pub fn read(&mut self, _buffer: &mut [u8], _now: Instant) -> Result<usize, Error> {
-        todo!()
+    pub fn read(&mut self, buffer: &mut [u8], now: Instant) -> Result<usize, Error> {
+        let count = self.receive.read(buffer);
+        if count > 0 {
+            self.has_read(count, now);
+            return Ok(count);
+        }
+        match self.error {
+            Some(error) if !buffer.is_empty() => Err(error),
+            _ => Ok(0),
+        }
     }
 
     /// Received data that come next, as many as lie together, without taking them.
     pub fn peek(&self) -> &[u8] {
-        todo!()
+        self.receive.peek()
     }
 
     /// Takes `count` bytes that [`peek`](Self::peek) showed.
-    pub fn consume(&mut self, _count: usize, _now: Instant) {
-        todo!()
+    pub fn consume(&mut self, count: usize, now: Instant) {
+        let count = count.min(self.receive.len());
+        if count > 0 {
+            self.receive.consume(count);
+            self.has_read(count, now);
+        }
     }
 
     /// Bytes that can be read now.
     pub fn readable(&self) -> usize {
-        todo!()
+        self.receive.len()
     }
 
     /// True once the peer has closed and everything was read.
     pub fn at_end(&self) -> bool {
-        todo!()
+        let over = self.state == State::Closed && self.error.is_none();
+        self.receive.is_empty() && (over || self.marks.has(Marks::PEER_FIN))
     }
 
-    /// Copies as much of `data` as the send buffer takes.
+    /// SEND: copies as much of `data` as the send buffer takes.
     ///
     /// # Errors
     /// [`Error::BrokenPipe`] after [`close`](Self::close), else why the connection is over.
-    pub fn write(&mut self, _data: &[u8], _now: Instant) -> Result<usize, Error> {
-        todo!()
+    pub fn write(&mut self, data: &[u8], now: Instant) -> Result<usize, Error> {
+        self.before_write(now)?;
+        let count = self.send.write(data);
+        self.settle(now);
+        Ok(count)
     }
 
     /// As [`write`](Self::write) without a copy.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub fn write_static(&mut self, _data: &'static [u8], _now: Instant) -> Result<usize, Error> {
-        todo!()
+    pub fn write_static(&mut self, data: &'static [u8], now: Instant) -> Result<usize, Error> {
+        self.before_write(now)?;
+        let count = self.send.write_static(data);
+        self.settle(now);
+        Ok(count)
+    }
+
+    /// As [`write`](Self::write) without a copy: `data` from `start` on.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_shared(
+        &mut self,
+        data: &Rc<[u8]>,
+        start: usize,
+        now: Instant,
+    ) -> Result<usize, Error> {
+        self.before_write(now)?;
+        let count = self.send.write_shared(data, start);
+        self.settle(now);
+        Ok(count)
     }
 
     /// Room in the send buffer; 0 also when nothing may be written any more.
     pub fn writable(&self) -> usize {
-        todo!()
+        if self.state == State::Closed || self.marks.has(Marks::CLOSING) {
+            0
+        } else {
+            self.send.room()
+        }
     }
 
     /// Bytes written and not acknowledged yet.
     pub fn unacknowledged(&self) -> usize {
-        todo!()
+        self.send.len()
     }
 
-    /// CLOSE: the sending direction ends after what was written.
-    pub fn close(&mut self, _now: Instant) {
-        todo!()
+    /// CLOSE: the sending direction ends after what was written. RFC 9293 section 3.10.4.
+    pub fn close(&mut self, now: Instant) {
+        if self.marks.has(Marks::CLOSING) {
+            return;
+        }
+        match self.state {
+            State::SynSent => self.end(None),
+            State::SynReceived => self.marks.set(Marks::CLOSING),
+            State::Established => {
+                self.marks.set(Marks::CLOSING);
+                self.state = State::FinWait1;
+            }
+            State::CloseWait => {
+                self.marks.set(Marks::CLOSING);
+                self.state = State::LastAck;
+            }
+            _ => {}
+        }
+        self.settle(now);
     }
 
     /// Nobody will read any more, [`close`](Self::close) included: FIN-WAIT-2 is left after `linger`, data that arrive
-    /// are answered with a reset (RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13).
-    pub fn orphan(&mut self, _now: Instant) {
-        todo!()
+    /// are answered with a reset, as are data that nobody has read (RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13).
+    pub fn orphan(&mut self, now: Instant) {
+        if self.state == State::Closed {
+            self.receive = ReceiveBuffer::default();
+            return;
+        }
+        if !self.receive.is_empty() && self.state != State::TimeWait {
+            self.abort(Error::ConnectionAborted);
+            return;
+        }
+        self.close(now);
+        self.marks.set(Marks::ORPHAN);
+        if self.state == State::FinWait2 {
+            self.state_until = now + self.linger.get();
+        }
     }
 
-    /// ABORT: the connection is over with `error`; a reset is to be sent.
-    pub fn abort(&mut self, _error: Error) {
-        todo!()
-    }
-
-    /// An ICMP error about a segment of this connection with sequence number `seq`. Soft errors are remembered, hard ones
-    /// end a connection that is opening (RFC 9293 section 3.9.2.2, RFC 5927).
-    pub fn icmp_error(&mut self, _error: Error, _seq: Seq, _now: Instant) -> Changed {
-        todo!()
-    }
-
-    /// A router said that packets of more than `mtu` bytes of TCP (header and data) do not get through (RFC 1191, 8201).
-    pub fn packet_too_big(&mut self, _tcp_bytes: u32, _seq: Seq, _now: Instant) -> Changed {
-        todo!()
+    /// ABORT, RFC 9293 section 3.10.5: the connection is over with `error`; a reset is to be sent.
+    pub fn abort(&mut self, error: Error) {
+        let synchronized = !matches!(
+            self.state,
+            State::Closed | State::SynSent | State::Closing | State::LastAck | State::TimeWait
+        );
+        if self.state == State::Closed {
+            return;
+        }
+        self.end(Some(error));
+        self.receive = ReceiveBuffer::new(self.rcv_nxt, 0);
+        if synchronized {
+            self.reset = Some(self.snd_nxt);
+            self.marks.set(Marks::RESET_ACKS);
+        }
     }
 
     /// The state.
     pub fn state(&self) -> State {
-        todo!()
+        self.state
     }
 
     /// Why it is over, if it did not end well.
     pub fn error(&self) -> Option<Error> {
-        todo!()
+        self.error
     }
 
     /// What is to be remembered, in [`State::TimeWait`].
     pub fn time_wait(&self) -> Option<TimeWait> {
-        todo!()
-    }
-
-    /// Statistics.
-    pub fn info(&self, _now: Instant) -> Info {
-        todo!()
+        let timestamps = self.marks.has(Marks::TIMESTAMPS);
+        (self.state == State::TimeWait).then(|| TimeWait {
+            snd_nxt: self.snd_nxt,
+            rcv_nxt: self.rcv_nxt,
+            window: self.window_to_offer(self.rcv_scale).0,
+            timestamps: timestamps.then_some((self.ts_recent, self.ts_offset)),
+            until: self.state_until,
+            period: self.time_wait.get(),
+        })
     }
 
     /// Memory held in buffers now, in bytes.
     pub fn held(&self) -> usize {
-        todo!()
+        self.receive.held() + self.send.held()
     }
 
     /// Memory is short: gives back what can be asked for again (data behind gaps). Returns the bytes freed.
     pub fn shed(&mut self) -> usize {
-        todo!()
+        self.receive.drop_out_of_order()
     }
 
     /// Changes the Nagle algorithm.
-    pub fn set_nodelay(&mut self, _nodelay: bool) {
-        todo!()
+    pub fn set_nodelay(&mut self, nodelay: bool) {
+        self.marks.put(Marks::NODELAY, nodelay);
     }
 
-    /// Changes keep-alive.
-    pub fn set_keepalive(&mut self, _keepalive: Option<KeepAlive>, _now: Instant) {
-        todo!()
+    /// Changes keep-alive. The silence counts from the last segment that arrived.
+    pub fn set_keepalive(&mut self, keepalive: Option<KeepAlive>, _now: Instant) {
+        self.keepalive_probes = 0;
+        match keepalive {
+            Some(keepalive) => {
+                self.keepalive_idle = keepalive.idle.into();
+                self.keepalive_interval = keepalive.interval.into();
+                self.keepalive_limit = keepalive.probes;
+            }
+            None => self.keepalive_idle = Milliseconds(0),
+        }
     }
 
     /// Changes the user timeout.
-    pub fn set_user_timeout(&mut self, _timeout: Option<Duration>, _now: Instant) {
-        todo!()
+    pub fn set_user_timeout(&mut self, timeout: Option<Duration>, _now: Instant) {
+        self.user_timeout = timeout.map_or(super::timers::USER_TIMEOUT, Milliseconds::from);
     }
 
-    /// Changes the limits of the buffers.
-    pub fn set_limits(&mut self, _receive: u32, _send: u32) {
-        todo!()
+    /// Changes the limits of the buffers. What has been offered to the peer and what was written stays.
+    pub fn set_limits(&mut self, receive: u32, send: u32) {
+        self.send.set_limit(send as usize);
+        self.set_receive_limit(receive);
     }
+
+    /// The number of the first byte in the send buffer.
+    #[inline]
+    pub(super) fn data_start(&self) -> Seq {
+        let opening = matches!(self.state, State::SynSent | State::SynReceived);
+        if opening && self.snd_una == self.iss {
+            self.iss + 1
+        } else {
+            self.snd_una
+        }
+    }
+
+    /// The number behind the last byte in the send buffer: that of the FIN, if one follows.
+    #[inline]
+    pub(super) fn data_end(&self) -> Seq {
+        self.data_start() + self.send.len() as u32
+    }
+
+    /// Bytes written and never sent.
+    #[inline]
+    pub(super) fn unsent(&self) -> u32 {
+        self.data_end().since(self.snd_nxt)
+    }
+
+    /// True if a FIN is to be sent for the first time.
+    #[inline]
+    pub(super) fn fin_unsent(&self) -> bool {
+        self.marks.has(Marks::CLOSING) && !self.marks.has(Marks::FIN_SENT)
+    }
+
+    /// The timestamp clock, RFC 7323 section 5.4: milliseconds from a secret start.
+    #[inline]
+    pub(super) fn clock(&self, now: Instant) -> u32 {
+        timestamp_clock(now).wrapping_add(self.ts_offset)
+    }
+
+    /// CLOSED. What was received in order can still be read.
+    pub(super) fn end(&mut self, error: Option<Error>) {
+        self.state = State::Closed;
+        self.error = error;
+        self.send = SendBuffer::default();
+        self.receive.drop_out_of_order();
+        self.marks
+            .clear(Marks::ACK_NOW.and(Marks::SYN).and(Marks::PROBE));
+        self.ack_at = Instant::FOREVER;
+        self.persist_at = Instant::FOREVER;
+        self.state_until = Instant::FOREVER;
+    }
+
+    /// What a write depends on, and what it means after a silence (RFC 5681 section 4.1).
+    #[inline]
+    fn before_write(&mut self, now: Instant) -> Result<(), Error> {
+        if self.state == State::Closed || self.marks.has(Marks::CLOSING) {
+            return Err(self.error.unwrap_or(Error::BrokenPipe));
+        }
+        if self.snd_una == self.snd_nxt
+            && self.send.is_empty()
+            && now.since(self.last_sent) > self.recovery.rtt().timeout()
+        {
+            self.recovery.restart_after_idle(now);
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds of the clock, as timestamps count them.
+pub(super) fn timestamp_clock(now: Instant) -> u32 {
+    (now.as_nanos() / 1_000_000) as u32
 }
 
 /// The answer to a segment that belongs to no connection, RFC 9293 section 3.5.2 and 3.10.7.1: nothing to a reset.
-pub fn reset_for(_segment: &Segment<'_>) -> Option<Outgoing> {
-    todo!()
-}
-
-/// The stateless answer to a SYN.
-pub fn synack_for_cookie(
-    cookies: &super::cookie::Cookies,
-    settings: &Settings,
-    local: core::net::SocketAddr,
-    remote: core::net::SocketAddr,
-    syn: &Segment<'_>,
-    clock_offset: u32,
-    now: Instant,
-) -> Outgoing {
-    todo!()
+pub fn reset_for(segment: &Segment<'_>) -> Option<Outgoing> {
+    if segment.flags.has(Flags::RST) {
+        return None;
+    }
+    let mut reset = Outgoing {
+        flags: Flags::RST,
+        ..Outgoing::default()
+    };
+    if segment.flags.has(Flags::ACK) {
+        reset.seq = segment.ack;
+    } else {
+        reset.flags |= Flags::ACK;
+        reset.ack = segment.end();
+    }
+    Some(reset)
 }

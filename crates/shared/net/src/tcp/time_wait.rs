@@ -2,9 +2,16 @@
 //!
 //! A [`TimeWait`] is what is left of a [`Tcb`](super::Tcb) then: a few numbers. Resets do not end it (RFC 1337).
 
+use core::time::Duration;
+
 use kiln_abi::Instant;
 
-use super::{Outgoing, Segment, Seq};
+use super::input::later;
+use super::tcb::timestamp_clock;
+use super::{Flags, Options, Outgoing, Segment, Seq, Timestamps};
+
+/// Between the numbers of two incarnations: more than a window without scaling.
+const DISTANCE: u32 = 0x1_0001;
 
 /// An ended connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +26,8 @@ pub struct TimeWait {
     pub timestamps: Option<(u32, u32)>,
     /// When it may be forgotten.
     pub until: Instant,
+    /// 2 MSL: from the peer's last FIN to `until`.
+    pub period: Duration,
 }
 
 /// What is to be done about a segment.
@@ -26,7 +35,7 @@ pub struct TimeWait {
 pub enum Verdict {
     /// Nothing.
     Ignore,
-    /// The answer leaves; the time starts again if `restart` was set by a retransmitted FIN.
+    /// The answer leaves. If the segment repeated the peer's FIN, the time has started again.
     Answer(Outgoing),
     /// A new incarnation: forget this one and treat the segment as a SYN for a listener, with an initial sequence number
     /// above this one (RFC 9293 section 3.10.7.4, RFC 6191).
@@ -35,7 +44,62 @@ pub enum Verdict {
 
 impl TimeWait {
     /// Takes a segment in.
-    pub fn receive(&mut self, _segment: &Segment<'_>, _now: Instant) -> Verdict {
-        todo!()
+    pub fn receive(&mut self, segment: &Segment<'_>, now: Instant) -> Verdict {
+        let flags = segment.flags;
+        // RFC 1337, and RFC 9293 section 3.10.7.4 allows it: an old reset must not let old duplicates in.
+        if flags.has(Flags::RST) {
+            return Verdict::Ignore;
+        }
+        if flags.has(Flags::SYN) {
+            let opens = !flags.has(Flags::ACK) && self.is_newer(segment);
+            return if opens {
+                Verdict::Reopen(self.snd_nxt + DISTANCE)
+            } else {
+                Verdict::Answer(self.answer(now))
+            };
+        }
+        if let (Some((recent, _)), Some(timestamps)) = (self.timestamps, segment.options.timestamps)
+            && !later(timestamps.value, recent)
+        {
+            return Verdict::Answer(self.answer(now));
+        }
+        if flags.has(Flags::FIN) && segment.end() == self.rcv_nxt {
+            self.until = now + self.period;
+            return Verdict::Answer(self.answer(now));
+        }
+        // An acknowledgement of this end's FIN, or of its acknowledgement: there is nothing to say.
+        if segment.seq == self.rcv_nxt && segment.payload.is_empty() {
+            return Verdict::Ignore;
+        }
+        Verdict::Answer(self.answer(now))
+    }
+
+    /// True if a SYN cannot be an old duplicate of this connection: RFC 6191 section 2.
+    fn is_newer(&self, syn: &Segment<'_>) -> bool {
+        match (self.timestamps, syn.options.timestamps) {
+            (Some((recent, _)), Some(timestamps)) => {
+                timestamps.value != recent && later(timestamps.value, recent)
+                    || timestamps.value == recent && syn.seq > self.rcv_nxt
+            }
+            (None, Some(_)) => true,
+            (_, None) => syn.seq > self.rcv_nxt,
+        }
+    }
+
+    fn answer(&self, now: Instant) -> Outgoing {
+        Outgoing {
+            seq: self.snd_nxt,
+            ack: self.rcv_nxt,
+            window: self.window,
+            flags: Flags::ACK,
+            options: Options {
+                timestamps: self.timestamps.map(|(recent, offset)| Timestamps {
+                    value: timestamp_clock(now).wrapping_add(offset),
+                    echo: recent,
+                }),
+                ..Options::default()
+            },
+            ..Outgoing::default()
+        }
     }
 }
