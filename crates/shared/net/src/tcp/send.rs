@@ -2,85 +2,293 @@
 //!
 //! A list of pieces: copies of what was written, and borrowed pieces that live for ever or are shared, which are never
 //! copied on their way to the link.
+//!
+//! A piece knows its place in the stream, so the bytes of a segment are found by binary search. The piece written last is
+//! held in the buffer itself: a request with its answer in one piece needs one allocation.
 
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+/// The smallest memory for copies.
+const SMALLEST_CHUNK: usize = 2 * 1024;
+/// The largest.
+const LARGEST_CHUNK: usize = 64 * 1024;
+/// So many pieces may be of any size; those behind them are large, so that 64 KiB are never in more than 30.
+const FREE_PIECES: usize = 12;
+/// Borrowed pieces below are copied.
+const SMALLEST_BORROWED: usize = 2 * 1024;
+/// The same behind [`FREE_PIECES`].
+const SMALLEST_BORROWED_LATER: usize = 8 * 1024;
+/// Places in the stream are compared in 32 bits.
+const MAX_LIMIT: usize = 1 << 30;
+
+/// Where the bytes of a piece are.
+#[derive(Debug)]
+enum Data {
+    Copied(Vec<u8>),
+    Static(&'static [u8]),
+    Shared(Rc<[u8]>),
+}
+
+/// A part of the stream. It ends where the next one begins.
+#[derive(Debug)]
+struct Piece {
+    /// Where in the stream it begins, modulo 2^32.
+    position: u32,
+    /// Bytes of `data` before it.
+    skip: u32,
+    data: Data,
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Copied(bytes) => bytes,
+            Data::Static(bytes) => bytes,
+            Data::Shared(bytes) => bytes,
+        }
+    }
+
+    fn held(&self) -> u32 {
+        match &self.data {
+            Data::Copied(bytes) => bytes.capacity() as u32,
+            _ => 0,
+        }
+    }
+}
 
 /// The buffer. Holds no memory while it is empty.
 #[derive(Debug, Default)]
-pub struct SendBuffer {}
+pub struct SendBuffer {
+    /// All pieces but the one written last. Never empty.
+    older: Option<Box<VecDeque<Piece>>>,
+    newest: Option<Piece>,
+    /// The position of the first byte, modulo 2^32.
+    start: u32,
+    len: u32,
+    limit: u32,
+    held: u32,
+}
 
 impl SendBuffer {
-    /// An empty buffer of at most `limit` bytes.
-    pub fn new(_limit: usize) -> Self {
-        todo!()
+    /// An empty buffer of at most `limit` bytes (1 GiB at most).
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.min(MAX_LIMIT) as u32,
+            ..Self::default()
+        }
     }
 
     /// Copies as much of `data` as there is room for. Returns how much.
-    pub fn write(&mut self, _data: &[u8]) -> usize {
-        todo!()
+    pub fn write(&mut self, data: &[u8]) -> usize {
+        let (data, _) = data.split_at(data.len().min(self.room()));
+        let mut rest = data;
+        while !rest.is_empty() {
+            let mut taken = self.append(rest);
+            if taken == 0 {
+                // Twice as much each time, so small writes end in few pieces.
+                let before = self.newest.as_ref().map_or(0, Piece::held) as usize;
+                let capacity = rest.len().max(2 * before);
+                let capacity = capacity.clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
+                let bytes = Vec::with_capacity(capacity.next_multiple_of(SMALLEST_CHUNK));
+                self.push(Data::Copied(bytes), 0, 0);
+                taken = self.append(rest);
+            }
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        data.len()
     }
 
     /// As [`write`](Self::write) without copying. Small pieces are copied all the same.
-    pub fn write_static(&mut self, _data: &'static [u8]) -> usize {
-        todo!()
+    pub fn write_static(&mut self, data: &'static [u8]) -> usize {
+        let count = data.len().min(self.room());
+        if count < self.smallest_borrowed() {
+            return self.write(data);
+        }
+        self.push(Data::Static(data), 0, count);
+        count
     }
 
     /// As [`write`](Self::write) without copying: `data` from `start` on.
-    pub fn write_shared(&mut self, _data: &Rc<[u8]>, _start: usize) -> usize {
-        todo!()
+    pub fn write_shared(&mut self, data: &Rc<[u8]>, start: usize) -> usize {
+        let bytes = data.get(start..).unwrap_or_default();
+        let count = bytes.len().min(self.room());
+        if count < self.smallest_borrowed() || start > MAX_LIMIT {
+            return self.write(bytes);
+        }
+        self.push(Data::Shared(Rc::clone(data)), start as u32, count);
+        count
     }
 
     /// Bytes in the buffer.
+    #[inline]
     pub fn len(&self) -> usize {
-        todo!()
+        self.len as usize
     }
 
     /// True if there is no byte.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
     /// Bytes that may be written.
+    #[inline]
     pub fn room(&self) -> usize {
-        todo!()
+        self.limit.saturating_sub(self.len) as usize
     }
 
     /// Changes the limit. What is held is kept.
-    pub fn set_limit(&mut self, _limit: usize) {
-        todo!()
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.min(MAX_LIMIT) as u32;
     }
 
     /// The limit.
     pub fn limit(&self) -> usize {
-        todo!()
+        self.limit as usize
     }
 
     /// Memory held by copies now.
     pub fn held(&self) -> usize {
-        todo!()
+        self.held as usize
     }
 
     /// The `len` bytes from `offset` on, in pieces. Nothing is yielded beyond the end.
-    pub fn pieces(&self, _offset: usize, _len: usize) -> Pieces<'_> {
-        todo!()
+    pub fn pieces(&self, offset: usize, len: usize) -> Pieces<'_> {
+        let behind = self.len().saturating_sub(offset);
+        let position = self.start.wrapping_add(offset.min(self.len()) as u32);
+        let index = match self.older.as_deref() {
+            None => 0,
+            Some(older) => {
+                let behind = |piece: &Piece| piece.position.wrapping_sub(position) as i32 > 0;
+                match self.newest.as_ref() {
+                    Some(newest) if !behind(newest) => older.len(),
+                    _ => older
+                        .partition_point(|piece| !behind(piece))
+                        .saturating_sub(1),
+                }
+            }
+        };
+        Pieces {
+            buffer: self,
+            index,
+            position,
+            remaining: len.min(behind) as u32,
+        }
     }
 
     /// The peer has acknowledged the first `count` bytes.
-    pub fn consume(&mut self, _count: usize) {
-        todo!()
+    pub fn consume(&mut self, count: usize) {
+        let count = count.min(self.len()) as u32;
+        self.start = self.start.wrapping_add(count);
+        self.len -= count;
+        if self.len == 0 {
+            self.older = None;
+            self.newest = None;
+            self.held = 0;
+            return;
+        }
+        let start = self.start;
+        let Some(older) = self.older.as_deref_mut() else {
+            return;
+        };
+        loop {
+            let end = match (older.get(1), &self.newest) {
+                (Some(next), _) | (None, Some(next)) => next.position,
+                (None, None) => return,
+            };
+            if (end.wrapping_sub(start) as i32) > 0 {
+                return;
+            }
+            if let Some(piece) = older.pop_front() {
+                self.held -= piece.held();
+            }
+            if older.is_empty() {
+                self.older = None;
+                return;
+            }
+        }
+    }
+
+    /// Copies what fits into the memory of the newest piece.
+    fn append(&mut self, data: &[u8]) -> usize {
+        let Some(Piece {
+            data: Data::Copied(bytes),
+            ..
+        }) = &mut self.newest
+        else {
+            return 0;
+        };
+        let count = data.len().min(bytes.capacity() - bytes.len());
+        bytes.extend_from_slice(data.get(..count).unwrap_or_default());
+        self.len += count as u32;
+        count
+    }
+
+    fn push(&mut self, data: Data, skip: u32, count: usize) {
+        let piece = Piece {
+            position: self.start.wrapping_add(self.len),
+            skip,
+            data,
+        };
+        self.len += count as u32;
+        self.held += piece.held();
+        if let Some(last) = self.newest.replace(piece) {
+            self.older.get_or_insert_default().push_back(last);
+        }
+    }
+
+    fn smallest_borrowed(&self) -> usize {
+        match &self.older {
+            Some(older) if older.len() + 2 > FREE_PIECES => SMALLEST_BORROWED_LATER,
+            _ => SMALLEST_BORROWED,
+        }
+    }
+
+    fn piece(&self, index: usize) -> Option<&Piece> {
+        let older = self.older.as_deref();
+        let count = older.map_or(0, VecDeque::len);
+        if index < count {
+            older?.get(index)
+        } else if index == count {
+            self.newest.as_ref()
+        } else {
+            None
+        }
     }
 }
 
 /// See [`SendBuffer::pieces`].
 #[derive(Clone, Debug)]
 pub struct Pieces<'a> {
-    _buffer: &'a SendBuffer,
+    buffer: &'a SendBuffer,
+    index: usize,
+    position: u32,
+    remaining: u32,
 }
 
 impl<'a> Iterator for Pieces<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        todo!()
+        if self.remaining == 0 {
+            return None;
+        }
+        let piece = self.buffer.piece(self.index)?;
+        self.index += 1;
+        let end = match self.buffer.piece(self.index) {
+            Some(next) => next.position,
+            None => self.buffer.start.wrapping_add(self.buffer.len),
+        };
+        let count = end.wrapping_sub(self.position).min(self.remaining);
+        let from = piece.skip as usize + self.position.wrapping_sub(piece.position) as usize;
+        self.position = self.position.wrapping_add(count);
+        self.remaining -= count;
+        piece.bytes().get(from..from + count as usize)
     }
 }
+
+#[cfg(test)]
+mod tests;
