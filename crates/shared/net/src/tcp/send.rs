@@ -8,7 +8,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// The smallest memory for copies.
@@ -29,7 +29,7 @@ const MAX_LIMIT: usize = 1 << 30;
 enum Data {
     Copied(Vec<u8>),
     Static(&'static [u8]),
-    Shared(Rc<[u8]>),
+    Shared(Arc<[u8]>),
 }
 
 /// A part of the stream. It ends where the next one begins.
@@ -112,13 +112,13 @@ impl SendBuffer {
     }
 
     /// As [`write`](Self::write) without copying: `data` from `start` on.
-    pub fn write_shared(&mut self, data: &Rc<[u8]>, start: usize) -> usize {
+    pub fn write_shared(&mut self, data: &Arc<[u8]>, start: usize) -> usize {
         let bytes = data.get(start..).unwrap_or_default();
         let count = bytes.len().min(self.room());
         if count < self.smallest_borrowed() || start > MAX_LIMIT {
             return self.write(bytes);
         }
-        self.push(Data::Shared(Rc::clone(data)), start as u32, count);
+        self.push(Data::Shared(Arc::clone(data)), start as u32, count);
         count
     }
 

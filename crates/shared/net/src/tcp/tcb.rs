@@ -3,7 +3,7 @@
 //! Segments come in through `input` and `handshake`, leave through `output`; `timers` does what time brings. The
 //! bookkeeping of what is on its way is [`Recovery`]'s.
 
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use core::time::Duration;
 
 use kiln_abi::Instant;
@@ -228,7 +228,7 @@ impl Tcb {
     /// As [`write`](Self::write).
     pub fn write_shared(
         &mut self,
-        data: &Rc<[u8]>,
+        data: &Arc<[u8]>,
         start: usize,
         now: Instant,
     ) -> Result<usize, Error> {

@@ -40,7 +40,7 @@ fn collect(buffer: &SendBuffer, offset: usize, len: usize) -> Vec<u8> {
 proptest! {
     #[test]
     fn behaves_as_one_vector(steps in proptest::collection::vec(step(), 0..60), range: (u16, u16), start: u32) {
-        let shared: Rc<[u8]> = Rc::from(&PATTERN[..]);
+        let shared: Arc<[u8]> = Arc::from(&PATTERN[..]);
         let mut buffer = SendBuffer::new(200_000);
         buffer.start = start;
         let mut model: Vec<u8> = vec![];
@@ -126,7 +126,7 @@ fn any_arguments_are_survived() {
     assert_eq!(buffer.write(b"abc"), 3);
     assert_eq!(buffer.pieces(usize::MAX, usize::MAX).count(), 0);
     assert_eq!(buffer.pieces(3, 1).count(), 0);
-    assert_eq!(buffer.write_shared(&Rc::from(&b"x"[..]), 9), 0);
+    assert_eq!(buffer.write_shared(&Arc::from(&b"x"[..]), 9), 0);
     buffer.consume(usize::MAX);
     assert!(buffer.is_empty());
     assert!(SendBuffer::default().write(b"x") == 0);
