@@ -19,7 +19,8 @@ impl Marks {
     pub const TAIL_PROBE: Self = Self(1 << 5);
     /// A zero-window or keep-alive probe is to leave.
     pub const PROBE: Self = Self(1 << 6);
-    /// The next segment may be a small one: the override timeout of RFC 9293 section 3.8.6.2.1.
+    /// The next segment may be a small one, or one beyond a window that has shrunk: a timer has expired (RFC 9293
+    /// section 3.8.6.2.1).
     pub const OVERRIDE: Self = Self(1 << 7);
     /// The SYN (or SYN and ACK) is to leave.
     pub const SYN: Self = Self(1 << 8);

@@ -45,6 +45,8 @@ pub mod send;
 mod seq;
 mod settings;
 mod tcb;
+#[cfg(test)]
+mod tests;
 pub mod time_wait;
 mod timers;
 mod window;

@@ -170,8 +170,8 @@ impl Tcb {
         })
     }
 
-    /// The first of what is lost. Beyond the peer's window only its first byte's segment may be repeated: the window has
-    /// shrunk (RFC 9293 section 3.8.6).
+    /// The first of what is lost. If the peer's window has shrunk, what is beyond it waits (RFC 9293 section 3.8.6), but
+    /// for a segment that each timeout repeats.
     fn plan_again(&self, lost: Block, size: u32, allowance: u32, longest: u32) -> Option<Data> {
         let data_end = self.data_end();
         let start = lost.start.max(self.data_start());
@@ -179,7 +179,7 @@ impl Tcb {
         let fin = self.marks.has(Marks::FIN_SENT) && lost.end > data_end;
         let wanted = len;
         let window = (self.snd_una + self.snd_wnd).since(start);
-        let window = if start == self.snd_una {
+        let window = if start == self.snd_una && self.marks.has(Marks::OVERRIDE) {
             window.max(size)
         } else {
             window

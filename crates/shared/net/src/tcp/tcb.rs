@@ -82,6 +82,7 @@ pub struct Tcb {
     pub(super) state_until: Instant,
     pub(super) persist_at: Instant,
     pub(super) last_heard: Instant,
+    /// When data left, or the first of several probes that were not answered.
     pub(super) last_sent: Instant,
     pub(super) keepalive_idle: Milliseconds,
     pub(super) keepalive_interval: Milliseconds,

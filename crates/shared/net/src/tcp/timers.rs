@@ -128,7 +128,7 @@ impl Tcb {
         let since = match self.recovery.oldest() {
             Some(oldest) if self.snd_wnd == 0 => oldest.max(self.last_heard),
             Some(oldest) => oldest,
-            None if self.unanswered_probes > 0 => self.last_heard,
+            None if self.unanswered_probes > 0 => self.last_sent,
             None => return Instant::FOREVER,
         };
         since + self.user_timeout.get()
@@ -147,6 +147,9 @@ impl Tcb {
             return;
         }
         self.marks.set(Marks::PROBE);
+        if self.unanswered_probes == 0 {
+            self.last_sent = now;
+        }
         self.persist_backoff = self.persist_backoff.saturating_add(1);
         self.unanswered_probes = self.unanswered_probes.saturating_add(1);
         self.settle(now);
@@ -192,6 +195,7 @@ impl Tcb {
                     return;
                 }
                 self.marks.clear(Marks::TAIL_PROBE);
+                self.marks.set(Marks::OVERRIDE);
                 if !opening {
                     self.reduced();
                     self.path_timed_out(row, now);
