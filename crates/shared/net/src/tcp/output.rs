@@ -42,8 +42,12 @@ impl Tcb {
     pub fn transmit(&mut self, longest: u32, now: Instant) -> Option<Outgoing> {
         let Some(plan) = self.plan(longest) else {
             // What could not be sent now is not due any more.
-            self.marks
-                .clear(Marks::TAIL_PROBE.and(Marks::OVERRIDE).and(Marks::MTU_PROBE));
+            self.marks.clear(Marks::TAIL_PROBE.and(Marks::OVERRIDE));
+            if self.unsent() > 0 {
+                let size = self.segment_size();
+                let held_back = self.recovery.allowance() < size && self.usable_window() >= size;
+                self.marks.put(Marks::HELD_BACK, held_back);
+            }
             self.settle(now);
             return None;
         };
@@ -286,9 +290,9 @@ impl Tcb {
                 if self.state == State::Closed && self.marks.has(Marks::RESET_ACKS) {
                     outgoing.flags |= Flags::ACK;
                     outgoing.ack = self.rcv_nxt;
-                }
-                if self.marks.has(Marks::TIMESTAMPS) && self.state != State::SynSent {
-                    outgoing.options.timestamps = Some(self.timestamps(now));
+                    if self.marks.has(Marks::TIMESTAMPS) {
+                        outgoing.options.timestamps = Some(self.timestamps(now));
+                    }
                 }
                 self.segments_out += 1;
                 return outgoing;
@@ -398,6 +402,8 @@ impl Tcb {
         self.marks.clear(Marks::OVERRIDE);
         if data.size > self.segment_size() {
             self.mtu_probe_sent(data.seq, data.size);
+        } else if !is_new {
+            self.mtu_probe_repeated(data.seq, end, now);
         }
         self.persist_at = Instant::FOREVER;
         let block = Block {

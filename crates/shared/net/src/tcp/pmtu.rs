@@ -3,7 +3,8 @@
 //! Routers may say so (RFC 1191, RFC 8201; what they say is believed only about what is on its way, RFC 5927 section
 //! 7). Where they are silent, repeated timeouts of full segments are taken for a black hole and the size falls to one that
 //! nearly every path carries; later it is raised by probes (RFC 8899, RFC 4821): single segments of data that are larger
-//! than the others.
+//! than the others. A probe that is lost counts as a loss for congestion control like any segment: probes are rare, and to
+//! tell the two apart would cost every connection memory.
 
 use core::time::Duration;
 
@@ -202,29 +203,30 @@ impl Tcb {
         self.marks.clear(Marks::MTU_PROBE);
     }
 
-    /// An acknowledgement has arrived: is the probe among what got through, or among what is lost?
-    #[inline]
-    pub(super) fn path_acked(&mut self, now: Instant) {
-        if self.path.probe != 0 {
-            self.probe_result(now);
+    /// Data leave again. If the probe is among them it did not get through.
+    pub(super) fn mtu_probe_repeated(&mut self, start: Seq, end: Seq, now: Instant) {
+        let probe = self.path.probe;
+        if probe != 0 && start <= self.path.probe_seq && self.path.probe_seq < end {
+            self.path.ceiling = probe - 1;
+            self.probe_is_done(now);
         }
     }
 
-    fn probe_result(&mut self, now: Instant) {
-        let lost = self.recovery.next_lost().is_some_and(|lost| {
-            lost.start <= self.path.probe_seq && self.path.probe_seq < lost.end
-        });
-        if lost {
-            self.path.ceiling = self.path.probe - 1;
-        } else if self.snd_una > self.path.probe_seq {
-            self.set_mss(self.path.probe);
-        } else {
-            return;
+    /// An acknowledgement has arrived. If it covers the probe, which was not repeated, the path carries its size.
+    #[inline]
+    pub(super) fn path_acked(&mut self, now: Instant) {
+        let probe = self.path.probe;
+        if probe != 0 && self.snd_una > self.path.probe_seq {
+            self.set_mss(probe);
+            self.probe_is_done(now);
         }
+    }
+
+    fn probe_is_done(&mut self, now: Instant) {
         self.path.probe = 0;
         if self.path.candidate().is_some() {
             self.marks.set(Marks::MTU_PROBE);
-        } else {
+        } else if self.path.mss < self.path.most {
             self.path.search_at = now + RAISE;
         }
     }

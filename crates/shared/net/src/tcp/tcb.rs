@@ -281,7 +281,11 @@ impl Tcb {
             self.receive = ReceiveBuffer::default();
             return;
         }
-        if !self.receive.is_empty() && self.state != State::TimeWait {
+        if self.state == State::TimeWait {
+            self.receive = ReceiveBuffer::new(self.rcv_nxt, 0);
+            return;
+        }
+        if !self.receive.is_empty() {
             self.abort(Error::ConnectionAborted);
             return;
         }
