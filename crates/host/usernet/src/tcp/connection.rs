@@ -16,6 +16,7 @@ use kiln_net::tcp::{Changed, State, Tcb};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use super::chunks::{CHUNK, Chunks};
 use crate::Stats;
 use crate::poller::Flags;
 
@@ -162,18 +163,18 @@ impl Connection {
         changed != Changed::default()
     }
 
-    /// Moves all data that can be moved, and passes on ends and errors. `scratch` is for data on their way.
+    /// Moves all data that can be moved, and passes on ends and errors. `chunks` are for data from the host.
     pub fn splice(
         &mut self,
         stats: &mut Stats,
-        scratch: &mut [u8],
+        chunks: &mut Chunks,
         now: kiln_abi::Instant,
     ) -> Verdict {
         let verdict = self.to_host(stats, now);
         if verdict != Verdict::Alive {
             return verdict;
         }
-        let verdict = self.to_guest(stats, scratch, now);
+        let verdict = self.to_guest(stats, chunks, now);
         if verdict != Verdict::Alive {
             return verdict;
         }
@@ -219,19 +220,19 @@ impl Connection {
     fn to_guest(
         &mut self,
         stats: &mut Stats,
-        scratch: &mut [u8],
+        chunks: &mut Chunks,
         now: kiln_abi::Instant,
     ) -> Verdict {
         let Some(tcb) = &mut self.tcb else {
             return Verdict::Alive;
         };
         while self.readable && !self.host_ended {
-            let room = tcb.writable().min(scratch.len());
+            let room = tcb.writable().min(CHUNK);
             // A little room will be more with the next acknowledgement.
             if room == 0 || room < LEAST_READ && tcb.unacknowledged() > LEAST_READ {
                 break;
             }
-            let wanted = &mut scratch[..room];
+            let wanted = &mut chunks.room()[..room];
             match rustix::net::recv(&self.host, wanted, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => {
                     self.host_ended = true;
@@ -240,7 +241,11 @@ impl Connection {
                 Ok((_, received)) => {
                     stats.tcp_bytes_in += received as u64;
                     // There was room, so that this fails only on a connection that is over, as its verdict tells.
-                    let _ = tcb.write(&scratch[..received], now);
+                    let _ = if received == CHUNK {
+                        tcb.write_shared(chunks.full(), 0, now)
+                    } else {
+                        tcb.write(&chunks.room()[..received], now)
+                    };
                     // With edge-triggered events a short read means that nothing is left, unless an end was announced.
                     self.readable = received == room || self.hung_up;
                 }

@@ -5,6 +5,7 @@
 //! packets of the guest and events of host sockets only mark connections, and each marked connection is then served
 //! once, see [`serve`](Tcp::serve).
 
+mod chunks;
 mod connection;
 pub(crate) mod inbound;
 mod opening;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use kiln_net::tcp::{State, reset_for};
 
+use self::chunks::Chunks;
 use self::connection::{Connection, Flow, Phase, Verdict};
 use self::inbound::Listener;
 use self::opening::Opening;
@@ -46,6 +48,7 @@ const SLICE: usize = 128;
 
 pub(crate) struct Tcp {
     opening: Opening,
+    chunks: Chunks,
     listeners: Vec<Listener>,
     connections: Table<Connection>,
     by_flow: HashMap<Flow, Key>,
@@ -68,6 +71,7 @@ impl Tcp {
             .map_err(Error::host("get random numbers"))?;
         Ok(Self {
             opening: Opening::new()?,
+            chunks: Chunks::new(),
             listeners: Vec::new(),
             connections: Table::new(),
             by_flow: HashMap::new(),
@@ -214,7 +218,7 @@ impl Tcp {
             }
             Phase::Open => {
                 let now = cx.core_now();
-                connection.splice(&mut cx.stats, &mut cx.scratch, now)
+                connection.splice(&mut cx.stats, &mut self.chunks, now)
             }
         };
         self.send(cx, key);
@@ -263,7 +267,7 @@ impl Tcp {
             _ => {
                 connection.phase = Phase::Open;
                 let now = cx.core_now();
-                connection.splice(&mut cx.stats, &mut cx.scratch, now);
+                connection.splice(&mut cx.stats, &mut self.chunks, now);
                 if let Some(index) = connection.forward
                     && let Some(listener) = self.listeners.get_mut(index as usize)
                 {
