@@ -1,6 +1,7 @@
 //! Opening, RFC 9293 section 3.5: what a connection starts with, and the segments of SYN-SENT.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use kiln_abi::Instant;
 
@@ -21,6 +22,8 @@ use crate::error::Error;
 const DEFAULT_MSS: u16 = 536;
 /// The least that is believed: the longest options must leave room for data.
 const LEAST_MSS: u16 = 88;
+/// RFC 9293 section 3.8.6.3.
+const LONGEST_ACK_DELAY: Duration = Duration::from_millis(500);
 /// Segments of data that are acknowledged at once when a connection is young: its peer is in slow start.
 const QUICK_ACKS: u8 = 16;
 
@@ -138,6 +141,7 @@ impl Tcb {
             keepalive_idle: Milliseconds(0),
             keepalive_interval: Milliseconds(0),
             keepalive_limit: 0,
+            ack_delay: settings.ack_delay.min(LONGEST_ACK_DELAY).into(),
             user_timeout: Milliseconds(0),
             linger: settings.linger.into(),
             time_wait: settings.time_wait.into(),

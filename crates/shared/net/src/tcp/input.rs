@@ -22,8 +22,6 @@ use super::time_wait::Verdict;
 use super::{Block, Changed, Ecn, Flags, Segment, Seq, Tcb};
 use crate::error::Error;
 
-/// RFC 9293 section 3.8.6.3 allows half a second; a peer's smallest retransmission timeout is 200 ms.
-const DELAYED_ACK: Duration = Duration::from_millis(40);
 /// RFC 5961 section 7: answers that an attacker may provoke, in the time below.
 const CHALLENGES: u8 = 10;
 const CHALLENGE_PERIOD: Duration = Duration::from_secs(5);
@@ -267,6 +265,13 @@ impl Tcb {
         let in_flight = self.snd_nxt.since(self.snd_una);
         let newly = ack.since(self.snd_una);
         let syn = segment.flags.has(Flags::SYN);
+        if segment.flags.has(Flags::ECE)
+            && !syn
+            && self.marks.has(Marks::ECN)
+            && self.recovery.marked(self.snd_nxt, now)
+        {
+            self.reduced();
+        }
         let window = u32::from(segment.window) << if syn { 0 } else { self.snd_scale };
         let duplicate = newly == 0
             && in_flight > 0
@@ -311,13 +316,6 @@ impl Tcb {
                 self.reduced();
             }
             self.path_acked(now);
-        }
-        if segment.flags.has(Flags::ECE)
-            && !syn
-            && self.marks.has(Marks::ECN)
-            && self.recovery.marked(self.snd_nxt, now)
-        {
-            self.reduced();
         }
         // SND.WND, by the newest segment.
         if self.snd_wl1 < segment.seq || (self.snd_wl1 == segment.seq && self.snd_wl2 <= ack) {
@@ -458,7 +456,7 @@ impl Tcb {
         if self.unacked_segments >= 2 {
             self.marks.set(Marks::ACK_NOW);
         } else if self.ack_at == Instant::FOREVER {
-            self.ack_at = now + DELAYED_ACK;
+            self.ack_at = now + self.ack_delay.get();
         }
         if self.quick_acks > 0 {
             self.quick_acks = self.quick_acks.saturating_sub(segments);

@@ -34,6 +34,9 @@ pub struct Settings {
     pub ecn: bool,
     /// Small writes leave at once (RFC 9293 section 3.7.4, the Nagle algorithm, is off).
     pub nodelay: bool,
+    /// How long an acknowledgement may wait for company, 500 ms at most (RFC 9293 section 3.8.6.3). A peer's smallest
+    /// retransmission timeout is 200 ms; 40 ms are usual.
+    pub ack_delay: Duration,
     /// Keep-alive probes.
     pub keepalive: Option<KeepAlive>,
     /// RFC 9293 section 3.8.3: how long sent data may stay unacknowledged.

@@ -87,6 +87,7 @@ pub struct Tcb {
     pub(super) keepalive_idle: Milliseconds,
     pub(super) keepalive_interval: Milliseconds,
     pub(super) keepalive_limit: u8,
+    pub(super) ack_delay: Milliseconds,
     pub(super) user_timeout: Milliseconds,
     pub(super) linger: Milliseconds,
     pub(super) time_wait: Milliseconds,

@@ -63,6 +63,7 @@ pub fn settings() -> Settings {
         sack: true,
         ecn: false,
         nodelay: false,
+        ack_delay: Duration::from_millis(40),
         keepalive: None,
         user_timeout: None,
         handshake_timeout: Duration::from_secs(60),

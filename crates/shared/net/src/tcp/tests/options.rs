@@ -46,7 +46,7 @@ fn segments_carry_both_clocks() {
         .1 write 1500
         .1 > . 1:1001(1000) ack 1 <TS val 1100 ecr 100>
         .1 > P. 1001:1501(500) ack 1 <TS val 1100 ecr 100>
-        .2 < . 1:1(0) ack 1501 win 65535 <TS val 300 ecr 1100>
+        .105 < . 1:1(0) ack 1501 win 65535 <TS val 205 ecr 1100>
         .3 < P. 1:101(100) ack 1501 win 65535 <TS val 400 ecr 1100>
         .34 > . 1501:1501(0) ack 101 <TS val 1340 ecr 400>
     "

@@ -15,9 +15,9 @@ fn data_that_nobody_acknowledges_end_the_connection() {
     assert!(dialogue.take_output().len() >= 4);
     assert_eq!(dialogue.tcb().state(), State::Established);
     dialogue.play(
-        "11 > R. 101:101(0) ack 1
-         11 state CLOSED
-         11 error TimedOut",
+        "11~11.2 > R. 101:101(0) ack 1
+         11.3 state CLOSED
+         11.3 error TimedOut",
     );
 }
 
