@@ -119,7 +119,7 @@ impl Usernet {
     pub fn new(config: Config, link: OwnedFd) -> Result<Self, Error> {
         config.check()?;
         let poller = Poller::new().map_err(Error::host("create an epoll instance"))?;
-        let (inbound, mut out) = link::open(link, &config);
+        let (inbound, out) = link::open(link, &config);
         poller
             .add(
                 &out,
@@ -127,7 +127,7 @@ impl Usernet {
                 Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET,
             )
             .map_err(Error::host("wait for the guest's link"))?;
-        let tcp = Tcp::new(&config, &mut out)?;
+        let tcp = Tcp::new()?;
         let dns = Dns::new(&config.resolvers);
         let requested = config.forwards.clone();
         let mut network = Self {
@@ -223,7 +223,7 @@ impl Usernet {
             self.tcp.serve(&mut self.cx);
             // Writing may have found room that no event announced yet.
             if self.cx.out.blocked() && self.cx.out.flush() {
-                self.tcp.unblocked();
+                self.tcp.unblocked(&self.cx);
             }
             rounds += 1;
             if !self.link_readable && !self.tcp.has_work() || rounds == ROUNDS {
@@ -291,7 +291,7 @@ impl Usernet {
                 self.link_readable |= flags.intersects(Flags::IN | Flags::HUP | Flags::RDHUP);
                 self.inbound.hung_up |= flags.intersects(Flags::HUP | Flags::RDHUP | Flags::ERR);
                 if flags.contains(Flags::OUT) && cx.out.flush() {
-                    self.tcp.unblocked();
+                    self.tcp.unblocked(cx);
                 }
             }
             Token::Listener(index) => self.tcp.accept(cx, index),
