@@ -68,6 +68,21 @@ impl Inbound {
     }
 }
 
+/// Which way a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the network to the guest.
+    ToGuest,
+    /// From the guest to the network.
+    FromGuest,
+}
+
+/// Somebody who looks at the frames of a link, for a packet capture. It must not block.
+pub trait Observer: Send {
+    /// A frame that the guest has sent, or that was given to it. With checksums left open, its own is not complete.
+    fn frame(&mut self, way: Way, frame: &[u8]);
+}
+
 /// The direction to the guest.
 pub(crate) struct Outbound {
     fd: Arc<OwnedFd>,
@@ -83,6 +98,7 @@ pub(crate) struct Outbound {
     pub frames: u64,
     pub bytes: u64,
     pub dropped: u64,
+    pub observer: Option<Box<dyn Observer>>,
 }
 
 /// Makes both directions of a link.
@@ -110,6 +126,7 @@ pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound)
             frames: 0,
             bytes: 0,
             dropped: 0,
+            observer: None,
         },
     )
 }
@@ -125,8 +142,12 @@ impl Outbound {
         while let Some(message) = self.waiting.front() {
             match send(&self.fd, message, self.framing) {
                 Ok(()) => {
+                    let frame = &message[self.framing.header()..];
                     self.frames += 1;
-                    self.bytes += (message.len() - self.framing.header()) as u64;
+                    self.bytes += frame.len() as u64;
+                    if let Some(observer) = &mut self.observer {
+                        observer.frame(Way::ToGuest, frame);
+                    }
                 }
                 Err(Errno::AGAIN) => return false,
                 Err(_) => self.dropped += 1,
@@ -195,8 +216,12 @@ impl Outbound {
         if self.waiting.is_empty() {
             match send(&self.fd, message, self.framing) {
                 Ok(()) => {
+                    let frame = &message[len..];
                     self.frames += 1;
-                    self.bytes += (message.len() - len) as u64;
+                    self.bytes += frame.len() as u64;
+                    if let Some(observer) = &mut self.observer {
+                        observer.frame(Way::ToGuest, frame);
+                    }
                     return;
                 }
                 Err(Errno::AGAIN) => {}
