@@ -46,4 +46,5 @@ pub use error::Error;
 pub use kiln_abi::VERSION as ABI_VERSION;
 pub use kiln_abi::metrics;
 pub use kiln_abi::net::MAX_FRAME;
+pub use kiln_usernet as usernet;
 pub use spec::Spec;

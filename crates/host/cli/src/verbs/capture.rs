@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -222,7 +222,7 @@ impl Session {
             PollFd::new(&capture.socket, PollFlags::IN),
             PollFd::new(&self.signals, PollFlags::IN),
             // A pipe whose reader has gone away reports itself without being asked.
-            PollFd::from_borrowed_fd(self.writer.output.as_fd(), PollFlags::empty()),
+            PollFd::new(self.writer.output.file.get_ref(), PollFlags::empty()),
         ];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -254,44 +254,40 @@ struct Ready {
 }
 
 /// Where the capture goes.
-enum Output {
-    Stdout(BufWriter<io::Stdout>),
-    File(BufWriter<File>, PathBuf),
+struct Output {
+    file: BufWriter<File>,
+    /// `None` for the standard output.
+    path: Option<PathBuf>,
 }
 
 impl Output {
     fn open(path: &Path) -> Result<Self, Failure> {
-        if path == Path::new("-") {
-            return Ok(Self::Stdout(BufWriter::with_capacity(PIECE, io::stdout())));
-        }
-        let file = File::create(path).map_err(|error| Error::file("create", path, error))?;
-        Ok(Self::File(
-            BufWriter::with_capacity(PIECE, file),
-            path.to_owned(),
-        ))
+        let (file, path) = if path == Path::new("-") {
+            (File::from(io::stdout().as_fd().try_clone_to_owned()?), None)
+        } else {
+            let file = File::create(path).map_err(|error| Error::file("create", path, error))?;
+            (file, Some(path.to_owned()))
+        };
+        Ok(Self {
+            file: BufWriter::with_capacity(PIECE, file),
+            path,
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.attempt(|output| output.write_all(bytes))
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| self.failure(error))
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
-        self.attempt(Write::flush)
+        let flushed = self.file.flush();
+        flushed.map_err(|error| self.failure(error))
     }
 
-    fn attempt(&mut self, work: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
-        match self {
-            Self::Stdout(stdout) => Ok(work(stdout)?),
-            Self::File(file, path) => {
-                work(file).map_err(|error| Error::file("write", path, error).into())
-            }
-        }
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Stdout(_) => rustix::stdio::stdout(),
-            Self::File(file, _) => file.get_ref().as_fd(),
+    fn failure(&self, error: io::Error) -> Failure {
+        match &self.path {
+            Some(path) => Error::file("write", path, error).into(),
+            None => error.into(),
         }
     }
 }
