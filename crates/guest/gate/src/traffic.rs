@@ -147,7 +147,8 @@ impl Traffic {
                 left -= whole;
             }
         }
-        self.head.store(head.wrapping_add(needed), Ordering::Release);
+        self.head
+            .store(head.wrapping_add(needed), Ordering::Release);
     }
 }
 

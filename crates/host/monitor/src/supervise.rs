@@ -204,10 +204,7 @@ impl Supervisor<'_> {
             console: console.is_some_and(is_ready),
             usernet: usernet.is_some_and(is_ready),
             output: output.is_some_and(is_ready),
-            captures: fds[captures..control]
-                .iter()
-                .map(PollFd::revents)
-                .collect(),
+            captures: fds[captures..control].iter().map(PollFd::revents).collect(),
             control: fds[control..].iter().map(PollFd::revents).collect(),
         })
     }
@@ -318,7 +315,8 @@ impl Supervisor<'_> {
     fn pass_frames(&mut self, ready: &[PollFlags], now: Instant) {
         self.captures.collect(self.guest, now);
         self.captures.handle(ready);
-        self.captures.instruct(self.guest, self.usernet.as_deref_mut());
+        self.captures
+            .instruct(self.guest, self.usernet.as_deref_mut());
     }
 
     fn serve(&mut self, ready: &[PollFlags], now: Instant) {

@@ -82,8 +82,8 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         .iter()
         .map(|link| format!("{} ({})", link.name, link.kind))
         .collect();
-    eprintln!("kiln: capturing {name}: {}", on.join(", "));
     let writer = Writer::new(output, name, &capture.links, snaplen)?;
+    eprintln!("kiln: capturing {name}: {}", on.join(", "));
     Session {
         writer,
         signals,
@@ -176,11 +176,7 @@ impl Session {
     }
 
     /// Takes all whole records.
-    fn take(
-        &mut self,
-        bytes: &[u8],
-        failed: impl Fn(String) -> Failure,
-    ) -> Result<Taken, Failure> {
+    fn take(&mut self, bytes: &[u8], failed: impl Fn(String) -> Failure) -> Result<Taken, Failure> {
         let mut len = 0;
         while let Some((record, record_len)) =
             stream::parse(&bytes[len..]).map_err(|unknown| failed(unknown.to_string()))?

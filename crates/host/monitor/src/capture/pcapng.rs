@@ -185,7 +185,10 @@ mod tests {
         assert_eq!(content[..8], [1, 0, 0, 0, 96, 0, 0, 0]);
         // Options: code, length, value padded to four bytes.
         assert_eq!(content[8..16], [2, 0, 3, 0, b'n', b'e', b't', 0]);
-        assert_eq!(content[content.len() - 12..], [9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            content[content.len() - 12..],
+            [9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0]
+        );
     }
 
     #[test]
@@ -203,7 +206,10 @@ mod tests {
         let (kind, content) = open(&block);
         assert_eq!(kind, PACKET);
         assert_eq!(content[..4], [1, 0, 0, 0]);
-        assert_eq!(content[4..12], [0x44, 0x33, 0x22, 0x11, 0x88, 0x77, 0x66, 0x55]);
+        assert_eq!(
+            content[4..12],
+            [0x44, 0x33, 0x22, 0x11, 0x88, 0x77, 0x66, 0x55]
+        );
         assert_eq!(content[12..20], [5, 0, 0, 0, 100, 0, 0, 0]);
         assert_eq!(content[20..28], [7, 7, 7, 7, 7, 0, 0, 0]);
         assert_eq!(content[28..], [2, 0, 4, 0, 2, 0, 0, 0, 0, 0, 0, 0]);

@@ -174,7 +174,15 @@ fn links(page: &mut Page, all: &[Told]) {
 /// The rootless network's own counters. What it counts of its link is among the links.
 fn rootless(page: &mut Page, all: &[Told]) {
     for (name, help, _) in usernet::Stats::default().each() {
-        if ["frames_in", "bytes_in", "frames_out", "bytes_out", "frames_dropped"].contains(&name) {
+        if [
+            "frames_in",
+            "bytes_in",
+            "frames_out",
+            "bytes_out",
+            "frames_dropped",
+        ]
+        .contains(&name)
+        {
             continue;
         }
         let (full, shape) = match name.strip_suffix("_now") {
@@ -227,7 +235,12 @@ fn seconds(nanos: u64) -> String {
 fn sentence(phrase: &str) -> String {
     let mut letters = phrase.chars();
     let first = letters.next().map(|letter| letter.to_uppercase());
-    first.into_iter().flatten().chain(letters).chain(['.']).collect()
+    first
+        .into_iter()
+        .flatten()
+        .chain(letters)
+        .chain(['.'])
+        .collect()
 }
 
 /// The text in the making.

@@ -14,9 +14,7 @@ use super::counters::Counters;
 use super::ring::{Reader, Ring};
 use super::setup::{Common, Setup, Stage};
 use super::{Error, Missing, os, protections};
-use crate::backend::{
-    Device, Ended, Guest, How, LinkCounts, MetricBlock, Protection, Usage,
-};
+use crate::backend::{Device, Ended, Guest, How, LinkCounts, MetricBlock, Protection, Usage};
 use crate::capture::Copied;
 
 const SIGKILL: u32 = 9;
@@ -84,10 +82,7 @@ impl ProcessGuest {
 
     fn traffic(&self) -> &Traffic {
         // SAFETY: a field of a mapped record, all of whose own fields are atomic.
-        unsafe {
-            self.common
-                .atomics(|common| &raw const (*common).traffic)
-        }
+        unsafe { self.common.atomics(|common| &raw const (*common).traffic) }
     }
 
     /// Blocks until the guest's first instruction is about to run.

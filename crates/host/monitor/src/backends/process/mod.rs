@@ -149,7 +149,10 @@ pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error>
     let links = guest::outside(&launch.devices);
     let ring = match links {
         0 => None,
-        _ => Some(os::Shared::<Ring>::new(layout.ring().start).map_err(Error::host("map shared memory"))?),
+        _ => Some(
+            os::Shared::<Ring>::new(layout.ring().start)
+                .map_err(Error::host("map shared memory"))?,
+        ),
     };
     let (control, control_write) = os::pipe().map_err(Error::host("make a pipe"))?;
     let devices: Vec<DeviceState> = launch.devices.iter().map(device_state).collect();
@@ -164,7 +167,9 @@ pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error>
         memory: &memory,
         control,
         common: common.as_ptr(),
-        ring: ring.as_ref().map_or(std::ptr::null_mut(), os::Shared::as_ptr),
+        ring: ring
+            .as_ref()
+            .map_or(std::ptr::null_mut(), os::Shared::as_ptr),
         parent: std::process::id(),
         kvm: kvm.as_ref(),
     };
