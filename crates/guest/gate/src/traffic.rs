@@ -84,6 +84,21 @@ pub struct Traffic {
     pub dropped: [AtomicU32; MAX_DEVICES],
 }
 
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            wanted: AtomicU64::new(0),
+            snaplen: AtomicU64::new(0),
+            tail: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            blocks: AtomicU64::new(0),
+            block_count: AtomicU64::new(0),
+            counts: core::array::from_fn(|_| Counts::default()),
+            dropped: [const { AtomicU32::new(0) }; MAX_DEVICES],
+        }
+    }
+}
+
 impl Traffic {
     /// Counts a frame. True if a copy of it is wanted.
     pub fn count(&self, device: u32, direction: Direction, len: u64) -> bool {
@@ -101,8 +116,7 @@ impl Traffic {
     /// Copies a frame of `len` bytes, which lies in `parts`, to the ring.
     ///
     /// # Safety
-    /// `ring` is the address of [`RING_SIZE`] bytes, aligned to [`RECORD_ALIGN`], that only this function writes to; the
-    /// parts can be read.
+    /// `ring` is the address of [`RING_SIZE`] bytes that only this function writes to; the parts can be read.
     pub unsafe fn copy(
         &self,
         ring: *mut u8,
@@ -135,7 +149,7 @@ impl Traffic {
         // SAFETY: inside the ring, since records start on multiples of a head's size, which divides the ring's; both copies of
         // each part end at the ring's end or before.
         unsafe {
-            ring.add(place(head)).cast::<Head>().write(start);
+            ring.add(place(head)).cast::<Head>().write_unaligned(start);
             let (mut at, mut left) = (head.wrapping_add(RECORD_ALIGN), captured as usize);
             for part in parts {
                 let whole = (part.len as usize).min(left);

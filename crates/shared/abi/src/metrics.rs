@@ -64,6 +64,7 @@ pub struct Metric {
 macro_rules! metrics {
     ($(#[$doc:meta])* $type:ident { $($variant:ident: $shape:ident $name:literal $help:literal,)* }) => {
         $(#[$doc])*
+        #[allow(clippy::doc_markdown, reason = "the sentences are shown as they are")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         pub enum $type {

@@ -57,6 +57,9 @@ fn text(all: &[Told]) -> String {
     page.0
 }
 
+/// Name, help, shape, and where the value is found.
+type Number<T, V> = (&'static str, &'static str, Shape, fn(&T) -> V);
+
 fn instances(page: &mut Page, all: &[Told]) {
     page.family(
         "kiln_instance_info",
@@ -84,9 +87,7 @@ fn instances(page: &mut Page, all: &[Told]) {
         "Processor time of the guest.",
         each(all, |told| seconds(told.metrics.stats.cpu_ns)),
     );
-    /// Name, help, shape, value.
-    type Number = (&'static str, &'static str, Shape, fn(&Metrics) -> u64);
-    let numbers: [Number; 6] = [
+    let numbers: [Number<Metrics, u64>; 6] = [
         (
             "kiln_instance_memory_resident_bytes",
             "Resident memory of the guest's process.",
@@ -131,43 +132,46 @@ fn instances(page: &mut Page, all: &[Told]) {
 }
 
 fn links(page: &mut Page, all: &[Told]) {
-    /// Name, help, value.
-    type Number = (&'static str, &'static str, fn(&LinkMetrics) -> Option<u64>);
-    let numbers: [Number; 5] = [
+    let numbers: [Number<LinkMetrics, Option<u64>>; 5] = [
         (
             "kiln_link_received_frames_total",
             "Frames that went into the guest.",
+            Shape::Counter,
             |link| Some(link.received_frames),
         ),
         (
             "kiln_link_received_bytes_total",
             "Bytes of those frames, link headers included.",
+            Shape::Counter,
             |link| Some(link.received_bytes),
         ),
         (
             "kiln_link_sent_frames_total",
             "Frames that came out of the guest; one with segmentation offload counts once.",
+            Shape::Counter,
             |link| Some(link.sent_frames),
         ),
         (
             "kiln_link_sent_bytes_total",
             "Bytes of those frames, link headers included.",
+            Shape::Counter,
             |link| Some(link.sent_bytes),
         ),
         (
             "kiln_link_dropped_frames_total",
             "Frames dropped because the guest did not take them.",
+            Shape::Counter,
             |link| link.dropped_frames,
         ),
     ];
-    for (name, help, value) in numbers {
+    for (name, help, shape, value) in numbers {
         let values = all.iter().flat_map(|told| {
             told.metrics.links.iter().filter_map(move |link| {
                 let labels = vec![("instance", &*told.name), ("link", &*link.name)];
                 Some((labels, value(link)?.to_string()))
             })
         });
-        page.family(name, Shape::Counter, help, values);
+        page.family(name, shape, help, values);
     }
 }
 
@@ -234,7 +238,7 @@ fn seconds(nanos: u64) -> String {
 /// A phrase as a sentence.
 fn sentence(phrase: &str) -> String {
     let mut letters = phrase.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase());
+    let first = letters.next().map(char::to_uppercase);
     first
         .into_iter()
         .flatten()

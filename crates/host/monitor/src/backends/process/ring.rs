@@ -17,8 +17,19 @@ const WORDS: usize = RING_SIZE / 8;
 
 /// The ring. Zeroes are a valid one.
 #[derive(Debug)]
-#[repr(C, align(32))]
+#[repr(transparent)]
 pub struct Ring([AtomicU64; WORDS]);
+
+impl Ring {
+    /// One with these words at its start, for tests and fuzzing.
+    pub fn with(words: &[u64]) -> Box<Self> {
+        let all = words.iter().copied().chain(std::iter::repeat(0));
+        let all: Box<[AtomicU64]> = all.take(WORDS).map(AtomicU64::new).collect();
+        let all: Box<[AtomicU64; WORDS]> = all.try_into().expect("as many were taken");
+        // SAFETY: a `Ring` is that array and nothing else.
+        unsafe { Box::from_raw(Box::into_raw(all).cast()) }
+    }
+}
 
 /// Where the supervisor has come, and what it wants.
 #[derive(Debug)]
@@ -151,12 +162,7 @@ mod tests {
 
     /// Counters and a ring of zeroes.
     fn shared() -> (Box<Traffic>, Box<Ring>) {
-        let layout = std::alloc::Layout::new::<Ring>();
-        // SAFETY: zeroes are valid for both, and the layout is that of the second box.
-        unsafe {
-            let ring = std::alloc::alloc_zeroed(layout).cast();
-            (Box::new(std::mem::zeroed()), Box::from_raw(ring))
-        }
+        (Box::default(), Ring::with(&[]))
     }
 
     fn write(traffic: &Traffic, ring: &Ring, frame: &[u8]) {
