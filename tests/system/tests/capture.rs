@@ -236,10 +236,8 @@ fn it_ends_after_a_number_of_frames_or_a_time() {
     outcome.ends_with(0).tells("captured 3 frames of web");
     assert_eq!(parse(&outcome.stdout).frames.len(), 3);
     let outcome = service.session.kiln(["capture", "--seconds", "1", "web"]);
-    outcome
-        .ends_with(0)
-        .tells("captured 0 frames of web, 0 dropped");
-    assert!(parse(&outcome.stdout).frames.is_empty());
+    outcome.ends_with(0).tells("of web, 0 dropped");
+    parse(&outcome.stdout);
     assert!((1..10).contains(&outcome.took.as_secs()), "{outcome}");
 }
 
@@ -429,10 +427,17 @@ fn a_flood_on_a_tap_link_is_counted() {
     let mut running = netns.start_guest(&session, &options, "netprobe", "serve");
     running.wait_for("serving");
     let connect = || netns.within(|| TcpStream::connect((GUEST, 19)).expect("a connection"));
+    pull(connect(), 40 << 20);
+    let before = resident(&session, "source");
     let capture = start(&session, "source");
     capture.signal(Signal::STOP);
     pull(connect(), 40 << 20);
+    let during = resident(&session, "source");
     has_dropped(capture);
+    // The ring was used, and given back.
+    let after = resident(&session, "source");
+    assert!(during > before + (1 << 20), "{before} bytes, then {during}");
+    assert!(after < before + (1 << 20), "{before} bytes, then {after}");
     // What is cut short fits.
     let capture = start(&session, "--snaplen 96 source");
     pull(connect(), 1 << 20);
