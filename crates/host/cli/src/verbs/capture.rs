@@ -141,10 +141,14 @@ impl Session {
                 // Nobody reads it any more.
                 return Ok(0);
             }
-            if ready.signal || self.until.is_some_and(|at| at <= Instant::now()) {
+            if self.until.is_some_and(|at| at <= Instant::now()) {
                 if self.asked {
                     break End::Lost;
                 }
+                self.ask(&capture);
+            }
+            // More than one may come: `timeout` sends its signal twice.
+            if ready.signal {
                 self.ask(&capture);
             }
             if ready.data {

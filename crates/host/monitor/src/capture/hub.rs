@@ -28,8 +28,11 @@ const QUEUE: usize = 4 << 20;
 /// With so many bytes waiting, they are sent without waiting for the turn's end.
 const PIECE: usize = 128 << 10;
 
-/// How often the backend's copies are collected.
+/// How often the backend's copies are collected, unless more than [`MUCH`] came the last time: then at once again.
 const COLLECT: Duration = Duration::from_millis(5);
+
+/// Bytes of frames.
+const MUCH: usize = 256 << 10;
 
 /// How long a capture may take for what it has not read when the guest has ended.
 const LAST_READ: Duration = Duration::from_secs(1);
@@ -192,12 +195,16 @@ impl Hub {
         if self.collect_at.is_none() {
             return;
         }
-        self.collect_at = Some(now + COLLECT);
+        let mut bytes = 0;
         let mut captures = lock(&self.shared);
         guest.copied(&mut |copied| match copied {
-            Copied::Frame(frame) => captures.take(&frame),
+            Copied::Frame(frame) => {
+                bytes += frame.bytes.len();
+                captures.take(&frame);
+            }
             Copied::Lost { device, frames } => captures.lose(device, frames.into()),
         });
+        self.collect_at = Some(if bytes > MUCH { now } else { now + COLLECT });
     }
 
     /// Connections to wait for and for what, in the order that [`handle`](Self::handle) expects.
