@@ -12,11 +12,11 @@ use kiln_abi::call::MAX_OPS;
 use kiln_abi::net::MAX_FRAME;
 use kiln_abi::op::{OpError, Segment, SegmentList};
 use kiln_abi::{DeviceInfo, DeviceKind, Instant, Op, RawOp};
-use kiln_net::{Config, Link, LinkConfig};
 pub use kiln_net::{
-    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, TcpListener, TcpStream,
-    UdpSocket,
+    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, TcpListener,
+    TcpStream, UdpSocket,
 };
+use kiln_net::{Config, Link, LinkConfig};
 
 use crate::reactor::{self, Driver, Wait};
 use crate::sync::Lock;

@@ -98,7 +98,10 @@ impl Core {
         }
         if let Phase::HalfOpen { port, listener } = connection.phase
             && !segment.flags.has(Flags::RST)
-            && self.listeners.get(port, listener).is_some_and(|known| known.is_full())
+            && self
+                .listeners
+                .get(port, listener)
+                .is_some_and(|known| known.is_full())
         {
             // The peer is told again, until there is room or its time is over.
             self.stats.backlog_overflows += 1;
@@ -170,7 +173,8 @@ impl Core {
     /// Addresses or routes have changed: aborts the connections whose local address is gone, and finds the way of the
     /// others again.
     pub(crate) fn reroute(&mut self) {
-        let keys: alloc::vec::Vec<Key> = self.connections.table.iter().map(|(key, _)| key).collect();
+        let keys: alloc::vec::Vec<Key> =
+            self.connections.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(connection) = self.connections.table.get(key) else {
                 continue;

@@ -293,7 +293,15 @@ impl Core {
         let settings = self.settings(port, pair.remote.ip());
         let offset = self.clock_offset(pair);
         let (cookies, now) = (&self.listeners.cookies, self.now);
-        let answer = synack_for_cookie(cookies, &settings, pair.local, pair.remote, syn, offset, now);
+        let answer = synack_for_cookie(
+            cookies,
+            &settings,
+            pair.local,
+            pair.remote,
+            syn,
+            offset,
+            now,
+        );
         self.send_segment(port, pair, &answer);
     }
 
@@ -311,7 +319,10 @@ impl Core {
         let offset = self.clock_offset(pair);
         let echo = segment.options.timestamps.map(|timestamps| timestamps.echo);
         let (irs, iss) = (segment.seq - 1, segment.ack - 1);
-        let checked = self.listeners.cookies.check(pair.local, pair.remote, irs, iss, echo, now);
+        let checked = self
+            .listeners
+            .cookies
+            .check(pair.local, pair.remote, irs, iss, echo, now);
         let Some(remembered) = checked else {
             return false;
         };

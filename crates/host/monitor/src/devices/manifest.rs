@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use kiln_abi::{DeviceKind, MAX_DEVICES};
 use kiln_image::Device as Declared;
 
-use super::net::{Link, NetOption, LinkOptions};
+use super::net::{Link, LinkOptions, NetOption};
 use crate::Error;
 use crate::spec::BlockOption;
 

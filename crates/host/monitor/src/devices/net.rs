@@ -98,7 +98,8 @@ impl FromStr for NetOption {
                 let Some((form @ ("tap" | "packet"), interface)) = kind.split_once(':') else {
                     return Err(bad("write user, none, tap:IFNAME or packet:IFNAME"));
                 };
-                let options = link_options(form, interface, parts).map_err(|problem| bad(&problem))?;
+                let options =
+                    link_options(form, interface, parts).map_err(|problem| bad(&problem))?;
                 match form {
                     "tap" => Link::Tap(options),
                     _ => Link::Packet(options),

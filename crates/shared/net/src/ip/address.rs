@@ -186,11 +186,6 @@ impl Addresses {
         self.list.iter().filter(advertised).count()
     }
 
-    fn advertised_count(&self) -> usize {
-        let advertised = |own: &&Own| own.origin == Origin::Router;
-        self.list.iter().filter(advertised).count()
-    }
-
     /// Removes an address. True if it was there.
     pub(super) fn remove(&mut self, address: IpAddr) -> bool {
         let before = self.list.len();

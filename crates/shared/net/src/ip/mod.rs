@@ -163,9 +163,21 @@ pub(crate) fn checksum_of<'a>(
     for piece in rest {
         let part = sum(piece);
         // A piece that starts in the middle of a word has its bytes in the other halves.
-        total = add_sums(total, if length % 2 == 0 { part } else { part.swap_bytes() });
+        total = add_sums(
+            total,
+            if length % 2 == 0 {
+                part
+            } else {
+                part.swap_bytes()
+            },
+        );
         length += piece.len();
     }
-    let pseudo = pseudo_sum(outbound.source, outbound.destination, outbound.protocol, length);
+    let pseudo = pseudo_sum(
+        outbound.source,
+        outbound.destination,
+        outbound.protocol,
+        length,
+    );
     !add_sums(total, pseudo)
 }

@@ -168,10 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn ends() -> (SocketAddr, SocketAddr) {
-        (
-            ([10, 0, 0, 1], 80).into(),
-            ([10, 0, 0, 2], 40_000).into(),
-        )
+        (([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], 40_000).into())
     }
 
     fn at(seconds: u64) -> Instant {
@@ -219,7 +216,11 @@ mod tests {
         let (local, remote) = ends();
         let cookies = Cookies::new([7; 16]);
         let options = Options::default();
-        let make = |now| cookies.make(local, remote, Seq(5), &options, false, 0, now).0;
+        let make = |now| {
+            cookies
+                .make(local, remote, Seq(5), &options, false, 0, now)
+                .0
+        };
         let iss = make(at(1000));
         let check = |cookies: &Cookies, iss, irs, now| {
             cookies.check(local, remote, irs, iss, None, now).is_some()
@@ -228,10 +229,21 @@ mod tests {
         assert!(!check(&cookies, iss, Seq(6), at(1000)));
         assert!(!check(&cookies, iss + 1, Seq(5), at(1000)));
         assert!(!check(&Cookies::new([8; 16]), iss, Seq(5), at(1000)));
-        assert!(!check(&cookies, iss, Seq(5), at(1000) + Duration::from_secs(200)));
+        assert!(!check(
+            &cookies,
+            iss,
+            Seq(5),
+            at(1000) + Duration::from_secs(200)
+        ));
         // A slot number comes again after 32 slots; the hash knows better.
-        assert!(!check(&cookies, iss, Seq(5), at(1000) + Duration::from_nanos(32 << SLOT_BITS)));
-        let guessed = (0..10_000).filter(|guess| check(&cookies, Seq(guess * 429_497), Seq(5), at(1000)));
+        assert!(!check(
+            &cookies,
+            iss,
+            Seq(5),
+            at(1000) + Duration::from_nanos(32 << SLOT_BITS)
+        ));
+        let guessed =
+            (0..10_000).filter(|guess| check(&cookies, Seq(guess * 429_497), Seq(5), at(1000)));
         assert!(guessed.count() <= 1);
     }
 }

@@ -164,7 +164,12 @@ fn a_link_that_takes_only_some_frames_gets_the_others_later() {
     let mut seen = Vec::new();
     loop {
         let taken = a.link.transmit(|frames| {
-            seen.extend(frames.iter().next().map(|(_, frame)| super::bytes_of(&frame)));
+            seen.extend(
+                frames
+                    .iter()
+                    .next()
+                    .map(|(_, frame)| super::bytes_of(&frame)),
+            );
             frames.len().min(1)
         });
         if taken == 0 {

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use kiln_image::{Digest, Image, digest};
 use kiln_monitor::backends::foreign::{limits, plan as other};
 use kiln_monitor::devices::manifest::{self, Source};
-use kiln_monitor::devices::net::{Link, NetOption, LinkOptions};
+use kiln_monitor::devices::net::{Link, LinkOptions, NetOption};
 use kiln_monitor::size::Size;
 use kiln_monitor::spec::{BlockOption, PortForward};
 use kiln_monitor::{Error, Spec, names};
