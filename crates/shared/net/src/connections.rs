@@ -38,6 +38,8 @@ const PORT_ATTEMPTS: usize = 256;
 const HEADERS4: u16 = 40;
 /// IPv6 and TCP headers without options.
 const HEADERS6: u16 = 60;
+/// How long an acknowledgement waits for company, RFC 9293 section 3.8.6.3; what Linux takes.
+const ACK_DELAY: Duration = Duration::from_millis(40);
 /// A clock of 4 microseconds drives initial sequence numbers, RFC 9293 section 3.4.1.
 const ISS_TICK_NANOS: u64 = 4000;
 
@@ -116,6 +118,7 @@ impl Connections {
                 sack: true,
                 ecn: true,
                 nodelay: false,
+                ack_delay: ACK_DELAY,
                 keepalive: None,
                 user_timeout: None,
                 handshake_timeout: config.connect_timeout,
