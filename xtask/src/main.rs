@@ -25,6 +25,7 @@ const GUESTS: &[&str] = &[
 const ON_KVM: &[&str] = &[
     "basics",
     "blocks",
+    "capture",
     "clock",
     "confinement",
     "container",
@@ -35,6 +36,7 @@ const ON_KVM: &[&str] = &[
     "lifecycle",
     "network",
     "panics",
+    "prometheus",
     "randomness",
     "sandbox",
     "stopping",
@@ -59,6 +61,7 @@ const TOOLS: &[(&str, &str, &str)] = &[
     ("curl", "curl", "tests of the web example"),
     ("ip", "iproute2", "tests on tap devices"),
     ("ping", "iputils-ping", "ping tests on tap devices"),
+    ("tcpdump", "tcpdump", "a part of the tests of captures"),
     ("dnsmasq", "dnsmasq-base", "DHCP tests on tap devices"),
     (
         "qemu-system-x86_64",

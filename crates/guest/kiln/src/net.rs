@@ -12,7 +12,8 @@ use core::ops::{Deref, DerefMut};
 use alloc::vec::Vec;
 
 pub use kiln_rt::net::{
-    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, default_stack, stack,
+    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, default_stack,
+    stack,
 };
 
 use crate::io::{ErrorType, Read, Write};

@@ -12,11 +12,11 @@ use kiln_abi::call::MAX_OPS;
 use kiln_abi::net::MAX_FRAME;
 use kiln_abi::op::{OpError, Segment, SegmentList};
 use kiln_abi::{DeviceInfo, DeviceKind, Instant, Op, RawOp};
-use kiln_net::{Config, Link, LinkConfig};
 pub use kiln_net::{
-    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, TcpListener, TcpStream,
-    UdpSocket,
+    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, TcpListener,
+    TcpStream, UdpSocket,
 };
+use kiln_net::{Config, Link, LinkConfig};
 
 use crate::reactor::{self, Driver, Wait};
 use crate::sync::Lock;
@@ -163,7 +163,7 @@ impl Driver for LinkDriver {
                 }));
                 let unplaced = SegmentList {
                     addr: 0,
-                    count: (self.segments.len() - start) as u64,
+                    count: (self.segments.len() - start) as u32,
                 };
                 self.starts.push((start, place));
                 ops.push(RawOp::net_send(self.device, unplaced, frame.header));

@@ -73,6 +73,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 pub use self::config::{Config, Framing, Limits};
 pub use self::error::Error;
 pub use self::forward::{PortForward, Protocol};
+pub use self::link::{Observer, Way};
 pub use self::stats::Stats;
 
 use self::context::Context;
@@ -246,6 +247,11 @@ impl Usernet {
         stats
     }
 
+    /// Shows all frames from now on to somebody, or to nobody. Without one it costs nothing.
+    pub fn observe(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.cx.out.observer = observer;
+    }
+
     /// A text for people: addresses, forwards, restrictions, counters.
     pub fn inspect(&self) -> String {
         use fmt::Write;
@@ -320,6 +326,9 @@ impl Usernet {
                 Received::Frame(frame) => {
                     self.cx.stats.frames_in += 1;
                     self.cx.stats.bytes_in += frame.len() as u64;
+                    if let Some(observer) = &mut self.cx.out.observer {
+                        observer.frame(Way::FromGuest, frame);
+                    }
                     let known = take_frame(
                         &mut self.cx,
                         &mut self.tcp,

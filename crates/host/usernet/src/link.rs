@@ -75,6 +75,21 @@ impl Inbound {
     }
 }
 
+/// Which way a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the network to the guest.
+    ToGuest,
+    /// From the guest to the network.
+    FromGuest,
+}
+
+/// Somebody who looks at the frames of a link, for a packet capture. It must not block.
+pub trait Observer: Send {
+    /// A frame that the guest has sent, or that was given to it. With checksums left open, its own is not complete.
+    fn frame(&mut self, way: Way, frame: &[u8]);
+}
+
 /// The direction to the guest.
 pub(crate) struct Outbound {
     fd: Arc<OwnedFd>,
@@ -90,6 +105,7 @@ pub(crate) struct Outbound {
     pub frames: u64,
     pub bytes: u64,
     pub dropped: u64,
+    pub observer: Option<Box<dyn Observer>>,
 }
 
 /// Makes both directions of a link.
@@ -117,6 +133,7 @@ pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound)
             frames: 0,
             bytes: 0,
             dropped: 0,
+            observer: None,
         },
     )
 }
@@ -132,8 +149,12 @@ impl Outbound {
         while let Some(message) = self.waiting.front() {
             match send(&self.fd, message, self.framing) {
                 Ok(()) => {
+                    let frame = &message[self.framing.header()..];
                     self.frames += 1;
-                    self.bytes += (message.len() - self.framing.header()) as u64;
+                    self.bytes += frame.len() as u64;
+                    if let Some(observer) = &mut self.observer {
+                        observer.frame(Way::ToGuest, frame);
+                    }
                 }
                 Err(Errno::AGAIN) => return false,
                 Err(_) => self.dropped += 1,
@@ -171,7 +192,9 @@ impl Outbound {
         self.begin(head, EthernetProtocol::Ipv4, self.guest_mac);
         fill(&mut self.buffer[PREFIX..]);
         self.name_family();
-        let in_place = length > COPIED && self.offload && !self.blocked();
+        // Who looks on is shown whole frames.
+        let in_place =
+            length > COPIED && self.offload && !self.blocked() && self.observer.is_none();
         if !in_place || data.clone().nth(PIECES - 1).is_some() {
             data.for_each(|piece| self.buffer.extend_from_slice(piece));
             let checksum = finish_checksum(&mut self.buffer[PREFIX..], 0, self.offload);
@@ -260,8 +283,12 @@ impl Outbound {
         if self.waiting.is_empty() {
             match send(&self.fd, message, self.framing) {
                 Ok(()) => {
+                    let frame = &message[self.framing.header()..];
                     self.frames += 1;
-                    self.bytes += (message.len() - self.framing.header()) as u64;
+                    self.bytes += frame.len() as u64;
+                    if let Some(observer) = &mut self.observer {
+                        observer.frame(Way::ToGuest, frame);
+                    }
                     return;
                 }
                 Err(Errno::AGAIN) => {}

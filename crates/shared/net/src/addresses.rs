@@ -118,8 +118,7 @@ impl Core {
             }
         }
         best.ok_or_else(|| {
-            let same_family =
-                |assigned: Assigned| assigned.address.is_ipv4() == remote.is_ipv4();
+            let same_family = |assigned: Assigned| assigned.address.is_ipv4() == remote.is_ipv4();
             if self.assigned(only).any(same_family) {
                 Error::Unreachable
             } else {

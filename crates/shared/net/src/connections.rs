@@ -165,7 +165,12 @@ impl Core {
         let local = SocketAddr::new(way.source, local_port);
         let pair = Pair { local, remote };
         let settings = self.settings(port, remote.ip());
-        let tcb = Tcb::connect(&settings, self.iss(&pair), self.clock_offset(&pair), self.now);
+        let tcb = Tcb::connect(
+            &settings,
+            self.iss(&pair),
+            self.clock_offset(&pair),
+            self.now,
+        );
         self.stats.connected += 1;
         let key = self.enter(tcb, pair, port, way.next_hop, Phase::Open);
         self.make_ready(key);
@@ -175,7 +180,10 @@ impl Core {
     /// How a connection over a link is set up.
     pub(crate) fn settings(&self, port: usize, remote: IpAddr) -> Settings {
         let headers = if remote.is_ipv4() { HEADERS4 } else { HEADERS6 };
-        let mtu = self.ports.get(port).map_or(576, |port| port.interface.mtu());
+        let mtu = self
+            .ports
+            .get(port)
+            .map_or(576, |port| port.interface.mtu());
         Settings {
             mss: mtu.saturating_sub(headers).max(1),
             ..self.connections.settings

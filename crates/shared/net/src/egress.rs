@@ -86,7 +86,10 @@ impl Core {
             stats: &mut self.stats,
             hostname: &self.config.hostname,
         };
-        let neighbor = match port.interface.resolve(connection.next_hop, now, &mut context) {
+        let neighbor = match port
+            .interface
+            .resolve(connection.next_hop, now, &mut context)
+        {
             Resolved::Known(address) => Some(address),
             Resolved::Wait => return Turn::Unresolved,
             Resolved::Failed => None,
@@ -98,7 +101,9 @@ impl Core {
         };
         let Some(neighbor) = neighbor else {
             // As if it had been lost on the way: the protocol tries again, and gives up in the end.
-            let changed = connection.tcb.icmp_error(crate::Error::Unreachable, outgoing.seq, now);
+            let changed = connection
+                .tcb
+                .icmp_error(crate::Error::Unreachable, outgoing.seq, now);
             self.apply(key, changed);
             return Turn::More;
         };
@@ -124,7 +129,11 @@ impl Port {
             IpAddr::V4(_) => (self.offloads.tso4, 20 + 60),
             IpAddr::V6(_) => (self.offloads.tso6, 40 + 60),
         };
-        if cuts { u32::from(u16::MAX) - headers } else { 0 }
+        if cuts {
+            u32::from(u16::MAX) - headers
+        } else {
+            0
+        }
     }
 
     fn push_segment(

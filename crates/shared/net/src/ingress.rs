@@ -15,7 +15,7 @@ use crate::ip::{self, Header, Input, Outbound, Trouble, TroubleKind};
 use crate::stack::{Core, LOOPBACK};
 use crate::table::{Key, Pair};
 use crate::tcp::time_wait::Verdict;
-use crate::tcp::{Changed, Outgoing, Segment, reset_for};
+use crate::tcp::{Changed, Flags, Outgoing, Segment, reset_for};
 
 /// The hop limit of what is sent, RFC 1700.
 pub(crate) const HOP_LIMIT: u8 = 64;
@@ -96,6 +96,20 @@ impl Core {
             self.stats.dropped_memory += 1;
             return;
         }
+        if let Phase::HalfOpen { port, listener } = connection.phase
+            && !segment.flags.has(Flags::RST)
+            && self
+                .listeners
+                .get(port, listener)
+                .is_some_and(|known| known.is_full())
+        {
+            // The peer is told again, until there is room or its time is over.
+            self.stats.backlog_overflows += 1;
+            return;
+        }
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
         let changed = connection.tcb.receive(segment, now);
         self.apply(key, changed);
     }
@@ -159,7 +173,8 @@ impl Core {
     /// Addresses or routes have changed: aborts the connections whose local address is gone, and finds the way of the
     /// others again.
     pub(crate) fn reroute(&mut self) {
-        let keys: alloc::vec::Vec<Key> = self.connections.table.iter().map(|(key, _)| key).collect();
+        let keys: alloc::vec::Vec<Key> =
+            self.connections.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(connection) = self.connections.table.get(key) else {
                 continue;

@@ -116,7 +116,9 @@ impl Port {
     ) -> Option<NetHeader> {
         let waiting = self.queue.frames().next()?;
         let frame = Frame::look_up(&self.queue, connections, waiting)?;
-        frame.pieces().for_each(|piece| bytes.extend_from_slice(piece));
+        frame
+            .pieces()
+            .for_each(|piece| bytes.extend_from_slice(piece));
         Some(frame.header)
     }
 }
@@ -208,9 +210,12 @@ impl<'a> Frames<'a> {
     /// All of them, with their places from 0. Some places may be left out: frames that need not leave any more.
     pub fn iter(&self) -> impl Iterator<Item = (usize, Frame<'a>)> + use<'a> {
         let (queue, connections) = (self.queue, self.connections);
-        queue.frames().enumerate().filter_map(move |(place, waiting)| {
-            Frame::look_up(queue, connections, waiting).map(|frame| (place, frame))
-        })
+        queue
+            .frames()
+            .enumerate()
+            .filter_map(move |(place, waiting)| {
+                Frame::look_up(queue, connections, waiting).map(|frame| (place, frame))
+            })
     }
 }
 

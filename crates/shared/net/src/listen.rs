@@ -63,6 +63,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
+    /// True if no more complete connections may wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.complete.len() >= self.options.backlog
+    }
+
     /// How exactly the listener's address is `destination`: 0 if it is not.
     fn fit(&self, destination: SocketAddr, port: usize) -> u8 {
         if self.only.is_some_and(|only| usize::from(only) != port) {
@@ -273,7 +278,7 @@ impl Core {
         };
         let (id, half_open) = (listener.id, listener.half_open);
         let backlog = listener.options.backlog;
-        if listener.complete.len() >= backlog {
+        if listener.is_full() {
             return Admission::Ignore;
         }
         if half_open >= backlog.max(MIN_HALF_OPEN) || !self.has_room() {
@@ -288,7 +293,15 @@ impl Core {
         let settings = self.settings(port, pair.remote.ip());
         let offset = self.clock_offset(pair);
         let (cookies, now) = (&self.listeners.cookies, self.now);
-        let answer = synack_for_cookie(cookies, &settings, pair.local, pair.remote, syn, offset, now);
+        let answer = synack_for_cookie(
+            cookies,
+            &settings,
+            pair.local,
+            pair.remote,
+            syn,
+            offset,
+            now,
+        );
         self.send_segment(port, pair, &answer);
     }
 
@@ -302,11 +315,14 @@ impl Core {
         let Some(listener) = self.listeners.find(pair.local, port, Some(pair)) else {
             return false;
         };
-        let (id, full) = (listener.id, listener.complete.len() >= listener.options.backlog);
+        let (id, full) = (listener.id, listener.is_full());
         let offset = self.clock_offset(pair);
         let echo = segment.options.timestamps.map(|timestamps| timestamps.echo);
         let (irs, iss) = (segment.seq - 1, segment.ack - 1);
-        let checked = self.listeners.cookies.check(pair.local, pair.remote, irs, iss, echo, now);
+        let checked = self
+            .listeners
+            .cookies
+            .check(pair.local, pair.remote, irs, iss, echo, now);
         let Some(remembered) = checked else {
             return false;
         };

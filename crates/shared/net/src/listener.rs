@@ -80,4 +80,3 @@ impl fmt::Debug for TcpListener {
         f.debug_tuple("TcpListener").field(&self.local).finish()
     }
 }
-

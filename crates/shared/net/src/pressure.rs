@@ -85,8 +85,12 @@ impl Core {
             Phase::Lingering { until } => Some((until, key)),
             _ => None,
         };
-        let mut oldest: Vec<(Instant, Key)> =
-            self.connections.table.iter().filter_map(lingering).collect();
+        let mut oldest: Vec<(Instant, Key)> = self
+            .connections
+            .table
+            .iter()
+            .filter_map(lingering)
+            .collect();
         oldest.sort_unstable_by_key(|(until, _)| *until);
         for (_, key) in oldest {
             if !self.is_short() {

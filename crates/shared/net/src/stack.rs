@@ -196,6 +196,7 @@ impl Core {
     /// The time never runs backwards.
     pub(crate) fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.ended.expire(self.now);
     }
 
     pub(crate) fn id(&mut self) -> u32 {
@@ -205,7 +206,6 @@ impl Core {
 
     fn run(&mut self) {
         self.pending = false;
-        self.ended.expire(self.now);
         for index in 0..self.ports.len() {
             self.advance_port(index);
         }

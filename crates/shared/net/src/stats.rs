@@ -64,4 +64,22 @@ pub struct Stats {
     pub udp_sockets: usize,
     /// Bytes of buffers held by TCP and UDP sockets now.
     pub buffer_bytes: usize,
+    /// Received frames that showed another owner of an address of ours.
+    pub address_conflicts: u64,
+    /// Neighbours that did not answer when they were looked for, or no longer.
+    pub neighbors_failed: u64,
+    /// Neighbours that were not looked for because the table of neighbours was full.
+    pub neighbors_refused: u64,
+    /// ICMP errors received.
+    pub icmp_errors_in: u64,
+    /// ICMP errors sent.
+    pub icmp_errors_out: u64,
+    /// ICMP errors not sent because there were too many.
+    pub icmp_errors_limited: u64,
+    /// Datagrams sent in fragments.
+    pub fragmented: u64,
+    /// Datagrams put together from received fragments.
+    pub reassembled: u64,
+    /// Received datagrams given up: fragments missing, overlapping, or too many.
+    pub reassembly_failed: u64,
 }

@@ -33,7 +33,6 @@ fn wait(place: &mut Option<Waker>, context: &Context<'_>) {
     }
 }
 
-
 /// Owns the connection; dropping it starts the graceful close.
 struct Handle {
     stack: Stack,
@@ -133,7 +132,9 @@ impl Handle {
                     wait(&mut connection.writer, context);
                     Poll::Pending
                 }
-                State::Closed => Poll::Ready(Err(connection.tcb.error().unwrap_or(Error::TimedOut))),
+                State::Closed => {
+                    Poll::Ready(Err(connection.tcb.error().unwrap_or(Error::TimedOut)))
+                }
                 _ => Poll::Ready(Ok(())),
             }
         })
@@ -300,7 +301,8 @@ impl TcpStream {
     /// # Errors
     /// None for a stream that `connect` or `accept` returned.
     pub fn info(&self) -> Result<Info, Error> {
-        self.handle.with(|connection, now| Ok(connection.tcb.info(now)))
+        self.handle
+            .with(|connection, now| Ok(connection.tcb.info(now)))
     }
 
     /// Probes the peer each time the connection has been idle for so long (RFC 9293 section 3.8.4). Together with

@@ -113,8 +113,7 @@ impl<T: Ends> Table<T> {
         self.hide_pair(&pair);
         let (slots, secret) = (&self.slots, self.secret);
         let rehash = |slot: &u32| hash_of(slots, secret, *slot);
-        self.by_pair
-            .insert_unique(secret.hash(&pair), slot, rehash);
+        self.by_pair.insert_unique(secret.hash(&pair), slot, rehash);
         Key { slot, generation }
     }
 
@@ -219,7 +218,9 @@ mod tests {
     #[test]
     fn entries_are_found_until_they_are_removed() {
         let mut table = Table::new(Secret(1, 2));
-        let keys: Vec<Key> = (0..1000).map(|port| table.insert(Entry(pair(port)))).collect();
+        let keys: Vec<Key> = (0..1000)
+            .map(|port| table.insert(Entry(pair(port))))
+            .collect();
         for (port, key) in (0..).zip(&keys) {
             assert_eq!(table.find(&pair(port)), Some(*key));
         }

@@ -55,7 +55,10 @@ struct Entry {
 impl Entry {
     /// How well a datagram fits: 0 if it is for another socket.
     fn fit(&self, to: SocketAddr, from: SocketAddr, port: usize) -> u8 {
-        if self.only.is_some_and(|only| usize::from(only) != port && port != LOOPBACK) {
+        if self
+            .only
+            .is_some_and(|only| usize::from(only) != port && port != LOOPBACK)
+        {
             return 0;
         }
         if self.peer.is_some_and(|peer| peer != from) {

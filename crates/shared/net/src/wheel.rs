@@ -145,10 +145,16 @@ mod tests {
     #[test]
     fn nothing_fires_early_and_nothing_late() {
         let mut wheel = Wheel::new(at(1000));
-        for (number, delay) in [1, 63, 64, 65, 4095, 4096, 300_000, 20_000_000].into_iter().enumerate() {
+        for (number, delay) in [1, 63, 64, 65, 4095, 4096, 300_000, 20_000_000]
+            .into_iter()
+            .enumerate()
+        {
             wheel.insert(at(1000 + delay), number as u32);
         }
-        for (number, delay) in [1, 63, 64, 65, 4095, 4096, 300_000, 20_000_000].into_iter().enumerate() {
+        for (number, delay) in [1, 63, 64, 65, 4095, 4096, 300_000, 20_000_000]
+            .into_iter()
+            .enumerate()
+        {
             assert_eq!(run(&mut wheel, at(1000 + delay - 1)), []);
             assert_eq!(run(&mut wheel, at(1000 + delay)), [number as u32]);
         }

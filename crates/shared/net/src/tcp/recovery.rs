@@ -360,8 +360,7 @@ impl Recovery {
         }
         if self.phase == Phase::Recovery {
             let safe = advanced && outcome.lost == 0;
-            self.prr
-                .on_acked(gone, self.in_flight(), safe, self.mss());
+            self.prr.on_acked(gone, self.in_flight(), safe, self.mss());
         } else if delivered > 0 && !self.marked {
             let round_ended = self.board.una >= self.round_end;
             if round_ended {

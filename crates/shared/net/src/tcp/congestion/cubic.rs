@@ -181,7 +181,12 @@ mod tests {
     #[test]
     fn the_window_follows_the_function() {
         const MSS: f64 = 1448.0;
-        for (segments, rtt_ms) in [(100.0, 100.0), (1000.0, 50.0), (50.0, 200.0), (5000.0, 20.0)] {
+        for (segments, rtt_ms) in [
+            (100.0, 100.0),
+            (1000.0, 50.0),
+            (50.0, 200.0),
+            (5000.0, 20.0),
+        ] {
             let mut cubic = Cubic::default();
             let maximum = segments * MSS;
             let mut window = cubic.reduced(maximum as u32);

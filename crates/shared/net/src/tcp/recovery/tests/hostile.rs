@@ -225,7 +225,10 @@ fn random_blocks_cost_no_more_than_records_are_allowed() {
     let each = begun.elapsed() / count;
     recovery.check();
     let (records, _) = recovery.board.records();
-    std::println!("{each:?} for each acknowledgement, {} records", records.len());
+    std::println!(
+        "{each:?} for each acknowledgement, {} records",
+        records.len()
+    );
     assert!(records.len() <= 4097);
     assert!(each < std::time::Duration::from_millis(1));
 }
