@@ -116,6 +116,7 @@ impl Connections {
                 sack: true,
                 ecn: true,
                 nodelay: false,
+                ack_delay: Duration::from_millis(40),
                 keepalive: None,
                 user_timeout: None,
                 handshake_timeout: config.connect_timeout,
