@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_millis(u32::MAX as u64);
 /// What is left of a connection that both ends have closed is kept for as long as the host has data to take, at most.
 const TIME_WAIT: Duration = Duration::from_mins(5);
 
+/// How long an acknowledgement waits for data to go with. It must be short: a guest with Nagle's algorithm waits for it.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+
 /// Makes control blocks.
 pub(super) struct Opening {
     secret: RandomState,
@@ -77,6 +80,7 @@ fn settings(cx: &Context, flow: Flow, size: u32) -> Settings {
         ecn: false,
         // Whoever wrote the data has decided how to batch them.
         nodelay: true,
+        ack_delay: ACK_DELAY,
         // The guest's end cannot vanish without the link's.
         keepalive: None,
         user_timeout: Some(PATIENCE),
