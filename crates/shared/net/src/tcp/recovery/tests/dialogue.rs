@@ -165,7 +165,7 @@ fn reordering_is_learnt() {
     sender.ack(0, &[(1, 2)], 100);
     sender.ack(2, &[], 101);
     assert_eq!(sender.ack(2, &[(3, 6)], 102).lost, 0);
-    assert_eq!(sender.due(), 126);
+    assert_eq!(sender.due(), 128);
     assert_eq!(sender.ack(6, &[], 110).lost, 0);
     assert_eq!(sender.recovery.counters().recoveries, 0);
 }
@@ -219,10 +219,12 @@ fn silence_is_a_timeout_and_doubles_the_next() {
     assert_eq!(sender.again(first), 0);
     let (second, expired) = sender.expire();
     assert_eq!(expired, Expired::Timeout);
-    assert_eq!((second - first), 2 * 300 * 10 / 10 + 2 * 50 - 100);
+    // SRTT is 100 ms and four times RTTVAR 200 ms.
+    assert_eq!(second - first, 600);
     assert_eq!(sender.recovery.timeouts_in_a_row(), 2);
     assert_eq!(sender.again(second), 0);
-    assert_eq!(sender.recovery.oldest(), Some(at(0)).map(|t| t.max(sender.recovery.oldest().unwrap())));
+    let oldest = sender.recovery.oldest().expect("something is out");
+    assert!(oldest >= at(0) && oldest < at(2));
     sender.ack(1, &[], second + 100);
     assert_eq!(sender.recovery.timeouts_in_a_row(), 0);
     assert_eq!((sender.again(second + 100), sender.window()), (1, 2));
@@ -324,7 +326,7 @@ fn a_mark_reduces_once_in_a_round_trip() {
     sender.send(5, 104);
     sender.ack(10, &[], 105);
     assert!(sender.recovery.marked(Seq(15 * MSS), at(106)));
-    assert_eq!(sender.window(), 4);
+    assert_eq!(sender.window(), 5);
 }
 
 #[test]
