@@ -268,6 +268,18 @@ impl ReceiveBuffer {
                 blocks.push(block);
             }
         }
+        // Those reported so long ago that they are not remembered.
+        let mut next = more.parts.front().map(|part| part.start);
+        while let Some(seq) = next
+            && blocks.as_slice().len() < SackBlocks::WITH_TIMESTAMPS.min(more.parts.len())
+            && let Some(block) = more.stretch(seq)
+        {
+            if !blocks.as_slice().contains(&block) {
+                blocks.push(block);
+            }
+            let behind = more.parts.partition_point(|part| part.start < block.end);
+            next = more.parts.get(behind).map(|part| part.start);
+        }
         blocks
     }
 

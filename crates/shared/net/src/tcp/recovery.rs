@@ -312,6 +312,7 @@ impl Recovery {
         };
         if !block.is_empty() {
             self.board.not_sent(block);
+            self.bound_left();
             self.arm(now);
         }
     }
@@ -360,8 +361,10 @@ impl Recovery {
         }
         if self.phase == Phase::Recovery {
             let safe = advanced && outcome.lost == 0;
-            self.prr.on_acked(gone, self.in_flight(), safe, self.mss());
-        } else if delivered > 0 && !self.marked {
+            self.prr
+                .on_acked(gone, self.in_flight(), safe, self.mss());
+        } else if (advanced || delivered > 0 && self.rack.reordering) && !self.marked {
+            // Reports of a gap make no window grow unless gaps are known to close by themselves.
             let round_ended = self.board.una >= self.round_end;
             if round_ended {
                 self.round_end = self.board.nxt;
@@ -395,7 +398,8 @@ impl Recovery {
         let mut repeated = None;
         for (index, block) in blocks.iter().enumerate() {
             let inside = |other: &Block| other.start <= block.start && block.end <= other.end;
-            if block.is_empty() || block.end > nxt {
+            // All three: numbers wrap.
+            if block.is_empty() || block.end > nxt || block.start >= nxt {
                 continue;
             }
             if index == 0 && (block.end <= ack.ack || blocks.get(1).is_some_and(inside)) {
@@ -440,6 +444,7 @@ impl Recovery {
             // One segment has filled the gap, the others had caused duplicates.
             let before = self.left;
             self.left = before.saturating_sub(news.saturating_sub(self.mss()));
+            self.bound_left();
             return news.saturating_sub(before - self.left);
         }
         if self.sack {
@@ -453,8 +458,8 @@ impl Recovery {
         }
         self.duplicates = self.duplicates.saturating_add(1);
         let before = self.left;
-        let most = self.board.outstanding() - self.board.lost;
-        self.left = before.saturating_add(self.mss()).min(most);
+        self.left = before.saturating_add(self.mss());
+        self.bound_left();
         self.left.saturating_sub(before)
     }
 
@@ -554,8 +559,15 @@ impl Recovery {
         let partial = self.phase == Phase::Recovery && advanced;
         if enough || partial && self.board.lost == 0 {
             self.board.lose_first(self.mss());
+            self.bound_left();
         }
         None
+    }
+
+    /// No more has left than is out.
+    fn bound_left(&mut self) {
+        let out = self.board.outstanding() - self.board.lost;
+        self.left = self.left.min(out);
     }
 
     /// Recovery starts; `outstanding` bytes had not been reported as arrived before.

@@ -189,6 +189,16 @@ fn the_most_recent_block_comes_first() {
 }
 
 #[test]
+fn a_block_is_reported_however_old_it_is() {
+    let mut buffer = ReceiveBuffer::new(Seq(0), 100_000);
+    for start in [9000, 1000, 2000, 3000, 4000] {
+        buffer.insert(Seq(start), &[0; 500]);
+    }
+    assert_eq!(buffer.insert(Seq(0), &[0; 4500]).advanced, 4500);
+    assert_eq!(buffer.sack().as_slice(), [block(9000, 9500)]);
+}
+
+#[test]
 fn repeated_data_are_reported() {
     let mut buffer = ReceiveBuffer::new(Seq(1000), 100_000);
     assert_eq!(buffer.insert(Seq(1000), &[1; 500]).duplicate, None);

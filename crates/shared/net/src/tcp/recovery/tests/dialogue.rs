@@ -87,9 +87,11 @@ impl Sender {
     /// Lets the timer expire.
     fn expire(&mut self) -> (u64, Expired) {
         let ms = self.due();
-        let expired = self
-            .recovery
-            .expire(Seq(self.nxt * MSS), true, self.recovery.deadline());
+        let expired = self.recovery.expire(
+            Seq(self.nxt * MSS),
+            true,
+            self.recovery.deadline(),
+        );
         self.recovery.check();
         (ms, expired)
     }
@@ -107,14 +109,8 @@ fn a_request_and_its_answer_allocate_nothing() {
     assert_eq!(sender.recovery.oldest(), Some(at(0)));
     assert_eq!(sender.ack(10, &[], 100).delivered, 10 * MSS);
     assert_eq!(sender.recovery.deadline(), Instant::FOREVER);
-    assert_eq!(
-        (sender.recovery.in_flight(), sender.recovery.oldest()),
-        (0, None)
-    );
-    assert_eq!(
-        sender.recovery.rtt().smoothed(),
-        Some(Duration::from_millis(100))
-    );
+    assert_eq!((sender.recovery.in_flight(), sender.recovery.oldest()), (0, None));
+    assert_eq!(sender.recovery.rtt().smoothed(), Some(Duration::from_millis(100)));
 }
 
 #[test]
@@ -169,7 +165,7 @@ fn reordering_is_learnt() {
     sender.ack(0, &[(1, 2)], 100);
     sender.ack(2, &[], 101);
     assert_eq!(sender.ack(2, &[(3, 6)], 102).lost, 0);
-    assert_eq!(sender.due(), 126);
+    assert_eq!(sender.due(), 128);
     assert_eq!(sender.ack(6, &[], 110).lost, 0);
     assert_eq!(sender.recovery.counters().recoveries, 0);
 }
@@ -223,13 +219,12 @@ fn silence_is_a_timeout_and_doubles_the_next() {
     assert_eq!(sender.again(first), 0);
     let (second, expired) = sender.expire();
     assert_eq!(expired, Expired::Timeout);
-    assert_eq!((second - first), 2 * 300 * 10 / 10 + 2 * 50 - 100);
+    // SRTT is 100 ms and four times RTTVAR 200 ms.
+    assert_eq!(second - first, 600);
     assert_eq!(sender.recovery.timeouts_in_a_row(), 2);
     assert_eq!(sender.again(second), 0);
-    assert_eq!(
-        sender.recovery.oldest(),
-        Some(at(0)).map(|t| t.max(sender.recovery.oldest().unwrap()))
-    );
+    let oldest = sender.recovery.oldest().expect("something is out");
+    assert!(oldest >= at(0) && oldest < at(2));
     sender.ack(1, &[], second + 100);
     assert_eq!(sender.recovery.timeouts_in_a_row(), 0);
     assert_eq!((sender.again(second + 100), sender.window()), (1, 2));
@@ -243,10 +238,7 @@ fn an_echo_of_the_original_takes_a_timeout_back() {
     sender.again(ms);
     let outcome = sender.ack_with(1, &[], Some(1), ms + 1);
     assert!(outcome.undone && !sender.recovery.is_recovering());
-    assert_eq!(
-        (sender.recovery.in_flight(), sender.recovery.next_lost()),
-        (9 * MSS, None)
-    );
+    assert_eq!((sender.recovery.in_flight(), sender.recovery.next_lost()), (9 * MSS, None));
     assert!(sender.window() >= 10);
     assert_eq!(sender.recovery.rtt().backed_off(), 0);
 }
@@ -292,10 +284,7 @@ fn a_peer_that_drops_what_it_reported_gets_it_again() {
     sender.again(100);
     // It acknowledges the first and has forgotten the others.
     sender.ack(1, &[], 200);
-    assert_eq!(
-        (sender.recovery.in_flight(), sender.recovery.next_lost()),
-        (0, None)
-    );
+    assert_eq!((sender.recovery.in_flight(), sender.recovery.next_lost()), (0, None));
     let (_, expired) = sender.expire();
     assert_eq!(expired, Expired::Timeout);
     assert_eq!(sender.recovery.next_lost(), Some(block(1, 10)));
@@ -337,7 +326,7 @@ fn a_mark_reduces_once_in_a_round_trip() {
     sender.send(5, 104);
     sender.ack(10, &[], 105);
     assert!(sender.recovery.marked(Seq(15 * MSS), at(106)));
-    assert_eq!(sender.window(), 4);
+    assert_eq!(sender.window(), 5);
 }
 
 #[test]
@@ -351,14 +340,8 @@ fn what_the_link_refuses_is_no_congestion() {
         assert_eq!(sender.again(1), segment);
     }
     let outcome = sender.ack(10, &[], 101);
-    assert_eq!(
-        (outcome.delivered, sender.recovery.counters().recoveries),
-        (10 * MSS, 0)
-    );
-    assert_eq!(
-        sender.recovery.rtt().minimum(),
-        Some(Duration::from_millis(100))
-    );
+    assert_eq!((outcome.delivered, sender.recovery.counters().recoveries), (10 * MSS, 0));
+    assert_eq!(sender.recovery.rtt().minimum(), Some(Duration::from_millis(100)));
 }
 
 #[test]

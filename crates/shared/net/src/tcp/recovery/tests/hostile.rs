@@ -101,7 +101,7 @@ proptest! {
                             second.start <= block.start && block.end <= second.end
                         });
                         if sack && was_out && ack != nxt && !block.is_empty() && !repeats
-                            && block.start > ack && block.end <= nxt
+                            && block.start > ack && block.start < nxt && block.end <= nxt
                         {
                             let (start, end) = (block.start.since(first), block.end.since(first));
                             arrived[start as usize..end as usize].fill(true);

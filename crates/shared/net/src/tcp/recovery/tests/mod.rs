@@ -35,7 +35,7 @@ impl Recovery {
         let next_lost = self.next_lost();
         assert_eq!(next_lost.map(|block| block.start), first_lost);
         assert!(next_lost.is_none_or(|block| !block.is_empty() && block.end <= self.board.nxt));
-        assert!(self.left <= self.board.outstanding());
+        assert!(self.left <= self.board.outstanding() - self.board.lost);
         if records.is_empty() {
             assert!(!memory && self.due == Instant::FOREVER && self.in_flight() == 0);
         } else {

@@ -276,7 +276,7 @@ impl Simulation {
                         Some(end) if end <= self.nxt => self.recovery.tail().expect("a tail"),
                         _ => Block {
                             start: self.nxt,
-                            end: self.nxt + MSS,
+                            end: self.end.map_or(self.nxt + MSS, |e| e.min(self.nxt + MSS)),
                         },
                     };
                     self.send(block, Sending::Probe);
