@@ -8,9 +8,7 @@ use core::time::Duration;
 use kiln_abi::Instant;
 
 use super::interface::Interface;
-use super::packet::{
-    add_sums, array, be16, be32, checksum_is_right, group_mac, pseudo_sum, put, sum,
-};
+use super::packet::{array, be16, be32, checksum_is_right, fill_udp_checksum, group_mac, put};
 use super::router::vary;
 use super::{Context, Header, Outbound, UDP};
 use crate::config::is_host6;
@@ -214,9 +212,7 @@ impl Interface {
             hop_limit: 64,
             ecn: Ecn::NotEct,
         };
-        let pseudo = pseudo_sum(outbound.source, outbound.destination, UDP, datagram.len());
-        let total = !add_sums(pseudo, sum(&datagram));
-        put(&mut datagram, 6, &total.max(1).to_be_bytes());
+        fill_udp_checksum(&outbound, &mut datagram);
         let mac = group_mac(outbound.destination);
         let sent = self.transmit(&outbound, mac, datagram.len(), now, cx, &mut |bytes| {
             bytes.copy_from_slice(&datagram);

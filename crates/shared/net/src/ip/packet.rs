@@ -120,7 +120,12 @@ pub(super) fn ipv4(bytes: &[u8]) -> Result<Packet<'_>, Fault> {
     }
     let whole = bytes.get(..total).ok_or(Fault::Malformed)?;
     let (head, payload) = whole.split_at_checked(header).ok_or(Fault::Malformed)?;
-    if sum(head) != 0xffff {
+    let right = if header == IPV4_HEADER {
+        sum_header(fixed)
+    } else {
+        sum(head)
+    };
+    if right != 0xffff {
         return Err(Fault::Checksum);
     }
     let position = u16::from_be_bytes([fixed[6], fixed[7]]);
@@ -378,7 +383,7 @@ pub(super) fn write_ip(
                 d2,
                 d3,
             ];
-            let [c0, c1] = (!sum(header)).to_be_bytes();
+            let [c0, c1] = (!sum_header(header)).to_be_bytes();
             (header[10], header[11]) = (c0, c1);
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -403,8 +408,18 @@ pub(super) fn write_ip(
     }
 }
 
-/// The Internet checksum (RFC 1071) of `bytes`, not complemented.
+/// The Internet checksum (RFC 1071) of a header without options, not complemented: for each packet, so in line.
 #[inline]
+fn sum_header(header: &[u8; IPV4_HEADER]) -> u16 {
+    let words = header.as_chunks::<4>().0;
+    let total = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)));
+    u16::to_be(fold(total.sum()))
+}
+
+/// The Internet checksum (RFC 1071) of `bytes`, not complemented.
+#[inline(never)]
 pub(crate) fn sum(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut total: u64 = 0;
@@ -437,16 +452,22 @@ pub(crate) const fn add_sums(a: u16, b: u16) -> u16 {
 
 /// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
 pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
-    let addresses = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            add_sums(sum(&source.octets()), sum(&destination.octets()))
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            add_sums(sum(&source.octets()), sum(&destination.octets()))
-        }
-        _ => 0,
+    let half = |address| match address {
+        IpAddr::V4(address) => sum(&address.octets()),
+        IpAddr::V6(address) => sum(&address.octets()),
     };
-    fold(u64::from(addresses) + u64::from(protocol) + length as u64)
+    let addresses = u64::from(half(source)) + u64::from(half(destination));
+    fold(addresses + u64::from(protocol) + length as u64)
+}
+
+/// Fills in the checksum of a UDP datagram.
+pub(super) fn fill_udp_checksum(outbound: &Outbound, datagram: &mut [u8]) {
+    put(datagram, 6, &[0, 0]);
+    let pseudo = pseudo_sum(outbound.source, outbound.destination, UDP, datagram.len());
+    let total = !add_sums(pseudo, sum(datagram));
+    // A sum of zero says that there is none (RFC 768); this one means the same.
+    let total = if total == 0 { 0xffff } else { total };
+    put(datagram, 6, &total.to_be_bytes());
 }
 
 /// True if the transport checksum of a received packet is right.

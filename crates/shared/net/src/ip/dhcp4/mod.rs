@@ -22,7 +22,7 @@ use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetA
 pub(super) use lease::Lease;
 
 use super::interface::Interface;
-use super::packet::{BROADCAST_MAC, add_sums, be16, checksum_is_right, pseudo_sum, put, sum};
+use super::packet::{BROADCAST_MAC, be16, checksum_is_right, fill_udp_checksum, put};
 use super::router::vary;
 use super::{Context, Header, Outbound, UDP};
 use crate::config::is_host4;
@@ -428,9 +428,7 @@ impl Interface {
             hop_limit: 64,
             ecn: Ecn::NotEct,
         };
-        let pseudo = pseudo_sum(outbound.source, outbound.destination, UDP, datagram.len());
-        let total = !add_sums(pseudo, sum(&datagram));
-        put(&mut datagram, 6, &total.max(1).to_be_bytes());
+        fill_udp_checksum(&outbound, &mut datagram);
         let fill = &mut |bytes: &mut [u8]| bytes.copy_from_slice(&datagram);
         if message.to.is_some() {
             self.answer(&outbound, datagram.len(), now, cx, fill);
