@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kiln_abi::Instant;
-use smoltcp::wire::{Icmpv6Packet, NdiscRepr, RawHardwareAddress};
+use smoltcp::wire::Icmpv6Packet;
 
 use super::address::{Conflict, Origin, Own, autonomous, link_local};
 use super::interface::Interface;
@@ -237,8 +237,11 @@ impl Interface {
         };
         // RFC 4429 section 3.2: nothing that would change a router's cache before the address is checked.
         let checked = !source.is_unspecified() && !self.addresses.is_checking(source.into());
-        let message = NdiscRepr::RouterSolicit {
-            lladdr: checked.then(|| RawHardwareAddress::from_bytes(&self.mac)),
+        let message = neighbor::Message {
+            kind: neighbor::ROUTER_SOLICITATION,
+            flags: 0,
+            target: None,
+            option: checked.then_some(1),
         };
         self.send_ndp(&message, source, to, group_mac(to.into()), now, cx);
     }

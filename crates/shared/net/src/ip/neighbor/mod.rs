@@ -24,7 +24,9 @@ use kiln_abi::Instant;
 use super::packet::Mac;
 use super::{Outbound, Resolved};
 
-pub(super) use ndp::{ALL_NODES, ALL_ROUTERS, link_layer, options, solicited_node};
+pub(super) use ndp::{
+    ALL_NODES, ALL_ROUTERS, Message, ROUTER_SOLICITATION, link_layer, options, solicited_node,
+};
 
 /// Most entries, and how many of them may be incomplete.
 const MAX_ENTRIES: usize = 512;

@@ -7,16 +7,33 @@
 use core::net::{IpAddr, Ipv6Addr};
 
 use kiln_abi::Instant;
-use smoltcp::wire::{Icmpv6Packet, NdiscNeighborFlags, NdiscOption, NdiscRepr, RawHardwareAddress};
+use smoltcp::wire::{Icmpv6Packet, NdiscNeighborFlags, NdiscOption};
 
 use super::Evidence;
+use crate::ip::icmp::checksum;
 use crate::ip::interface::Interface;
-use crate::ip::packet::{ICMPV6, Mac, group_mac, is_host_mac};
+use crate::ip::packet::{ICMPV6, Mac, group_mac, is_host_mac, put};
 use crate::ip::{Context, Header, Outbound};
 use crate::tcp::Ecn;
 
 pub(in crate::ip) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 pub(in crate::ip) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+
+/// Types of messages.
+pub(in crate::ip) const ROUTER_SOLICITATION: u8 = 133;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// A message of neighbour discovery that this host sends.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ip) struct Message {
+    pub kind: u8,
+    pub flags: u8,
+    /// Nothing in router solicitations.
+    pub target: Option<Ipv6Addr>,
+    /// Our Ethernet address, in an option of this type.
+    pub option: Option<u8>,
+}
 
 /// The options of a neighbour discovery message that is in order (RFC 4861 section 4.6): nothing if one has length 0 or is
 /// cut short, since such a message is to be dropped whole.
@@ -120,10 +137,11 @@ impl Interface {
             flags |= NdiscNeighborFlags::SOLICITED;
             source
         };
-        let answer = NdiscRepr::NeighborAdvert {
-            flags,
-            target_addr: target,
-            lladdr: Some(RawHardwareAddress::from_bytes(&self.mac)),
+        let answer = Message {
+            kind: ADVERTISEMENT,
+            flags: flags.bits(),
+            target: Some(target),
+            option: Some(2),
         };
         // Who asks wants the answer at once; its Ethernet address is in the frame even if not in the option.
         let mac = if to == ALL_NODES {
@@ -184,9 +202,11 @@ impl Interface {
         let group = solicited_node(target);
         let (to, mac) = mac.map_or_else(|| (group, group_mac(group.into())), |mac| (target, mac));
         let checked = !source.is_unspecified() && !self.addresses.is_checking(source.into());
-        let message = NdiscRepr::NeighborSolicit {
-            target_addr: target,
-            lladdr: checked.then(|| RawHardwareAddress::from_bytes(&self.mac)),
+        let message = Message {
+            kind: SOLICITATION,
+            flags: 0,
+            target: Some(target),
+            option: checked.then_some(1),
         };
         self.send_ndp(&message, source, to, mac, now, cx);
     }
@@ -204,7 +224,7 @@ impl Interface {
     /// Sends a message of neighbour discovery.
     pub(in crate::ip) fn send_ndp(
         &mut self,
-        message: &NdiscRepr<'_>,
+        message: &Message,
         source: Ipv6Addr,
         destination: Ipv6Addr,
         mac: Mac,
@@ -218,18 +238,21 @@ impl Interface {
             hop_limit: 255,
             ecn: Ecn::NotEct,
         };
-        let sent = self.transmit(
-            &outbound,
-            mac,
-            message.buffer_len(),
-            now,
-            cx,
-            &mut |bytes| {
-                let mut packet = Icmpv6Packet::new_unchecked(bytes);
-                message.emit(&mut packet);
-                packet.fill_checksum(&source, &destination);
-            },
-        );
+        let own = self.mac;
+        let option_at = if message.target.is_some() { 24 } else { 8 };
+        let length = option_at + if message.option.is_some() { 8 } else { 0 };
+        let sent = self.transmit(&outbound, mac, length, now, cx, &mut |bytes| {
+            put(bytes, 0, &[message.kind]);
+            put(bytes, 4, &[message.flags]);
+            if let Some(target) = message.target {
+                put(bytes, 8, &target.octets());
+            }
+            if let Some(kind) = message.option {
+                put(bytes, option_at, &[kind, 1]);
+                put(bytes, option_at + 2, &own);
+            }
+            checksum(&outbound, bytes);
+        });
         cx.stats.dropped_queue_full += u64::from(sent.is_err());
     }
 }

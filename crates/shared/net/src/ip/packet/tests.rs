@@ -105,7 +105,9 @@ proptest! {
 fn extension_headers_are_walked_within_limits() {
     let packet = |headers: &[&[u8]]| -> Vec<u8> {
         let mut bytes = vec![0; IPV6_HEADER];
-        headers.iter().for_each(|header| bytes.extend(*header));
+        for header in headers {
+            bytes.extend(*header);
+        }
         bytes
     };
     let read = |headers: &[&[u8]], next| walk(&packet(headers), next, IPV6_HEADER, 6);
