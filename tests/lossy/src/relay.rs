@@ -112,7 +112,9 @@ impl Relay {
     /// # Errors
     /// If the thread cannot be started.
     pub fn start(self) -> Result<Running, Error> {
-        let (stop, told) = rustix::pipe::pipe().map_err(io::Error::from)?;
+        // Closed on exec: a child of the caller must not keep the link running.
+        let (stop, told) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         let thread = std::thread::Builder::new()
             .name("lossy".into())
             .spawn(move || self.run(&[stop.as_fd()], None))?;

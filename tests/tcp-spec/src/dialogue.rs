@@ -4,7 +4,7 @@
 //! change. A segment of the host that gets lost is one that the peer does not acknowledge, a segment of the peer that
 //! gets lost is one that is only [skipped](Dialogue::peer_loses).
 //!
-//! ```
+//! ```text
 //! use kiln_tcp_spec::dialogue::Dialogue;
 //!
 //! let mut talk = Dialogue::new();

@@ -344,6 +344,14 @@ planted! {
         talk.host_sacks(&[(100, 0)]);
     }
 
+    sack_stale: |talk, wrong| {
+        talk.handshake();
+        talk.peer_loses(100).peer(100);
+        talk.host_sacks(&[(100, 0)]);
+        talk.peer_again(200, 100);
+        talk.host_sacks(either(wrong, &[(100, 0)], &[]));
+    }
+
     sack_missing: |talk, wrong| {
         talk.handshake();
         talk.peer_loses(100).peer(100);
@@ -729,6 +737,31 @@ planted! {
         talk.wait(20).host_again(FULL as u32, either(wrong, FULL, 1348));
         talk.wait(20).peer_acks();
     }
+}
+
+/// A retransmission that proves a mistake, by the timestamp that comes back (RFC 3522), takes the reduction back.
+#[test]
+fn a_reduction_may_be_taken_back() {
+    let mut talk = Dialogue::new();
+    talk.handshake();
+    for _ in 0..10 {
+        talk.host(FULL);
+    }
+    let sent = talk.now.as_millis() as u32 + talk.host.clock;
+    talk.wait(20).peer_acks();
+    for _ in 0..20 {
+        talk.host(FULL);
+    }
+    let one = FULL as u32;
+    talk.wait(20).peer_sacks(20 * one, &[(19 * one, 0)]);
+    talk.host_again(20 * one, FULL);
+    let ack = talk.wait(1).peer_acks();
+    ack.options.timestamps = ack.options.timestamps.map(|(value, _)| (value, sent));
+    talk.wait(20);
+    for _ in 0..40 {
+        talk.host(FULL);
+    }
+    talk.is_right();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The bound is that of the fastest sender the RFCs know: slow start without delay, CUBIC's beta at each loss, and
 //! afterwards half a window more per round trip. Whoever is slower is right too.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Area, View, rules};
@@ -22,14 +23,22 @@ rules! {
 /// What is forgiven everywhere: a burst of a few segments (limited transmit, RFC 3042; rounding).
 const ALLOWANCE: u64 = 4;
 
+/// How late a recovery may prove a mistake.
+const UNDONE_WITHIN: Duration = Duration::from_secs(2);
+
 /// A recovery from loss.
 struct Recovery {
     /// It ends when this is acknowledged.
     until: Place,
-    /// The bound before it, should it prove to be a mistake.
+    /// The bound before it, should it prove to be a mistake, and how often there had been a loss.
     bound_before: u64,
+    losses_before: u32,
+    /// Bytes delivered when it began.
+    delivered: u64,
     /// When it began.
     began: Time,
+    /// TSval of its first retransmission: an answer to an older one answers the original.
+    value: Option<u32>,
 }
 
 /// A time-out that has expired.
@@ -54,9 +63,11 @@ pub struct Congestion {
     delivered: u64,
     losses: u32,
     recovery: Option<Recovery>,
+    /// Recoveries before, which may still prove mistakes.
+    ended: VecDeque<Recovery>,
     timed_out: Option<TimedOut>,
-    /// The bound when the host last had a reason to take a reduction back.
-    undo: Option<u64>,
+    /// The host has a reason to take the reductions of late back.
+    undo: bool,
     /// After an idle time: when something was sent last, and how much in one go since.
     idle: Option<(Time, u64)>,
     received: Time,
@@ -81,6 +92,18 @@ impl Area for Congestion {
     fn received(&mut self, view: &View, placed: &Placed, _: &mut Findings) {
         // The effect on the connection shows with the next segment; only arrival matters here.
         self.received = view.now;
+        let advances = placed
+            .ack
+            .is_some_and(|ack| ack > view.connection.output.una());
+        if let (Some(recovery), Some((_, echo))) =
+            (&self.recovery, placed.segment.options.timestamps)
+            && recovery
+                .value
+                .is_some_and(|value| echo.wrapping_sub(value).cast_signed() < 0)
+            && advances
+        {
+            self.undo = true;
+        }
         if let (Some(timed_out), Some(ack)) = (&mut self.timed_out, placed.ack) {
             timed_out.answered = true;
             let spurious = ack > timed_out.again && ack <= view.connection.output.max;
@@ -99,20 +122,28 @@ impl Area for Congestion {
         } else {
             grown.div_ceil(2)
         };
-        if let Some(recovery) = &self.recovery {
-            // The segments which prove it a mistake: a D-SACK (RFC 3708), or timestamps and F-RTO, which do not show.
-            let mistaken = output
-                .duplicate_reported
-                .is_some_and(|then| then >= recovery.began);
-            if mistaken {
-                self.undo = Some(recovery.bound_before);
-            }
-            if output.una_known(view.now, view.config) >= recovery.until {
-                self.recovery = None;
-            }
+        while self
+            .ended
+            .front()
+            .is_some_and(|recovery| recovery.began + UNDONE_WITHIN < view.now)
+        {
+            self.ended.pop_front();
         }
-        if let Some(before) = self.undo.take() {
-            self.bound = self.bound.max(before);
+        // What proves a recovery a mistake: a D-SACK (RFC 3708), also after its end, or a timestamp (RFC 3522).
+        let reported = output.duplicate_reported;
+        let mut recoveries = self.ended.iter().chain(&self.recovery);
+        if self.undo
+            || recoveries.any(|recovery| reported.is_some_and(|then| then >= recovery.began))
+        {
+            self.take_back();
+        }
+        let known = output.una_known(view.now, view.config);
+        if self
+            .recovery
+            .as_ref()
+            .is_some_and(|recovery| known >= recovery.until)
+        {
+            self.ended.extend(self.recovery.take());
         }
     }
 
@@ -159,6 +190,27 @@ impl Area for Congestion {
 }
 
 impl Congestion {
+    /// As if the recoveries of late had not been: which of them was the mistake does not show.
+    fn take_back(&mut self) {
+        self.undo = false;
+        for recovery in self.ended.iter().chain(&self.recovery) {
+            let grown = self.delivered - recovery.delivered;
+            let grown = if recovery.losses_before == 0 {
+                grown
+            } else {
+                grown.div_ceil(2)
+            };
+            self.bound = self.bound.max(recovery.bound_before + grown);
+            self.losses = self.losses.min(recovery.losses_before);
+        }
+        self.ended.clear();
+        if let Some(recovery) = &mut self.recovery {
+            // It goes on, but nothing is reduced.
+            recovery.bound_before = self.bound;
+            recovery.delivered = self.delivered;
+        }
+    }
+
     fn lost(&mut self, view: &View, placed: &Placed) {
         let output = &view.connection.output;
         let una = output.una();
@@ -191,13 +243,16 @@ impl Congestion {
         }
         let probe = !signs && placed.end == output.max && !timer;
         if self.recovery.is_none() && !probe {
-            self.losses += 1;
             self.recovery = Some(Recovery {
                 until: output.max,
                 bound_before: before,
+                losses_before: self.losses,
+                delivered: output.delivered,
                 began: view.now,
+                value: placed.segment.options.timestamps.map(|(value, _)| value),
             });
             let full = view.connection.segment_size();
+            self.losses += 1;
             self.bound = (before * 7 / 10).max(2 * full);
         }
     }

@@ -12,6 +12,7 @@ rules! {
     FORM Error "sack-form", "RFC 2018 3", "SACK blocks are not empty, above the acknowledgment number and apart from each other";
     FIRST Error "sack-first", "RFC 2018 4", "the first block holds the segment received last";
     DUPLICATE Error "sack-duplicate", "RFC 2883 4", "a D-SACK block covers data that were received twice";
+    STALE Warning "sack-stale", "RFC 2018 4", "data just acknowledged are not reported by SACK any more";
     MISSING Warning "sack-missing", "RFC 2018 4", "an acknowledgment tells of data held above a hole";
     OF_SACKED Warning "retransmits-sacked", "RFC 6675 5", "what the peer holds is not sent again before a time-out";
 }
@@ -100,7 +101,13 @@ impl Sack {
             }
             if number == 0 && duplicate {
                 if !input.twice.touches(*start, *end) && input.received.covers(*start, *end) {
-                    findings.add(&DUPLICATE, "it came once");
+                    let just_acknowledged = *start >= input.acked() && ack > input.acked();
+                    let rule = if just_acknowledged {
+                        &STALE
+                    } else {
+                        &DUPLICATE
+                    };
+                    findings.add(rule, "it came once");
                 }
                 continue;
             }
