@@ -212,6 +212,23 @@ pub fn pull(netns: &Netns, from: IpAddr, bytes: u64, patience: Duration) -> io::
     Ok(format!("{got} {wrong}"))
 }
 
+/// The same, but reads nothing for a while: the window closes.
+///
+/// # Errors
+/// If the connection fails or nothing moves for `patience`.
+pub fn pull_late(
+    netns: &Netns,
+    from: IpAddr,
+    bytes: u64,
+    patience: Duration,
+) -> io::Result<String> {
+    let mut stream = connect(netns, SocketAddr::new(from, SOURCE), patience)?;
+    writeln!(stream, "{bytes}")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let (got, wrong) = receive(&mut stream)?;
+    Ok(format!("{got} {wrong}"))
+}
+
 /// Serves one connection in a namespace as `netprobe` does on the sink's or the source's port.
 ///
 /// # Errors

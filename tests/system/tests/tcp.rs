@@ -14,7 +14,6 @@ use kiln_system_tests::skip;
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a case may take, the guest's start included.
 const LIMIT: Duration = Duration::from_secs(10);
-/// What a segment may need from the wire into a guest on a machine that does other things too.
 const KIB: u64 = 1024;
 
 /// What the link does, and how much is sent over it each way.
@@ -302,6 +301,108 @@ matrix!(linux_as_server, linux_serves);
 matrix!(linux_as_client, |case| linux_connects(case, false));
 matrix!(guest_as_server, |case| guest_serves(case, false));
 matrix!(guest_as_client, |case| guest_connects(case, false));
+
+/// A server that meets a closed window probes it.
+#[test]
+fn linux_before_a_closed_window() {
+    let (case, began) = (clean(), Instant::now());
+    let Some(rig) = rig(&case, false) else { return };
+    let listener = lossy::listen(&rig.host, SOURCE);
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| lossy::serve_one(&listener, SOURCE, PATIENCE));
+        all_came(
+            lossy::pull_late(&rig.peer, HOST.0.into(), case.bytes, PATIENCE),
+            case.bytes,
+        );
+        server.join().expect("no panic").expect("served");
+    });
+    finish(rig, began);
+}
+
+/// A client that does not read closes its window and opens it again.
+#[test]
+fn linux_closes_its_window() {
+    let (case, began) = (clean(), Instant::now());
+    let Some(rig) = rig(&case, false) else { return };
+    let listener = lossy::listen(&rig.peer, SOURCE);
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| lossy::serve_one(&listener, SOURCE, PATIENCE));
+        all_came(
+            lossy::pull_late(&rig.host, PEER.0.into(), case.bytes, PATIENCE),
+            case.bytes,
+        );
+        server.join().expect("no panic").expect("served");
+    });
+    finish(rig, began);
+}
+
+#[test]
+fn a_guest_before_a_closed_window() {
+    kiln_system_tests::guest("netprobe");
+    kiln_system_tests::kiln();
+    let (case, began) = (clean(), Instant::now());
+    let Some(rig) = rig(&case, true) else { return };
+    let mut guest = rig
+        .host
+        .start_guest(&rig.session, LINK, "netprobe", "serve");
+    guest.wait_for("serving");
+    all_came(
+        lossy::pull_late(&rig.peer, HOST.0.into(), case.bytes, PATIENCE),
+        case.bytes,
+    );
+    finish(rig, began);
+}
+
+/// A queue that marks instead of losing.
+#[test]
+fn linux_with_congestion_marks() {
+    let (mut case, began) = (slow_line(), Instant::now());
+    case.how.mark_above = Some(10_000);
+    let Some(rig) = rig(&case, false) else { return };
+    for netns in [&rig.host, &rig.peer] {
+        netns.set(&rig.session, "net.ipv4.tcp_ecn=1");
+    }
+    for port in [SINK, SOURCE] {
+        let listener = lossy::listen(&rig.host, port);
+        std::thread::scope(|scope| {
+            let server = scope.spawn(|| lossy::serve_one(&listener, port, PATIENCE));
+            let transfer = if port == SINK { lossy::push } else { lossy::pull };
+            all_came(
+                transfer(&rig.peer, HOST.0.into(), case.bytes, PATIENCE),
+                case.bytes,
+            );
+            server.join().expect("no panic").expect("served");
+        });
+    }
+    finish(rig, began);
+}
+
+/// Nobody listens: a RST answers.
+#[test]
+fn linux_refuses() {
+    let (case, began) = (clean(), Instant::now());
+    let Some(rig) = rig(&case, false) else { return };
+    let refused = lossy::push(&rig.peer, HOST.0.into(), 1, ms(200));
+    assert!(refused.is_err());
+    finish(rig, began);
+}
+
+/// Nobody listens: a RST answers.
+#[test]
+fn a_guest_refuses() {
+    kiln_system_tests::guest("netprobe");
+    kiln_system_tests::kiln();
+    let (case, began) = (clean(), Instant::now());
+    let Some(rig) = rig(&case, true) else { return };
+    let mut guest = rig
+        .host
+        .start_guest(&rig.session, LINK, "netprobe", "serve");
+    guest.wait_for("serving");
+    let to = std::net::SocketAddr::from((HOST.0, 77));
+    let refused = rig.peer.within(|| std::net::TcpStream::connect(to));
+    assert!(refused.is_err());
+    finish(rig, began);
+}
 
 #[test]
 fn linux_over_ipv6() {

@@ -277,7 +277,7 @@ pub struct Input {
     pub largest_segment: u64,
     /// Data that must not be taken.
     pub rejected: Vec<Rejected>,
-    /// Everything received lately: time, first place, one past the last.
+    /// Everything received lately: time, first place, one past the last byte. A FIN out of order need not be kept.
     pub recent: VecDeque<(Time, Place, Place)>,
     /// Data received a second time.
     pub twice: Ranges,
@@ -556,7 +556,9 @@ impl Connection {
         if let Some(fin) = placed.fin() {
             input.fin.get_or_insert(fin);
         }
-        input.recent.push_back((now, placed.start, placed.end));
+        input
+            .recent
+            .push_back((now, placed.start, placed.data_end()));
         while input
             .recent
             .front()
@@ -601,10 +603,11 @@ impl Connection {
         while input.ts_possible.len() > 4096 {
             input.ts_possible.pop_front();
         }
-        // Certain only where the segment is acceptable and begins no later than Last.ACK.sent.
+        // Certain only where the segment is acceptable and begins no later than Last.ACK.sent. A repeated SYN is not.
         let acked = input.acked.last();
         let brings_new = placed.end > input.next() && placed.start < input.edge;
-        let certain = syn || acked.is_some_and(|acked| placed.start <= acked && brings_new);
+        let first = syn && input.ts_recent.last().is_none();
+        let certain = first || acked.is_some_and(|acked| placed.start <= acked && brings_new);
         let newer = input
             .ts_recent
             .last()

@@ -169,7 +169,7 @@ impl Area for Congestion {
         if !again {
             let pipe = output.pipe() + length;
             self.idle(view, length, full, findings);
-            if output.una() <= ORIGIN + 1 {
+            if output.una() <= ORIGIN + 1 && output.sacked.total() == 0 {
                 // Nothing acknowledged but the SYN.
                 if pipe > Self::initial(full) && self.losses == 0 {
                     findings.add(&INITIAL, format!("{pipe} bytes, segments of {full}"));

@@ -21,8 +21,10 @@ rules! {
 pub struct Ecn {
     /// CE came, and no CWR since.
     marked: Option<(Time, Place)>,
-    /// ECE came: when, and what had been sent.
-    told: Option<(Time, Place)>,
+    /// ECE came that wants an answer, and when.
+    told: Option<Time>,
+    /// Until this is acknowledged, ECE asks for no other reduction than the one made.
+    reduced: Place,
     /// There was a reason for a reduction.
     reason: bool,
 }
@@ -42,7 +44,9 @@ impl Area for Ecn {
         }
         if segment.flags.has(Flags::ECE) {
             self.reason = true;
-            self.told.get_or_insert((view.now, connection.output.max));
+            if placed.ack.is_some_and(|ack| ack > self.reduced) {
+                self.told.get_or_insert(view.now);
+            }
         }
     }
 
@@ -83,6 +87,11 @@ impl Area for Ecn {
             findings.add(&RETRANSMISSION, "it is");
         }
         self.reason |= again;
+        if again {
+            // A loss has reduced the window already.
+            self.reduced = output.max;
+            self.told = None;
+        }
         if let Some((since, end)) = self.marked
             && (since < view.settled() || placed.ack.is_some_and(|ack| ack >= end))
             && !flags.has(Flags::ECE)
@@ -94,14 +103,13 @@ impl Area for Ecn {
                 findings.add(&CWR_UNCALLED, "there was none");
             }
             self.told = None;
+            self.reduced = output.max.max(placed.end);
             self.reason = false;
-        } else if let Some((since, sent)) = self.told
+        } else if let Some(since) = self.told
             && !again
             && !segment.payload.is_empty()
             && since < view.settled()
         {
-            // One reduction answers all marks of a window of data, so CWR may have been sent just before.
-            let _ = sent;
             findings.add(&CWR_MISSING, format!("ECE came at {since:?}"));
             self.told = None;
         }
