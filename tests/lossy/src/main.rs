@@ -27,9 +27,9 @@ b) or -b; without the ending they are for both.
   --mark BYTES        mark ECN-capable packets while more waits
   --everything        impair ARP and neighbour discovery as well
   --seed N            all chances come from it (1)
-  --seconds N         end after this time
+  --seconds N         end after this time, whatever standard input is
 
-Ends on SIGTERM, SIGINT or the end of standard input, and prints what it has done with frames from a and from b.";
+Ends on SIGTERM, SIGINT or anything on standard input, its end included, and prints what it has done with frames from a and from b.";
 
 fn main() -> ExitCode {
     match run() {
@@ -82,7 +82,10 @@ fn run() -> Result<(), String> {
     let relay = Relay::open(a, b, seed).map_err(|error| error.to_string())?;
     println!("relaying");
     let input = std::io::stdin();
-    let stop: [BorrowedFd; 2] = [told.as_fd(), input.as_fd()];
+    let mut stop: Vec<BorrowedFd> = vec![told.as_fd()];
+    if seconds.is_none() {
+        stop.push(input.as_fd());
+    }
     let [from_a, from_b] = relay
         .run(&stop, seconds)
         .map_err(|error| error.to_string())?;

@@ -366,7 +366,11 @@ fn linux_with_congestion_marks() {
         let listener = lossy::listen(&rig.host, port);
         std::thread::scope(|scope| {
             let server = scope.spawn(|| lossy::serve_one(&listener, port, PATIENCE));
-            let transfer = if port == SINK { lossy::push } else { lossy::pull };
+            let transfer = if port == SINK {
+                lossy::push
+            } else {
+                lossy::pull
+            };
             all_came(
                 transfer(&rig.peer, HOST.0.into(), case.bytes, PATIENCE),
                 case.bytes,

@@ -490,7 +490,7 @@ impl Connection {
             input.last_edge = ack + window;
             input.edge = input.edge.max(ack + window);
             input.largest_window = input.largest_window.max(window);
-            input.twice.remove_below(ack.saturating_sub(1 << 20));
+            input.twice.remove_below(ack.saturating_sub(1 << 26));
         }
     }
 

@@ -739,6 +739,23 @@ planted! {
     }
 }
 
+/// What a time-out has declared lost is sent again in slow start, not one segment a time-out.
+#[test]
+fn after_a_timeout_acknowledgments_release_the_rest() {
+    let mut talk = Dialogue::new();
+    talk.handshake();
+    for _ in 0..5 {
+        talk.host(FULL);
+    }
+    let one = FULL as u32;
+    talk.wait(300).host_again(5 * one, FULL);
+    talk.wait(20).peer_acks_but(4 * one);
+    talk.host_again(4 * one, FULL);
+    talk.host_again(3 * one, FULL);
+    talk.wait(20).peer_acks();
+    talk.is_right();
+}
+
 /// A retransmission that proves a mistake, by the timestamp that comes back (RFC 3522), takes the reduction back.
 #[test]
 fn a_reduction_may_be_taken_back() {

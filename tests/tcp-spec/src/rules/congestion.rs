@@ -66,6 +66,8 @@ pub struct Congestion {
     /// Recoveries before, which may still prove mistakes.
     ended: VecDeque<Recovery>,
     timed_out: Option<TimedOut>,
+    /// When a time-out expired last: what was sent before it is sent again as acknowledgments come.
+    expired: Option<Time>,
     /// The host has a reason to take the reductions of late back.
     undo: bool,
     /// After an idle time: when something was sent last, and how much in one go since.
@@ -225,13 +227,17 @@ impl Congestion {
         let before = self.bound;
         let head = placed.start <= output.una_known(view.now, view.config).max(una)
             && placed.start >= una.saturating_sub(1);
-        let timer = !signs && head && waited >= view.config.least_rto;
+        let continues = self
+            .expired
+            .is_some_and(|then| last.time < then && self.received > then);
+        let timer = !signs && !continues && head && waited >= view.config.least_rto;
         if timer
             && self
                 .timed_out
                 .as_ref()
                 .is_none_or(|timed_out| timed_out.at + view.config.least_rto < view.now)
         {
+            self.expired = Some(view.now);
             self.timed_out = Some(TimedOut {
                 at: view.now,
                 delivered: output.delivered,
