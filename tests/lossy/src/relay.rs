@@ -135,10 +135,9 @@ impl Relay {
                     }
                     self.from[end].offer(frame, now);
                 }
-                Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
-                // The device is down.
-                Err(Errno::IO | Errno::BADFD) => return Ok(false),
+                // Nothing for now, or the device is down.
+                Err(Errno::AGAIN | Errno::IO | Errno::BADFD) => return Ok(false),
                 Err(error) => return Err(io::Error::from(error).into()),
             }
         }

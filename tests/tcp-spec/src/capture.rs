@@ -254,7 +254,7 @@ impl Network {
                     checksum_ok: true,
                 })
             }
-            _ => None,
+            NetSlice::Arp(_) => None,
         }
     }
 

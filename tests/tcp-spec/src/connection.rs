@@ -281,9 +281,9 @@ pub struct Input {
     pub recent: VecDeque<(Time, Place, Place)>,
     /// Data received a second time.
     pub twice: Ranges,
-    /// The newest TSval that the host must have taken as TS.Recent (RFC 7323 section 4.3), with its past.
+    /// The newest `TSval` that the host must have taken as TS.Recent (RFC 7323 section 4.3), with its past.
     pub ts_recent: History<u32>,
-    /// TSvals the host may have taken as TS.Recent.
+    /// Each `TSval` the host may have taken as TS.Recent.
     pub ts_possible: VecDeque<(Time, u32)>,
 }
 
@@ -570,9 +570,7 @@ impl Connection {
 
     /// Why the host must not take what a segment brings.
     fn rejects(&self, placed: &Placed) -> Option<&'static Rule> {
-        if self.input.acked.last().is_none() {
-            return None;
-        }
+        self.input.acked.last()?;
         if self.timestamps()
             && let Some((value, _)) = placed.segment.options.timestamps
             && let Some(recent) = self.input.ts_recent.last()

@@ -13,7 +13,7 @@ use crate::segment::{Event, Flags, Segment, Time};
 use crate::stream::Stream;
 
 /// How long the numbers of an ended connection matter: RFC 9293 says two maximum segment lifetimes of two minutes.
-const REMEMBERED: Duration = Duration::from_secs(240);
+const REMEMBERED: Duration = Duration::from_mins(4);
 
 /// How many received segments may be the cause of a RST.
 const CAUSES: usize = 64;

@@ -69,7 +69,7 @@ pub struct Options {
     pub sack_permitted: bool,
     /// SACK blocks (RFC 2018 section 3): first sequence number, and the one after the last.
     pub sack: Vec<(u32, u32)>,
-    /// TSval and TSecr (RFC 7323 section 3).
+    /// `TSval` and `TSecr` (RFC 7323 section 3).
     pub timestamps: Option<(u32, u32)>,
     /// They could not be taken apart.
     pub malformed: bool,

@@ -41,7 +41,6 @@ fn file(frames: &[Vec<u8>]) -> Vec<u8> {
             .frame(Duration::from_micros(1500 * number), frame)
             .expect("written");
     }
-    drop(capture);
     bytes
 }
 

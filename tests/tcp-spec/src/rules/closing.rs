@@ -58,7 +58,10 @@ impl Area for Closing {
             if let (true, Some(since), Some(_)) = (self.first, self.since, self.again)
                 && view.now < since + LEAST
             {
-                findings.add(&TIME_WAIT, format!("{:?} after the end", view.now - since));
+                findings.add(
+                    &TIME_WAIT,
+                    format!("{:?} after the end", view.now.saturating_sub(since)),
+                );
             }
             self.again = None;
         } else if flags.has(Flags::ACK) {

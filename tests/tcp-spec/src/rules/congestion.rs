@@ -37,7 +37,7 @@ struct Recovery {
     delivered: u64,
     /// When it began.
     began: Time,
-    /// TSval of its first retransmission: an answer to an older one answers the original.
+    /// `TSval` of its first retransmission: an answer to an older one answers the original.
     value: Option<u32>,
 }
 

@@ -45,7 +45,7 @@ impl Area for Sack {
                     .get(1)
                     .is_some_and(|next| next.0 <= first.0 && first.1 <= next.1)
         });
-        self.blocks(view, &blocks, duplicate, ack, findings);
+        Self::blocks(view, &blocks, duplicate, ack, findings);
         let permitted = input.syn.sack_permitted && connection.output.syn.sack_permitted;
         if blocks.is_empty() && permitted {
             let held = input.recent.iter().any(|(then, start, end)| {
@@ -82,7 +82,6 @@ impl Area for Sack {
 
 impl Sack {
     fn blocks(
-        &self,
         view: &View,
         blocks: &[(Place, Place)],
         duplicate: bool,

@@ -29,7 +29,7 @@ impl Area for Sequence {
             return;
         }
         if let Some(ack) = placed.ack {
-            self.acknowledgment(view, ack, findings);
+            Self::acknowledgment(view, ack, findings);
         }
         if output.isn.is_none() {
             return;
@@ -74,7 +74,7 @@ impl Area for Sequence {
 }
 
 impl Sequence {
-    fn acknowledgment(&self, view: &View, ack: u64, findings: &mut Findings) {
+    fn acknowledgment(view: &View, ack: u64, findings: &mut Findings) {
         let input = &view.connection.input;
         if input.irs.is_none() {
             return;

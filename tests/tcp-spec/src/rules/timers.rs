@@ -93,13 +93,15 @@ impl Area for Timers {
         if signs && repeated.is_none() {
             return;
         }
-        let least = output.least_rtt.unwrap_or(Duration::ZERO);
+        let shortest = output.least_rtt.unwrap_or(Duration::ZERO);
         let tail = placed.end == output.max;
         let syn = placed.start == ORIGIN;
-        if since_sent < least.mul_f64(0.9) {
+        if since_sent < shortest.mul_f64(0.9) {
             findings.add(
                 &EARLY,
-                format!("{since_sent:?} after it was sent; the shortest round trip was {least:?}"),
+                format!(
+                    "{since_sent:?} after it was sent; the shortest round trip was {shortest:?}"
+                ),
             );
         } else if syn && since_sent < Duration::from_millis(900) {
             findings.add(&INITIAL, format!("it was {since_sent:?}"));

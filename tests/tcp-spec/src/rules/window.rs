@@ -28,7 +28,7 @@ impl Area for Window {
         if placed.segment.flags.any(Flags::RST | Flags::SYN) {
             return;
         }
-        self.offers(view, placed, findings);
+        Self::offers(view, placed, findings);
         self.uses(view, placed, findings);
         self.probes(view, placed, findings);
     }
@@ -44,7 +44,7 @@ impl Area for Window {
 }
 
 impl Window {
-    fn offers(&self, view: &View, placed: &Placed, findings: &mut Findings) {
+    fn offers(view: &View, placed: &Placed, findings: &mut Findings) {
         let (connection, input) = (view.connection, &view.connection.input);
         let Some(ack) = placed.ack.filter(|_| connection.established()) else {
             return;
