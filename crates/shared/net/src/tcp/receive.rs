@@ -248,7 +248,9 @@ impl ReceiveBuffer {
     /// True if bytes wait behind a gap.
     #[inline]
     pub fn has_gap(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| !more.parts.is_empty())
+        self.more
+            .as_ref()
+            .is_some_and(|more| !more.parts.is_empty())
     }
 
     /// What has arrived behind gaps, the block with the most recent segment first, then in the order of RFC 2018

@@ -88,7 +88,7 @@ proptest! {
                 Step::Ack(count, blocks, echo, window_limited) => {
                     let ack = (una + count).min(nxt);
                     let mut options = SackBlocks::default();
-                    let offset = |by: i32| Seq(ack.0.wrapping_add(by as u32));
+                    let offset = |by: i32| Seq(ack.0.wrapping_add_signed(by));
                     for (start, end) in blocks {
                         options.push(Block { start: offset(start), end: offset(end) });
                     }
@@ -225,7 +225,10 @@ fn random_blocks_cost_no_more_than_records_are_allowed() {
     let each = begun.elapsed() / count;
     recovery.check();
     let (records, _) = recovery.board.records();
-    std::println!("{each:?} for each acknowledgement, {} records", records.len());
+    std::println!(
+        "{each:?} for each acknowledgement, {} records",
+        records.len()
+    );
     assert!(records.len() <= 4097);
     assert!(each < std::time::Duration::from_millis(1));
 }

@@ -1,3 +1,4 @@
+use super::scoreboard::State;
 use super::*;
 
 mod dialogue;

@@ -114,7 +114,11 @@ impl Simulation {
     }
 
     fn send(&mut self, block: Block, how: Sending) {
-        let clock = if self.peer.timestamps { self.clock() } else { 0 };
+        let clock = if self.peer.timestamps {
+            self.clock()
+        } else {
+            0
+        };
         self.recovery.sent(block, how, clock, self.at());
         self.nxt = self.nxt.max(block.end);
         let mut start = block.start;
@@ -168,7 +172,13 @@ impl Simulation {
                 self.limited = false;
                 return;
             }
-            self.send(Block { start: self.nxt, end }, Sending::New);
+            self.send(
+                Block {
+                    start: self.nxt,
+                    end,
+                },
+                Sending::New,
+            );
         }
     }
 
@@ -325,7 +335,11 @@ fn formula(link: &Link) -> f64 {
 fn the_link_is_filled_without_loss() {
     for algorithm in [Algorithm::Cubic, Algorithm::Reno] {
         for together in [1, 10, 44] {
-            let peer = Peer { algorithm, together, ..PEER };
+            let peer = Peer {
+                algorithm,
+                together,
+                ..PEER
+            };
             let goodput = Simulation::new(LINK, peer).goodput(20);
             assert!(goodput > 0.9 * LINK.rate as f64);
         }
@@ -338,7 +352,12 @@ fn random_loss_costs_what_the_formula_says() {
         for algorithm in [Algorithm::Cubic, Algorithm::Reno] {
             for (sack, timestamps) in [(true, true), (true, false), (false, true), (false, false)] {
                 let link = Link { loss, ..LINK };
-                let peer = Peer { algorithm, sack, timestamps, ..PEER };
+                let peer = Peer {
+                    algorithm,
+                    sack,
+                    timestamps,
+                    ..PEER
+                };
                 let goodput = Simulation::new(link, peer).goodput(60);
                 let share = goodput / formula(&link);
                 println!("  {share:.2} of the formula");
@@ -356,14 +375,20 @@ fn random_loss_costs_what_the_formula_says() {
 
 #[test]
 fn reordering_is_no_loss() {
-    let link = Link { reordered: 1000, ..LINK };
+    let link = Link {
+        reordered: 1000,
+        ..LINK
+    };
     let goodput = Simulation::new(link, PEER).goodput(20);
     assert!(goodput > 0.8 * LINK.rate as f64);
 }
 
 #[test]
 fn lost_acknowledgements_do_not_matter() {
-    let link = Link { ack_loss: 20_000, ..LINK };
+    let link = Link {
+        ack_loss: 20_000,
+        ..LINK
+    };
     let goodput = Simulation::new(link, PEER).goodput(20);
     assert!(goodput > 0.9 * LINK.rate as f64);
 }
@@ -371,7 +396,12 @@ fn lost_acknowledgements_do_not_matter() {
 #[test]
 fn everything_arrives_at_last() {
     for seed in 1..60 {
-        let link = Link { loss: 20_000, ack_loss: 10_000, reordered: 5_000, ..LINK };
+        let link = Link {
+            loss: 20_000,
+            ack_loss: 10_000,
+            reordered: 5_000,
+            ..LINK
+        };
         let peer = Peer {
             sack: seed % 3 != 0,
             timestamps: seed % 2 == 0,
