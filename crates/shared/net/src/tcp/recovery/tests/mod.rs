@@ -3,6 +3,7 @@ use super::*;
 
 mod dialogue;
 mod hostile;
+#[allow(clippy::cast_precision_loss, reason = "figures are compared with a formula")]
 mod simulation;
 
 #[test]
