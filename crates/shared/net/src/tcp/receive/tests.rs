@@ -87,7 +87,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Insert(at, len, version) => {
-                    let start = (model.next as i32 + at).max(0) as u32;
+                    let start = (model.next as u32).saturating_add_signed(at);
                     let data = bytes(start, len, version);
                     let before = model.next;
                     let had_gap = !model.blocks().is_empty();
@@ -229,7 +229,7 @@ fn single_bytes_behind_gaps_are_limited() {
     assert!(dropped > 28_000);
     assert!(buffer.held() < 100_000);
     // What fills the gap is taken all the same.
-    assert_eq!(buffer.insert(Seq(0), &[1; 40_000]).advanced, 40_000);
+    assert_eq!(buffer.insert(Seq(0), &vec![1; 40_000]).advanced, 40_000);
 }
 
 #[test]

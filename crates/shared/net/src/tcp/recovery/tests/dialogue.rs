@@ -87,11 +87,9 @@ impl Sender {
     /// Lets the timer expire.
     fn expire(&mut self) -> (u64, Expired) {
         let ms = self.due();
-        let expired = self.recovery.expire(
-            Seq(self.nxt * MSS),
-            true,
-            self.recovery.deadline(),
-        );
+        let expired = self
+            .recovery
+            .expire(Seq(self.nxt * MSS), true, self.recovery.deadline());
         self.recovery.check();
         (ms, expired)
     }
@@ -109,8 +107,14 @@ fn a_request_and_its_answer_allocate_nothing() {
     assert_eq!(sender.recovery.oldest(), Some(at(0)));
     assert_eq!(sender.ack(10, &[], 100).delivered, 10 * MSS);
     assert_eq!(sender.recovery.deadline(), Instant::FOREVER);
-    assert_eq!((sender.recovery.in_flight(), sender.recovery.oldest()), (0, None));
-    assert_eq!(sender.recovery.rtt().smoothed(), Some(Duration::from_millis(100)));
+    assert_eq!(
+        (sender.recovery.in_flight(), sender.recovery.oldest()),
+        (0, None)
+    );
+    assert_eq!(
+        sender.recovery.rtt().smoothed(),
+        Some(Duration::from_millis(100))
+    );
 }
 
 #[test]
@@ -238,7 +242,10 @@ fn an_echo_of_the_original_takes_a_timeout_back() {
     sender.again(ms);
     let outcome = sender.ack_with(1, &[], Some(1), ms + 1);
     assert!(outcome.undone && !sender.recovery.is_recovering());
-    assert_eq!((sender.recovery.in_flight(), sender.recovery.next_lost()), (9 * MSS, None));
+    assert_eq!(
+        (sender.recovery.in_flight(), sender.recovery.next_lost()),
+        (9 * MSS, None)
+    );
     assert!(sender.window() >= 10);
     assert_eq!(sender.recovery.rtt().backed_off(), 0);
 }
@@ -284,7 +291,10 @@ fn a_peer_that_drops_what_it_reported_gets_it_again() {
     sender.again(100);
     // It acknowledges the first and has forgotten the others.
     sender.ack(1, &[], 200);
-    assert_eq!((sender.recovery.in_flight(), sender.recovery.next_lost()), (0, None));
+    assert_eq!(
+        (sender.recovery.in_flight(), sender.recovery.next_lost()),
+        (0, None)
+    );
     let (_, expired) = sender.expire();
     assert_eq!(expired, Expired::Timeout);
     assert_eq!(sender.recovery.next_lost(), Some(block(1, 10)));
@@ -340,8 +350,14 @@ fn what_the_link_refuses_is_no_congestion() {
         assert_eq!(sender.again(1), segment);
     }
     let outcome = sender.ack(10, &[], 101);
-    assert_eq!((outcome.delivered, sender.recovery.counters().recoveries), (10 * MSS, 0));
-    assert_eq!(sender.recovery.rtt().minimum(), Some(Duration::from_millis(100)));
+    assert_eq!(
+        (outcome.delivered, sender.recovery.counters().recoveries),
+        (10 * MSS, 0)
+    );
+    assert_eq!(
+        sender.recovery.rtt().minimum(),
+        Some(Duration::from_millis(100))
+    );
 }
 
 #[test]

@@ -88,7 +88,7 @@ proptest! {
                 Step::Ack(count, blocks, echo, window_limited) => {
                     let ack = (una + count).min(nxt);
                     let mut options = SackBlocks::default();
-                    let offset = |by: i32| Seq(ack.0.wrapping_add(by as u32));
+                    let offset = |by: i32| Seq(ack.0.wrapping_add_signed(by));
                     for (start, end) in blocks {
                         options.push(Block { start: offset(start), end: offset(end) });
                     }

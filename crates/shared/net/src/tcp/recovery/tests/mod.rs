@@ -1,7 +1,9 @@
+use super::scoreboard::State;
 use super::*;
 
 mod dialogue;
 mod hostile;
+#[allow(clippy::cast_precision_loss, reason = "figures are compared with a formula")]
 mod simulation;
 
 #[test]

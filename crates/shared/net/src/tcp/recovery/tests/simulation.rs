@@ -248,7 +248,7 @@ impl Simulation {
         let mut steps = 0u32;
         loop {
             self.fill();
-            if steps % 64 == 0 {
+            if steps.is_multiple_of(64) {
                 self.recovery.check();
             }
             steps += 1;
