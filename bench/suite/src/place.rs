@@ -101,10 +101,10 @@ impl Place {
         within(self.namespaces.as_ref().map(|(_, far)| far), command)
     }
 
-    /// The namespace where the load is.
-    pub fn near_namespace(&self) -> Result<&Namespace> {
-        let (near, _) = self.namespaces.as_ref().ok_or("needs root")?;
-        Ok(near)
+    /// The namespace where the load is, and the one behind the veth pair.
+    pub fn both(&self) -> Result<(&Namespace, &Namespace)> {
+        let (near, far) = self.namespaces.as_ref().ok_or("needs root")?;
+        Ok((near, far))
     }
 
     /// The congestion control that kernels' sockets use here. Guests bring their own.
@@ -165,9 +165,14 @@ impl Namespace {
             .map_err(|error| format!("no network namespace: {error}"))
     }
 
+    /// The file that stands for it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.sleeper.id())
+    }
+
     fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.sleeper.id()));
+        command.arg(format!("--net={}", self.path()));
         command
     }
 

@@ -112,6 +112,12 @@ impl Setting {
         self.janitor.keep(command)
     }
 
+    /// The same for a program that reads its standard input: the pipe stays open as long as it is kept.
+    pub fn keep_open(&self, command: &mut Command) -> Result<Kept> {
+        self.janitor
+            .keep_with(command, std::process::Stdio::piped())
+    }
+
     /// Removes everything and waits for it.
     pub fn finish(mut self) {
         self.janitor.finish();

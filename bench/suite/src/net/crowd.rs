@@ -48,7 +48,7 @@ pub fn run(setting: &Setting, place: &Place) -> Result<()> {
         })
         .transpose()?
         .unwrap_or(setting.pick(IDLE.0, IDLE.1));
-    let near = place.near_namespace()?;
+    let (near, _) = place.both()?;
     near.ip(&format!("route add local {} dev lo", client::SOURCES))?;
     let image = setting.image_of("tests/guests", "netload")?;
     let image = image.to_string_lossy();
@@ -139,6 +139,11 @@ impl Found {
             number(self.get("flooding")?),
             self.get("answered")?,
             self.get("alive")?,
+        );
+        println!(
+            "{} of {} newcomers were let in while it went on",
+            self.get("let-in")?,
+            self.get("came")?
         );
         Ok(())
     }

@@ -25,7 +25,7 @@ pub fn run(setting: &Setting, place: &Place) -> Result<()> {
 }
 
 fn packet(setting: &Setting, load: &Load, place: &Place) -> Result<()> {
-    let near = place.near_namespace()?;
+    let (near, _) = place.both()?;
     near.ip(&format!("link add {PACKET} type veth peer name {PACKET}p"))?;
     near.ip(&format!("link set {PACKET} up"))?;
     near.ip(&format!("link set {PACKET}p up"))?;

@@ -181,7 +181,7 @@ impl Pasta {
         let pasta = process::need("pasta", "passt")?;
         let nginx = nginx::program()?;
         let iperf = iperf::program()?;
-        let near = place.near_namespace()?;
+        let (near, _) = place.both()?;
         // It takes its addresses from the interface with the default route, and does not start without.
         near.ip("route add default via 10.72.0.2")?;
         let folder = setting.folder.join("pasta");

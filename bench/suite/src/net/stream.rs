@@ -1,6 +1,6 @@
 //! The kernel's end of a stream for the section [`super::loss`], as a program of its own in some namespace.
 //!
-//! `stream source PORT ALGORITHM` sends to whoever connects, for ever; `stream drain ADDRESS SECONDS` connects, reads for
+//! `stream allows ALGORITHM` fails where sockets cannot have that congestion control; `stream source PORT ALGORITHM` sends to whoever connects, for ever; `stream drain ADDRESS SECONDS` connects, reads for
 //! so long and prints how many bytes came and how many microseconds it took.
 
 use std::io::{ErrorKind, Read, Write};
@@ -21,6 +21,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// See the module.
 pub fn main(arguments: &[&str]) -> Result<()> {
     match *arguments {
+        ["allows", algorithm] => allows(algorithm),
         ["source", port, algorithm] => source(
             port.parse().map_err(|error| format!("{port}: {error}"))?,
             algorithm,
@@ -34,8 +35,16 @@ pub fn main(arguments: &[&str]) -> Result<()> {
                 .map_err(|error| format!("{seconds}: {error}"))?;
             drain(address, Duration::from_secs(seconds))
         }
-        _ => Err("stream: source PORT ALGORITHM, or drain ADDRESS SECONDS".to_owned()),
+        _ => Err(
+            "stream: source PORT ALGORITHM, drain ADDRESS SECONDS, or allows ALGORITHM".to_owned(),
+        ),
     }
+}
+
+fn allows(algorithm: &str) -> Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0));
+    let listener = listener.map_err(|error| error.to_string())?;
+    sockopt::set_tcp_congestion(&listener, algorithm).map_err(|error| error.to_string())
 }
 
 fn source(port: u16, algorithm: &str) -> Result<()> {

@@ -8,7 +8,11 @@
 //! | `source` | writes as fast as it may until the peer goes away |
 //! | `echo` | sends everything back, closes when the peer does |
 //! | `talk` | the same for many connections that say little: 64 bytes of buffer each |
-//! | `iperf3` | is an `iperf3` server for TCP, see [`iperf3`] |
+//! | `first` | says a word, closes its direction, and reads what the peer still has to say; `state` tells how much |
+//! | `upload` | an HTTP server that takes what it is given, see [`upload`] |
+//! | `iperf3` | an `iperf3` server for TCP, see [`iperf3`] |
+//! | `state` | UDP: answers with the link's addresses and name servers, each on a line |
+//! | `names` | UDP: answers a name with its addresses |
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
@@ -17,12 +21,14 @@
 extern crate alloc;
 
 mod iperf3;
+mod state;
+mod upload;
 
 use alloc::vec;
 use core::net::Ipv6Addr;
 
 use kiln::io::{Read, Write};
-use kiln::net::{self, Error, TcpListener, TcpStream};
+use kiln::net::{self, Error, TcpListener, TcpStream, UdpSocket};
 use kiln::{println, spawn};
 
 /// What one read or write may move. Larger ones gain nothing: no link carries more in a frame than half of it.
@@ -38,7 +44,19 @@ async fn main() -> Result<u8, Error> {
             println!("{service}: a port is missing");
             return Ok(99);
         };
-        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+        let any = (Ipv6Addr::UNSPECIFIED, port);
+        match service {
+            "state" => {
+                drop(spawn(state::serve(UdpSocket::bind(any)?)));
+                continue;
+            }
+            "names" => {
+                drop(spawn(state::serve_names(UdpSocket::bind(any)?)));
+                continue;
+            }
+            _ => {}
+        }
+        let listener = TcpListener::bind(any)?;
         match service {
             "sink" => each(listener, sink),
             "source" => each(listener, source),
@@ -46,6 +64,8 @@ async fn main() -> Result<u8, Error> {
                 echo(stream, &mut vec![0; BLOCK]).await
             }),
             "talk" => each(listener, async |stream| echo(stream, &mut [0; SMALL]).await),
+            "first" => each(listener, state::first),
+            "upload" => each(listener, upload::serve),
             "iperf3" => drop(spawn(iperf3::serve(listener))),
             other => {
                 println!("no service {other:?}");
@@ -54,8 +74,8 @@ async fn main() -> Result<u8, Error> {
         }
     }
     net::ready().await?;
-    for address in net::addresses() {
-        println!("address {address:?}");
+    for line in state::lines() {
+        println!("{line}");
     }
     println!("serving");
     core::future::pending().await

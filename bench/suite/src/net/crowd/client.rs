@@ -33,6 +33,10 @@ const OPENING: usize = 64;
 const HANDSHAKE: Duration = Duration::from_millis(2500);
 /// After so many that failed no more are tried: the guest has no room.
 const HOPELESS: usize = 128;
+/// How long a newcomer waits while the flood goes on: no SYN of its is repeated.
+const NEWCOMER: Duration = Duration::from_millis(900);
+/// Time between two newcomers.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How many idle connections are asked at once whether they are alive.
 const ROUND: usize = 256;
 /// How long one may take to answer.
@@ -70,6 +74,8 @@ pub fn main(arguments: &[&str]) -> Result<()> {
     allow_files(idle + ACTIVE + 100)?;
 
     let mut active = Active::open(to)?;
+    // The first second is slower than the others: memory is touched for the first time.
+    active.measure("first", time)?;
     active.measure("before", time)?;
     report("memory-empty", figures::count(memory(pids)?));
 
@@ -82,8 +88,12 @@ pub fn main(arguments: &[&str]) -> Result<()> {
 
     let (syns, time_of_flood) = (number(syns)?, seconds_of(number(flood_seconds)?));
     let flood = thread::spawn(move || flood::send(to, syns, time_of_flood));
+    let newcomers = thread::spawn(move || newcomers(to, time_of_flood));
     active.measure("flood", time_of_flood)?;
     let flood = flood.join().map_err(|_| "the flood panicked")??;
+    let (came, let_in) = newcomers.join().map_err(|_| "the newcomers panicked")?;
+    report("came", figures::count(came));
+    report("let-in", figures::count(let_in));
     report("syns", figures::count(flood.sent));
     report("answered", figures::count(flood.answered));
     report("flooding", flood.time.as_secs_f64());
@@ -174,6 +184,19 @@ fn crowd(to: SocketAddrV4, count: usize) -> Result<Vec<OwnedFd>> {
         }
     }
     Ok(open)
+}
+
+/// Tries to connect, again and again for so long: how often, and how often the guest agreed.
+fn newcomers(to: SocketAddrV4, time: Duration) -> (u64, u64) {
+    let (mut came, mut let_in) = (0, 0);
+    let start = Instant::now();
+    while start.elapsed() < time {
+        came += 1;
+        let made = std::net::TcpStream::connect_timeout(&SocketAddr::V4(to), NEWCOMER);
+        let_in += u64::from(made.is_ok());
+        thread::sleep(PAUSE);
+    }
+    (came, let_in)
 }
 
 /// How many of the connections answer.
