@@ -1,9 +1,12 @@
 //! Instructions that the guest executes for a request, counted by a plugin of QEMU's translator: a figure without the
 //! noise of time, to be watched from change to change.
 //!
-//! The plugin is `plugin/instructions.c`, compiled here; it counts into a file. One client makes one request after the
+//! The plugin is `plugin/instructions.c`, compiled here; it counts into a file, and [`profile`] tells the parts of the
+//! guest apart. One client makes one request after the
 //! other, so that nothing is batched: N requests, then 2 N, and what the second run takes beyond the first is divided by
 //! N. What remains of noise is where interrupts and the guest's clock fall.
+
+mod profile;
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -18,6 +21,7 @@ use crate::instance::Instance;
 use crate::place::{self, Place};
 use crate::process::{self, PATIENCE};
 use crate::setting::{self, Setting};
+use profile::{Counts, Image};
 
 const BACKEND: &str = "qemu,accel=tcg";
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -57,34 +61,51 @@ pub fn run(setting: &Setting, place: &Place) -> Result<()> {
     kiln.env("PATH", counted.path()?);
     let _guest = Instance::start(setting, place.near(&kiln), &["--net", &link, &web])?;
     ask(setting, place, place::TAP_GUEST, "/bench/612", "keep", 10)?;
-    if counted.read()? == 0 {
+    let start = counted.read()?;
+    if start.is_empty() {
         println!("skipped: this QEMU takes no plugins");
         return Ok(());
     }
-    let mut table = Table::new(&[
-        "on qemu, accel=tcg",
-        "instructions per request",
-        "lowest",
-        "highest",
-    ]);
+    let image = Image::read(&setting.folder.join("web.debug"))?;
+    let base = image.place(&start).ok_or("nothing was executed")?;
+    let mut head = vec!["instructions per request", "in all", "lowest", "highest"];
+    head.extend(profile::PARTS);
+    let mut table = Table::new(&head);
     for (name, path, kind, requests) in CASES {
         let requests = setting.pick(requests, requests / 4);
-        let samples: Vec<f64> = (0..setting.pick(5, 3))
-            .map(|_| {
-                let start = counted.read()?;
-                ask(setting, place, place::TAP_GUEST, path, kind, requests)?;
-                let middle = counted.read()?;
-                ask(setting, place, place::TAP_GUEST, path, kind, 2 * requests)?;
-                let end = counted.read()?;
-                let beyond = (end - middle).saturating_sub(middle - start);
-                Ok(figures::count(beyond) / figures::count(requests))
-            })
-            .collect::<Result<_>>()?;
+        let mut splits = Vec::new();
+        for _ in 0..setting.pick(5, 3) {
+            let start = counted.read()?;
+            ask(setting, place, place::TAP_GUEST, path, kind, requests)?;
+            let middle = counted.read()?;
+            ask(setting, place, place::TAP_GUEST, path, kind, 2 * requests)?;
+            let end = counted.read()?;
+            let split = |counts| image.split(&counts, base);
+            let first = split(profile::since(&middle, &start));
+            let second = split(profile::since(&end, &middle));
+            // What is not there for each request may go either way.
+            let beyond = |part: usize| figures::count(second[part]) - figures::count(first[part]);
+            splits.push(
+                (0..profile::PARTS.len())
+                    .map(|part| beyond(part) / figures::count(requests))
+                    .collect::<Vec<f64>>(),
+            );
+        }
+        let totals: Vec<f64> = splits.iter().map(|split| split.iter().sum()).collect();
+        let part = |part: usize| {
+            let samples: Vec<f64> = splits.iter().map(|split| split[part]).collect();
+            number(figures::median(&samples))
+        };
         table.row([
             name.to_owned(),
-            number(figures::median(&samples)),
-            number(samples.iter().copied().fold(f64::INFINITY, f64::min)),
-            number(samples.iter().copied().fold(0.0, f64::max)),
+            number(figures::median(&totals)),
+            number(totals.iter().copied().fold(f64::INFINITY, f64::min)),
+            number(totals.iter().copied().fold(0.0, f64::max)),
+            part(0),
+            part(1),
+            part(2),
+            part(3),
+            part(4),
         ]);
     }
     table.print();
@@ -133,7 +154,7 @@ impl Counted {
             .arg(&plugin)
             .arg(setting::workspace().join(SOURCE));
         process::output(&mut build, PATIENCE)?;
-        fs::write(counted.file(), [0; 8]).map_err(|error| error.to_string())?;
+        fs::write(counted.file(), []).map_err(|error| error.to_string())?;
         let script = format!(
             "#!/bin/sh\nexec {} -plugin {},out={} \"$@\"\n",
             qemu.display(),
@@ -162,11 +183,8 @@ impl Counted {
         std::env::join_paths(folders).map_err(|error| error.to_string())
     }
 
-    fn read(&self) -> Result<u64> {
+    fn read(&self) -> Result<Counts> {
         let bytes = fs::read(self.file()).map_err(|error| error.to_string())?;
-        let bytes: [u8; 8] = bytes
-            .try_into()
-            .map_err(|_| "the count has changed its size")?;
-        Ok(u64::from_ne_bytes(bytes))
+        Ok(profile::parse(&bytes))
     }
 }
