@@ -24,7 +24,8 @@ const FIXED: &str = "--net tap:tap0,ip=10.9.0.2/24,gw=10.9.0.1,ip6=fd09::2/64,dn
 /// That guest's addresses, as they stand in a URL.
 const ADDRESSES: [&str; 2] = ["10.9.0.2", "fd09::2"];
 /// Services of the guest `netload` and their ports.
-const SERVICES: &str = "echo 7 sink 9 first 13 source 19 iperf3 5201 upload 8080 state 99 names 53";
+const SERVICES: &str =
+    "echo 7 sink 9 first 13 source 19 iperf3 5201 upload 8080 state 9099 names 9053";
 
 /// How long an address may take to come or go.
 const CONFIGURED: Duration = Duration::from_secs(25);
@@ -117,7 +118,7 @@ impl Net {
 
     /// What the guest knows of its network, a fact on each line.
     fn state(&self, at: IpAddr) -> String {
-        self.ask(at, 99, "?").unwrap_or_default()
+        self.ask(at, 9099, "?").unwrap_or_default()
     }
 
     /// Waits until the guest's state is as it should be.
@@ -400,9 +401,9 @@ fn the_guest_finds_the_names_that_dig_finds() {
     ] {
         let expected = dig(&net, name);
         assert!(!expected.is_empty(), "dig knows {name}");
-        assert_eq!(net.ask(guest, 53, name), Some(expected), "{name}");
+        assert_eq!(net.ask(guest, 9053, name), Some(expected), "{name}");
     }
-    let missing = net.ask(guest, 53, "missing.kiln.test");
+    let missing = net.ask(guest, 9053, "missing.kiln.test");
     assert_eq!(missing.as_deref(), Some("NameNotFound"));
 }
 
@@ -410,15 +411,16 @@ fn the_guest_finds_the_names_that_dig_finds() {
 #[test]
 fn names_with_more_addresses_than_fit_into_a_datagram() {
     let net = net!("dig", "dnsmasq");
-    let many: String = (1..=100)
-        .map(|n| format!(" --host-record=many.kiln.test,198.51.100.{n}"))
+    let many: Vec<String> = (1..=100)
+        .map(|n| format!("--host-record=many.kiln.test,198.51.100.{n}"))
         .collect();
-    let _server = net.dnsmasq(&format!("--local=/kiln.test/ --edns-packet-max=512{many}"));
+    let many = many.join(" ");
+    let _server = net.dnsmasq(&format!("--local=/kiln.test/ --edns-packet-max=512 {many}"));
     let _guest = net.services(FIXED);
     let expected = dig(&net, "many.kiln.test");
     assert_eq!(expected.lines().count(), 100, "{expected}");
     let guest = ADDRESSES[0].parse().expect("an address");
-    assert_eq!(net.ask(guest, 53, "many.kiln.test"), Some(expected));
+    assert_eq!(net.ask(guest, 9053, "many.kiln.test"), Some(expected));
 }
 
 /// The addresses of a guest's state in a network whose first 64 bits are that address's.
@@ -589,7 +591,7 @@ fn a_deprecated_address_is_no_source() {
         .set_read_timeout(Some(Duration::from_secs(5)))
         .expect("a timeout");
     thread::scope(|scope| {
-        let asking = scope.spawn(|| net.ask(at, 53, "who.asks.test"));
+        let asking = scope.spawn(|| net.ask(at, 9053, "who.asks.test"));
         let mut query = [0; 512];
         let (_, source) = server.recv_from(&mut query).expect("a query");
         assert_eq!(source.ip(), IpAddr::from(preferred));
@@ -617,12 +619,15 @@ fn tcpdump_finds_nothing_malformed() {
         addresses(state, "fd09::").len() == 1
     });
     let six = addresses(&net.state(at), "fd09::")[0];
-    assert!(net.ask(at, 53, "both.kiln.test").is_some());
+    assert!(net.ask(at, 9053, "both.kiln.test").is_some());
     fs::write(net.session.file("in"), noise(1 << 16)).expect("a file");
     for address in ["10.9.0.50", &six.to_string()] {
         for size in [0, 56, 4000] {
             // Whether it is answered is the matter of another test.
-            net.run("ping", &format!("-n -q -c 3 -i 0.01 -W 1 -s {size} {address}"));
+            net.run(
+                "ping",
+                &format!("-n -q -c 3 -i 0.01 -W 1 -s {size} {address}"),
+            );
         }
         // An open port, a closed one for each protocol.
         net.shell(&format!("nc -w 10 -N {address} 7 < in | cmp - in"))

@@ -58,7 +58,7 @@ pub fn prepare(folder: &Path, address: SocketAddr) -> Result<PathBuf> {
     let explain = |error: std::io::Error| format!("{}: {error}", folder.display());
     for case in CASES {
         let file = folder.join("www").join(case.path.trim_start_matches('/'));
-        let parent = file.parent().unwrap_or(&folder);
+        let parent = file.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent).map_err(explain)?;
         std::fs::write(&file, vec![b'x'; case.length]).map_err(explain)?;
     }

@@ -92,7 +92,9 @@ async fn test(listener: &TcpListener, mut control: TcpStream) -> Result<(), Erro
     }
     // Read before a stream says more: the client has stopped its clock.
     let bytes: Vec<u64> = progress.iter().map(|one| one.bytes.get()).collect();
-    progress.iter().for_each(|one| one.ended.set(true));
+    for one in &progress {
+        one.ended.set(true);
+    }
     control.write_all(&[EXCHANGE_RESULTS]).await?;
     let theirs = read_json(&mut control).await?;
     let ours = results(&theirs, &bytes);

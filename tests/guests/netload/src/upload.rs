@@ -15,18 +15,18 @@ use super::BLOCK;
 pub async fn serve(mut stream: TcpStream) -> Result<(), Error> {
     stream.set_nodelay(true);
     let mut buffer = vec![0; BLOCK];
-    let mut held = 0;
+    let mut filled = 0;
     loop {
         let head = loop {
-            let end = buffer[..held]
+            let end = buffer[..filled]
                 .windows(4)
                 .position(|four| four == b"\r\n\r\n");
             if let Some(end) = end {
                 break end + 4;
             }
-            match stream.read(&mut buffer[held..]).await? {
+            match stream.read(&mut buffer[filled..]).await? {
                 0 => return stream.shutdown().await,
-                len => held += len,
+                len => filled += len,
             }
         };
         let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
@@ -43,13 +43,13 @@ pub async fn serve(mut stream: TcpStream) -> Result<(), Error> {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         let mut sum = 0;
-        let begun = length.min(held - head);
+        let begun = length.min(filled - head);
         sum = adler32(sum, &buffer[head..head + begun]);
-        buffer.copy_within(head + begun..held, 0);
-        held -= head + begun;
+        buffer.copy_within(head + begun..filled, 0);
+        filled -= head + begun;
         let mut rest = length - begun;
         while rest > 0 {
-            // What was held is used up: a body that goes on has had all of it.
+            // What was filled is used up: a body that goes on has had all of it.
             let room = rest.min(buffer.len());
             match stream.read(&mut buffer[..room]).await? {
                 0 => return Err(Error::ConnectionReset),

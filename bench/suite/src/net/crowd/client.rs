@@ -94,7 +94,7 @@ pub fn main(arguments: &[&str]) -> Result<()> {
     let (came, let_in) = newcomers.join().map_err(|_| "the newcomers panicked")?;
     report("came", figures::count(came));
     report("let-in", figures::count(let_in));
-    report("syns", figures::count(flood.sent));
+    report("syns", figures::count(flood.count));
     report("answered", figures::count(flood.answered));
     report("flooding", flood.time.as_secs_f64());
     active.measure("after", time)?;

@@ -22,7 +22,7 @@ const TCP: u8 = 6;
 /// What was sent.
 pub struct Sent {
     /// SYNs.
-    pub sent: u64,
+    pub count: u64,
     /// SYNs with an answer, as the interface counts packets that came in beyond those before.
     pub answered: u64,
     /// How long it took.
@@ -41,7 +41,7 @@ pub fn send(to: SocketAddrV4, count: u32, time: Duration) -> Result<Sent> {
     .map_err(|error| format!("a raw socket: {error}"))?;
     let before = undeliverable();
     let start = Instant::now();
-    let mut sent = 0;
+    let mut sent_so_far = 0;
     for n in 0..count {
         if n % BURST == 0 {
             let due = time.mul_f64(f64::from(n) / f64::from(count));
@@ -54,12 +54,12 @@ pub fn send(to: SocketAddrV4, count: u32, time: Duration) -> Result<Sent> {
         let packet = syn(to, n);
         // A full queue loses a SYN, as it may.
         if sendto(&socket, &packet, SendFlags::empty(), &to).is_ok() {
-            sent += 1;
+            sent_so_far += 1;
         }
     }
     let time = start.elapsed();
     Ok(Sent {
-        sent,
+        count: sent_so_far,
         answered: undeliverable().saturating_sub(before),
         time,
     })
