@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         ["load", rest @ ..] => web::generator_main(rest),
         ["ask", rest @ ..] => http::ask_main(rest),
         ["crowd", rest @ ..] => net::crowd_main(rest),
+        ["hold", rest @ ..] => net::hold_main(rest),
         ["stream", rest @ ..] => net::stream_main(rest),
         words => suite(words),
     };

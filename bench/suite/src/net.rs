@@ -25,7 +25,7 @@ use crate::place::Place;
 use crate::process;
 use crate::setting::Setting;
 
-pub use crowd::main as crowd_main;
+pub use crowd::{hold_main, main as crowd_main};
 pub use stream::main as stream_main;
 
 /// A section of this part.

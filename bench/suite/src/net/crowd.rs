@@ -1,11 +1,12 @@
 //! Very many connections that say nothing, a hundred that say much, and then a flood of SYNs, against one guest.
 //!
 //! The peer is the guest itself before the crowd came. A program of the suite's own in the load's namespace, [`client`],
-//! plays everybody; it has a whole network of source addresses, all behind the one neighbour that the guest has as its
+//! plays everybody, with [`holder`] for those that say nothing; it has a whole network of source addresses, all behind the one neighbour that the guest has as its
 //! gateway. The flood comes from addresses that nobody has, so nothing resets what it opens half.
 
 mod client;
 mod flood;
+mod holder;
 
 use std::process::Command;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::process;
 use crate::setting::Setting;
 
 pub use client::main;
+pub use holder::main as hold_main;
 
 /// The port of netload's service for many connections that say little.
 const PORT: u16 = 7;
@@ -101,6 +103,10 @@ impl Found {
         println!(
             "{opened} of {wanted} connections opened in {} s, --memory {MEMORY}",
             number(self.get("opening")?)
+        );
+        println!(
+            "they are held by {} processes, as this host limits open files",
+            self.get("processes")?
         );
         let before = self.get("before")?;
         let mut table = Table::new(&[

@@ -49,7 +49,7 @@ pub async fn serve(mut stream: TcpStream) -> Result<(), Error> {
         filled -= head + begun;
         let mut rest = length - begun;
         while rest > 0 {
-            // What was filled is used up: a body that goes on has had all of it.
+            // What was held is used up: a body that goes on has had all of it.
             let room = rest.min(buffer.len());
             match stream.read(&mut buffer[..room]).await? {
                 0 => return Err(Error::ConnectionReset),
