@@ -140,7 +140,7 @@ impl Found {
         ]);
         table.print();
         println!(
-            "\n{} SYNs in {} s, {} answered; idle connections alive after them: {} of {opened}",
+            "\n{} SYNs in {} s, {} answers with repetitions; idle connections alive after them: {} of {opened}",
             self.get("syns")?,
             number(self.get("flooding")?),
             self.get("answered")?,

@@ -23,7 +23,7 @@ const TCP: u8 = 6;
 pub struct Sent {
     /// SYNs.
     pub count: u64,
-    /// SYNs with an answer, as the interface counts packets that came in beyond those before.
+    /// Answers that came in meanwhile, those that were repeated counted again.
     pub answered: u64,
     /// How long it took.
     pub time: Duration,
