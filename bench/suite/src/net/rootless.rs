@@ -203,7 +203,10 @@ impl Pasta {
         command
             .args(["-f", "-q", "--config-net", "--runas", "0:0"])
             .args(["-t", &format!("{},{}", PEER.0, PEER.1)])
-            .args(["-u", "none", "-T", "none", "-U", "none", "--", "sh"])
+            .args(["-u", "none", "-T", "none", "-U", "none", "--"])
+            // `pasta` does not end what it has started; with its first process a process namespace ends.
+            .arg(process::need("setpriv", "util-linux")?)
+            .args(["--pdeathsig", "KILL", "sh"])
             .arg(&script);
         let mut command = place.near(&command);
         let process = setting.keep(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
