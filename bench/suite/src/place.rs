@@ -45,7 +45,8 @@ pub struct Place {
     has_tap: bool,
 }
 
-struct Namespace {
+/// A network namespace with reno as congestion control. Gone when this is dropped and no process is left in it.
+pub struct Namespace {
     sleeper: Kept,
 }
 
@@ -100,6 +101,12 @@ impl Place {
         within(self.namespaces.as_ref().map(|(_, far)| far), command)
     }
 
+    /// The namespace where the load is, and the one behind the veth pair.
+    pub fn both(&self) -> Result<(&Namespace, &Namespace)> {
+        let (near, far) = self.namespaces.as_ref().ok_or("needs root")?;
+        Ok((near, far))
+    }
+
     /// The congestion control that kernels' sockets use here. Guests bring their own.
     pub fn congestion_control(&self) -> Result<String> {
         let mut cat = Command::new("cat");
@@ -128,7 +135,8 @@ impl Place {
 }
 
 impl Namespace {
-    fn new(setting: &Setting) -> Result<Self> {
+    /// An empty one. Needs root.
+    pub fn new(setting: &Setting) -> Result<Self> {
         let unshare = process::need("unshare", "util-linux")?;
         let sleeper = setting.keep(Command::new(unshare).args(["--net", "sleep", LIFE]))?;
         let namespace = Self { sleeper };
@@ -157,19 +165,30 @@ impl Namespace {
             .map_err(|error| format!("no network namespace: {error}"))
     }
 
+    /// The file that stands for it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.sleeper.id())
+    }
+
     fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.sleeper.id()));
+        command.arg(format!("--net={}", self.path()));
         command
     }
 
-    fn ip(&self, words: &str) -> Result<()> {
+    /// Runs `ip` in it.
+    pub fn ip(&self, words: &str) -> Result<()> {
         let ip = process::need("ip", "iproute2")?;
         process::output(self.enter().arg(ip).args(words.split(' ')), PATIENCE).map(drop)
     }
 
-    /// The file is that of the namespace in which it is opened.
-    fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+    /// The same call in it.
+    pub fn within(&self, command: &Command) -> Command {
+        within(Some(self), command)
+    }
+
+    /// Sets a variable of `net.ipv4`. The file is that of the namespace in which it is opened.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         let script = "echo \"$1\" > \"$2\"";
         let file = format!("{SYSCTL}/{name}");
         let mut shell = self.enter();
