@@ -67,6 +67,10 @@ impl Recovery {
                     let in_flight = self.in_flight();
                     self.prr.on_acked(0, in_flight, false, self.mss());
                 }
+                if found {
+                    // The repetition has its own time, even if this timer was looked at late.
+                    self.silent_since = now;
+                }
                 self.set_timer(more, now);
                 if found {
                     return Expired::Reordering;

@@ -148,6 +148,17 @@ fn one_report_and_time_are_enough() {
 }
 
 #[test]
+fn a_reordering_timer_looked_at_late_is_no_timeout() {
+    let mut sender = Sender::new(true);
+    sender.ack(0, &[(1, 2)], 100);
+    let nxt = Seq(sender.nxt * MSS);
+    let expired = sender.recovery.expire(nxt, true, at(5000));
+    assert_eq!(expired, Expired::Reordering);
+    assert!(sender.recovery.deadline() > at(5000));
+    assert_eq!(sender.recovery.counters().timeouts, 0);
+}
+
+#[test]
 fn a_lost_repetition_is_found() {
     let mut sender = Sender::new(true);
     sender.ack(0, &[(1, 4)], 100);

@@ -3,7 +3,11 @@ use super::*;
 
 mod dialogue;
 mod hostile;
-#[allow(clippy::cast_precision_loss, reason = "figures are compared with a formula")]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_lossless,
+    reason = "figures are compared with a formula"
+)]
 mod simulation;
 
 #[test]

@@ -29,11 +29,11 @@ struct Link {
 
 #[derive(Clone, Copy, Debug)]
 struct Peer {
+    algorithm: Algorithm,
     sack: bool,
     timestamps: bool,
     /// Segments that leave together at most.
     together: u32,
-    algorithm: Algorithm,
 }
 
 #[derive(Clone, Copy)]
