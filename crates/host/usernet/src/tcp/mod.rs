@@ -40,8 +40,8 @@ const CLOSING: Duration = Duration::from_mins(5);
 /// Buffer sizes of one direction: while a quarter of all is reserved, while half is reserved, and then.
 const SIZES: [u32; 3] = [256 << 10, 64 << 10, 16 << 10];
 
-/// A guest that was slow to read its link is not held to time-outs for so long afterwards: its answers are on their way.
-const RECOVERY: Duration = Duration::from_millis(500);
+/// A guest that did not read its link is not held to time-outs for so long afterwards: its answers are on their way.
+const RECOVERY: Duration = Duration::from_millis(10);
 
 /// Connections served in one slice.
 const SLICE: usize = 128;
@@ -140,6 +140,9 @@ impl Tcp {
 
     /// The guest has read frames: what waited for that goes on.
     pub fn unblocked(&mut self, cx: &Context) {
+        if self.blocked.is_empty() {
+            return;
+        }
         self.patient_until = cx.now + RECOVERY;
         for key in std::mem::take(&mut self.blocked) {
             if let Some(connection) = self.connections.get_mut(key) {
