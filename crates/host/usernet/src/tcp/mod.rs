@@ -101,7 +101,7 @@ impl Tcp {
             if opens {
                 self.open(cx, flow, packet, resolver);
             } else {
-                self.refuse(cx, packet);
+                refuse(cx, packet);
             }
             return true;
         };
@@ -316,7 +316,7 @@ impl Tcp {
             sooner(retry.unwrap_or(give_up));
         }
         if let Some(tcb) = &connection.tcb
-            && let Some(time) = cx.from_core(tcb.deadline())
+            && let Some(time) = cx.core_time(tcb.deadline())
         {
             sooner(time.max(self.patient_until));
         }
@@ -329,15 +329,6 @@ impl Tcp {
             }
             connection.timer = Some(due);
             self.timers.insert((due, key));
-        }
-    }
-
-    /// Answers a packet that belongs to no connection with a reset, RFC 9293 section 3.5.2.
-    fn refuse(&mut self, cx: &mut Context, packet: &Packet<'_>) {
-        if let Some((flow, segment)) = segment::parse(packet)
-            && let Some(reset) = reset_for(&segment)
-        {
-            segment::send(&mut cx.out, flow, &reset, std::iter::empty());
         }
     }
 
@@ -394,5 +385,14 @@ impl Tcp {
             _ => SIZES[2],
         };
         (self.reserved + Connection::memory(size) <= total).then_some(size)
+    }
+}
+
+/// Answers a packet that belongs to no connection with a reset, RFC 9293 section 3.5.2.
+fn refuse(cx: &mut Context, packet: &Packet<'_>) {
+    if let Some((flow, segment)) = segment::parse(packet)
+        && let Some(reset) = reset_for(&segment)
+    {
+        segment::send(&mut cx.out, flow, &reset, std::iter::empty());
     }
 }
