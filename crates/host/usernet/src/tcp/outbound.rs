@@ -49,7 +49,7 @@ impl Tcp {
                 cx.stats.tcp_limited += 1;
                 refuse(cx, packet);
             }
-            Err(errno) => self.fail(cx, packet.bytes, errno),
+            Err(errno) => fail(cx, packet.bytes, errno),
         }
     }
 
@@ -107,7 +107,7 @@ impl Tcp {
         };
         if let Err(errno) = outcome {
             self.remove(key);
-            return self.fail(cx, &syn, errno);
+            return fail(cx, &syn, errno);
         }
         let Some(packet) = Packet::parse(&syn) else {
             return self.remove(key);
@@ -124,23 +124,23 @@ impl Tcp {
             self.reserved += connection.reserve(size);
         }
     }
+}
 
-    /// Tells the guest why its connection cannot be.
-    fn fail(&mut self, cx: &mut Context, syn: &[u8], errno: Errno) {
-        cx.stats.tcp_failed += 1;
-        let Some(packet) = Packet::parse(syn) else {
-            return;
-        };
-        match errno {
-            // The guest's own time-out says it best.
-            Errno::TIMEDOUT => {}
-            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::HOSTDOWN => {
-                send_unreachable(&mut cx.out, &packet, Unreachable::Host);
-            }
-            Errno::ACCESS | Errno::PERM => {
-                send_unreachable(&mut cx.out, &packet, Unreachable::Prohibited);
-            }
-            _ => refuse(cx, &packet),
+/// Tells the guest why its connection cannot be.
+fn fail(cx: &mut Context, syn: &[u8], errno: Errno) {
+    cx.stats.tcp_failed += 1;
+    let Some(packet) = Packet::parse(syn) else {
+        return;
+    };
+    match errno {
+        // The guest's own time-out says it best.
+        Errno::TIMEDOUT => {}
+        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::HOSTDOWN => {
+            send_unreachable(&mut cx.out, &packet, Unreachable::Host);
         }
+        Errno::ACCESS | Errno::PERM => {
+            send_unreachable(&mut cx.out, &packet, Unreachable::Prohibited);
+        }
+        _ => refuse(cx, &packet),
     }
 }
