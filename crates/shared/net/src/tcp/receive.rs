@@ -248,7 +248,9 @@ impl ReceiveBuffer {
     /// True if bytes wait behind a gap.
     #[inline]
     pub fn has_gap(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| !more.parts.is_empty())
+        self.more
+            .as_ref()
+            .is_some_and(|more| !more.parts.is_empty())
     }
 
     /// What has arrived behind gaps, the block with the most recent segment first, then in the order of RFC 2018
@@ -265,6 +267,18 @@ impl ReceiveBuffer {
             {
                 blocks.push(block);
             }
+        }
+        // Those reported so long ago that they are not remembered.
+        let mut next = more.parts.front().map(|part| part.start);
+        while let Some(seq) = next
+            && blocks.as_slice().len() < SackBlocks::WITH_TIMESTAMPS.min(more.parts.len())
+            && let Some(block) = more.stretch(seq)
+        {
+            if !blocks.as_slice().contains(&block) {
+                blocks.push(block);
+            }
+            let behind = more.parts.partition_point(|part| part.start < block.end);
+            next = more.parts.get(behind).map(|part| part.start);
         }
         blocks
     }

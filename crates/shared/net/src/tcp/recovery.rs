@@ -1,23 +1,25 @@
 //! What was sent and has not been acknowledged: what of it has arrived, what is lost, and when to find out.
 //!
 //! [`Recovery`] is the sender's memory. It knows each range of sequence numbers on its way ([`scoreboard`]), decides what
-//! is lost by time (RACK-TLP, RFC 8985; duplicates are counted as RFC 6675 and NewReno do where the peer has no SACK),
+//! is lost by time (RACK-TLP, RFC 8985; duplicates are counted as RFC 6675 and `NewReno` do where the peer has no SACK),
 //! keeps the retransmission timer (RFC 6298), and asks [`congestion`](super::congestion) how much may be on its way. It does
 //! not know data, windows of the peer, or segments: the connection tells it what left and what came back.
 //!
 //! SYN and FIN take sequence numbers and are treated as data of one byte.
 
+mod acknowledged;
 mod rack;
 mod scoreboard;
+mod timers;
 
 use core::time::Duration;
 
 use kiln_abi::Instant;
 
-use rack::{Circumstances, Rack};
-use scoreboard::{Arrived, Scoreboard, State};
+use rack::Rack;
+use scoreboard::Scoreboard;
 
-use super::congestion::{Acked, Algorithm, Cause, Congestion, Prr};
+use super::congestion::{Algorithm, Cause, Congestion, Prr};
 use super::rtt::Rtt;
 use super::{Block, SackBlocks, Seq};
 
@@ -110,6 +112,10 @@ enum Timer {
 
 /// The sender's memory of one connection.
 #[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub struct Recovery {
     board: Scoreboard,
     rtt: Rtt,
@@ -124,7 +130,7 @@ pub struct Recovery {
     /// Bytes that duplicate acknowledgements stand for, without SACK (RFC 5681 section 3.2 step 4).
     left: u32,
     /// SND.NXT when recovery started, or when a mark made the window smaller.
-    recovery_point: Seq,
+    point: Seq,
     /// SND.NXT when this round trip started.
     round_end: Seq,
     /// Behind the tail-loss probe, see `probed`.
@@ -144,13 +150,13 @@ pub struct Recovery {
     undo_clock_set: bool,
     /// The timeout may be found to be for nothing by what arrives (F-RTO, RFC 5682).
     doubtful: bool,
-    /// `recovery_point` lies ahead.
+    /// `point` lies ahead.
     marked: bool,
     /// A probe is on its way.
     probed: bool,
     /// It repeats data.
     probe_repeats: bool,
-    /// Without SACK, duplicates say nothing before SND.UNA is beyond `recovery_point` (RFC 6582 section 3.2 step 1).
+    /// Without SACK, duplicates say nothing before SND.UNA is beyond `point` (RFC 6582 section 3.2 step 1).
     cautious: bool,
     /// Something was sent before.
     begun: bool,
@@ -170,7 +176,7 @@ impl Recovery {
             due: Instant::FOREVER,
             silent_since: Instant::ZERO,
             left: 0,
-            recovery_point: Seq(0),
+            point: Seq(0),
             round_end: Seq(0),
             probe_end: Seq(0),
             undo_una: Seq(0),
@@ -312,278 +318,9 @@ impl Recovery {
         };
         if !block.is_empty() {
             self.board.not_sent(block);
+            self.bound_left();
             self.arm(now);
         }
-    }
-
-    /// An acknowledgement has arrived.
-    pub fn acked(&mut self, ack: &Ack<'_>, now: Instant) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut arrived = Arrived::default();
-        let in_flight = self.in_flight();
-        // What recovery would start with, RFC 9937 section 6.
-        let outstanding = self.board.outstanding() - self.board.sacked;
-        let una = self.board.una;
-        let something = !self.board.is_empty();
-        self.board.acknowledge(ack.ack, &mut arrived);
-        if !something {
-            return outcome;
-        }
-        let advanced = una < self.board.una;
-        let repeated = self.take_blocks(ack, &mut arrived);
-        let delivered = arrived.cumulative + arrived.selective;
-        outcome.delivered = delivered;
-
-        let rtt = self.measure(ack, &arrived, advanced, now);
-        let gone = self.count_duplicates(ack, &arrived, advanced);
-        if self.undo && self.was_needless(ack, &arrived, advanced, repeated) {
-            self.take_back();
-            outcome.undone = true;
-        }
-        if self.phase != Phase::Open && self.board.una >= self.recovery_point {
-            self.finish();
-            outcome.recovered = true;
-        }
-        if self.marked && self.board.una >= self.recovery_point {
-            self.marked = false;
-        }
-        self.check_probe(ack, advanced, repeated.is_some(), now);
-        if repeated.is_some() {
-            self.rack.on_repeated(self.board.una, self.board.nxt);
-        }
-
-        let before = self.board.lost;
-        let more = self.detect(advanced, now);
-        outcome.lost = self.board.lost - before;
-        if outcome.lost > 0 && self.phase == Phase::Open {
-            self.enter(outstanding, now);
-        }
-        if self.phase == Phase::Recovery {
-            let safe = advanced && outcome.lost == 0;
-            self.prr
-                .on_acked(gone, self.in_flight(), safe, self.mss());
-        } else if delivered > 0 && !self.marked {
-            let round_ended = self.board.una >= self.round_end;
-            if round_ended {
-                self.round_end = self.board.nxt;
-            }
-            let acked = Acked {
-                bytes: delivered,
-                in_flight,
-                rtt,
-                window_limited: ack.window_limited || self.phase == Phase::Loss,
-                round_ended,
-            };
-            let smoothed = self.rtt.smoothed().unwrap_or_default();
-            self.congestion.on_acked(&acked, smoothed, now);
-        }
-        if advanced {
-            self.silent_since = now;
-        }
-        if advanced || delivered > 0 || self.timer == Timer::Reordering {
-            self.set_timer(more, now);
-        }
-        outcome
-    }
-
-    /// Takes the blocks of an acknowledgement. Returns what a D-SACK (RFC 2883) names.
-    fn take_blocks(&mut self, ack: &Ack<'_>, arrived: &mut Arrived) -> Option<Block> {
-        if !self.sack || ack.sack.is_empty() {
-            return None;
-        }
-        let (una, nxt) = (self.board.una, self.board.nxt);
-        let blocks = ack.sack.as_slice();
-        let mut repeated = None;
-        for (index, block) in blocks.iter().enumerate() {
-            let inside = |other: &Block| other.start <= block.start && block.end <= other.end;
-            if block.is_empty() || block.end > nxt {
-                continue;
-            }
-            if index == 0 && (block.end <= ack.ack || blocks.get(1).is_some_and(inside)) {
-                repeated = Some(*block);
-            } else if block.start > una {
-                self.board.sack(*block, arrived);
-            }
-        }
-        repeated
-    }
-
-    /// Measures the round trip and tells RACK what has arrived.
-    fn measure(
-        &mut self,
-        ack: &Ack<'_>,
-        arrived: &Arrived,
-        advanced: bool,
-        now: Instant,
-    ) -> Option<Duration> {
-        let least = self.rtt.minimum().unwrap_or_default();
-        self.rack.on_arrived(arrived, self.board.una, least, now);
-        // Karn's rule. A timestamp tells which transmission is meant; it counts milliseconds.
-        let rtt = match arrived.sent_once {
-            Some(sent) if !arrived.again => now.since(sent),
-            _ if advanced => ack.echo_rtt?.max(Duration::from_millis(1)),
-            _ => return None,
-        };
-        self.rtt.on_sample(rtt, now);
-        if advanced {
-            self.rtt.reset_back_off();
-        }
-        Some(rtt)
-    }
-
-    /// Counts duplicates. Returns how many bytes an acknowledgement without SACK stands for.
-    fn count_duplicates(&mut self, ack: &Ack<'_>, arrived: &Arrived, advanced: bool) -> u32 {
-        let news = arrived.cumulative + arrived.selective;
-        if advanced {
-            self.timeouts = 0;
-            self.duplicates = 0;
-            self.cautious &= self.board.una <= self.recovery_point;
-            // One segment has filled the gap, the others had caused duplicates.
-            let before = self.left;
-            self.left = before.saturating_sub(news.saturating_sub(self.mss()));
-            return news.saturating_sub(before - self.left);
-        }
-        if self.sack {
-            if arrived.selective > 0 {
-                self.duplicates = self.duplicates.saturating_add(1);
-            }
-            return news;
-        }
-        if !ack.duplicate {
-            return news;
-        }
-        self.duplicates = self.duplicates.saturating_add(1);
-        let before = self.left;
-        let most = self.board.outstanding() - self.board.lost;
-        self.left = before.saturating_add(self.mss()).min(most);
-        self.left.saturating_sub(before)
-    }
-
-    /// True if nothing had to be sent again: the original was acknowledged.
-    fn was_needless(
-        &mut self,
-        ack: &Ack<'_>,
-        arrived: &Arrived,
-        advanced: bool,
-        repeated: Option<Block>,
-    ) -> bool {
-        // Eifel detection, RFC 3522.
-        if self.phase != Phase::Open
-            && advanced
-            && self.undo_clock_set
-            && let Some(echoed) = ack.echoed
-            && (echoed.wrapping_sub(self.undo_clock) as i32) < 0
-        {
-            return true;
-        }
-        // RFC 5682 section 3.
-        if self.phase == Phase::Loss && self.doubtful && arrived.not_lost {
-            return true;
-        }
-        // Every repetition was reported as such, RFC 3708.
-        match repeated {
-            Some(block) if block.start >= self.undo_una && self.undo_bytes > 0 => {
-                self.undo_bytes = self.undo_bytes.saturating_sub(block.len());
-                self.undo_bytes == 0
-            }
-            _ => false,
-        }
-    }
-
-    /// Takes the last reduction back: nothing was lost.
-    fn take_back(&mut self) {
-        self.counters.undone += 1;
-        self.congestion.undo();
-        self.board.find_again();
-        self.rack.reordering = true;
-        self.rtt.reset_back_off();
-        self.phase = Phase::Open;
-        self.undo = false;
-        self.doubtful = false;
-        self.left = 0;
-    }
-
-    /// Everything in flight when recovery started has been acknowledged.
-    fn finish(&mut self) {
-        if self.phase == Phase::Recovery {
-            self.congestion.on_recovered();
-            self.rack.on_recovered();
-        }
-        self.phase = Phase::Open;
-        self.doubtful = false;
-        self.duplicates = 0;
-        self.left = 0;
-        self.cautious = true;
-    }
-
-    /// What a tail-loss probe has shown, RFC 8985 section 7.4.
-    fn check_probe(&mut self, ack: &Ack<'_>, advanced: bool, repeated: bool, now: Instant) {
-        if !self.probed || self.board.una < self.probe_end {
-            return;
-        }
-        if !self.probe_repeats || repeated {
-            self.probed = false;
-        } else if self.board.una > self.probe_end {
-            // Nobody has seen it twice: it has repaired a loss.
-            self.probed = false;
-            if self.phase == Phase::Open {
-                self.reduce(Cause::Loss, now);
-            }
-        } else if !advanced && ack.duplicate && ack.sack.is_empty() {
-            self.probed = false;
-        }
-    }
-
-    /// Looks for losses. Returns when to look again.
-    fn detect(&mut self, advanced: bool, now: Instant) -> Option<Instant> {
-        if self.board.is_empty() {
-            return None;
-        }
-        if self.sack {
-            let circumstances = Circumstances {
-                least_rtt: self.rtt.minimum().unwrap_or_default(),
-                smoothed_rtt: self.rtt.smoothed().unwrap_or_default(),
-                certain: self.phase != Phase::Open
-                    || self.duplicates >= DUPLICATES
-                    || self.board.sacked > self.mss().saturating_mul(2),
-                now,
-            };
-            return self.rack.detect(&mut self.board, &circumstances);
-        }
-        // RFC 6582 section 3.2.
-        let enough = self.phase == Phase::Open && self.duplicates >= DUPLICATES && !self.cautious;
-        let partial = self.phase == Phase::Recovery && advanced;
-        if enough || partial && self.board.lost == 0 {
-            self.board.lose_first(self.mss());
-        }
-        None
-    }
-
-    /// Recovery starts; `outstanding` bytes had not been reported as arrived before.
-    fn enter(&mut self, outstanding: u32, now: Instant) {
-        if !self.marked {
-            self.reduce(Cause::Loss, now);
-        }
-        self.counters.recoveries += 1;
-        self.phase = Phase::Recovery;
-        self.recovery_point = self.board.nxt;
-        self.marked = false;
-        self.probed = false;
-        self.prr = Prr::new(outstanding, self.congestion.threshold());
-    }
-
-    fn reduce(&mut self, cause: Cause, now: Instant) {
-        self.congestion
-            .on_congestion(cause, self.board.outstanding(), now);
-        self.remember();
-    }
-
-    /// From here on what is sent again is watched.
-    fn remember(&mut self) {
-        self.undo = true;
-        self.undo_una = self.board.una;
-        self.undo_bytes = 0;
-        self.undo_clock_set = false;
     }
 
     /// The peer echoed a congestion mark (RFC 3168). At most one reduction per round trip. True if the window was reduced.
@@ -595,137 +332,13 @@ impl Recovery {
             .on_congestion(Cause::Mark, self.board.outstanding(), now);
         self.undo = false;
         self.marked = true;
-        self.recovery_point = snd_nxt;
+        self.point = snd_nxt;
         true
     }
 
     /// A measured round-trip time outside of acknowledgements of data: of the handshake.
     pub fn measured(&mut self, rtt: Duration, now: Instant) {
         self.rtt.on_sample(rtt, now);
-    }
-
-    /// When a timer of this module is due (reordering, probe, retransmission), [`Instant::FOREVER`] with nothing on its way.
-    #[inline]
-    pub fn deadline(&self) -> Instant {
-        self.due
-    }
-
-    /// Sets the timer after an acknowledgement.
-    fn set_timer(&mut self, reordering: Option<Instant>, now: Instant) {
-        self.arm(now);
-        if let Some(due) = reordering
-            && due + REORDERING_SLACK < self.due
-        {
-            self.timer = Timer::Reordering;
-            self.due = due + REORDERING_SLACK;
-        }
-    }
-
-    /// Sets the timer for a probe or the retransmission timeout.
-    fn arm(&mut self, now: Instant) {
-        if self.board.is_empty() {
-            self.timer = Timer::Off;
-            self.due = Instant::FOREVER;
-            return;
-        }
-        self.timer = Timer::Retransmission;
-        self.due = self.silent_since + self.rtt.timeout();
-        if self.sack
-            && self.phase == Phase::Open
-            && !self.probed
-            && self.board.sacked == 0
-            && self.board.lost == 0
-            && let Some(smoothed) = self.rtt.smoothed()
-        {
-            // RFC 8985 section 7.2.
-            let mut wait = smoothed * 2;
-            if self.board.outstanding() <= self.mss() {
-                wait += ACK_DELAY;
-            }
-            self.timer = Timer::Probe;
-            self.due = self.due.min(now + wait.max(SHORTEST_PROBE));
-        }
-    }
-
-    /// Looks at the timers. `probe_allowed`: false while the peer's window is closed or the handshake is not done.
-    pub fn expire(&mut self, _snd_nxt: Seq, probe_allowed: bool, now: Instant) -> Expired {
-        if now < self.due || self.board.is_empty() {
-            return Expired::Nothing;
-        }
-        match self.timer {
-            Timer::Off => return Expired::Nothing,
-            Timer::Reordering => {
-                let before = self.board.lost;
-                let outstanding = self.board.outstanding() - self.board.sacked;
-                let more = self.detect(false, now);
-                let found = self.board.lost > before;
-                if found && self.phase == Phase::Open {
-                    self.enter(outstanding, now);
-                    let in_flight = self.in_flight();
-                    self.prr.on_acked(0, in_flight, false, self.mss());
-                }
-                self.set_timer(more, now);
-                if found {
-                    return Expired::Reordering;
-                }
-                if now < self.due {
-                    return Expired::Nothing;
-                }
-            }
-            Timer::Probe if probe_allowed => {
-                self.counters.probes += 1;
-                self.probed = true;
-                self.probe_end = self.board.nxt;
-                self.probe_repeats = false;
-                self.silent_since = now;
-                self.arm(now);
-                return Expired::Probe;
-            }
-            Timer::Probe => {
-                self.timer = Timer::Retransmission;
-                self.due = self.silent_since + self.rtt.timeout();
-                if now < self.due {
-                    return Expired::Nothing;
-                }
-            }
-            Timer::Retransmission => {}
-        }
-        self.time_out(now);
-        Expired::Timeout
-    }
-
-    /// RFC 6298 section 5 (5.4) to (5.6).
-    fn time_out(&mut self, now: Instant) {
-        let first = match self.phase {
-            Phase::Open => true,
-            // The window was reduced for the same data.
-            Phase::Recovery => false,
-            Phase::Loss => self.timeouts == 0,
-        };
-        self.counters.timeouts += 1;
-        self.timeouts = self.timeouts.saturating_add(1);
-        self.rtt.back_off();
-        if first {
-            self.remember();
-        }
-        self.congestion
-            .on_timeout(self.board.outstanding(), first, now);
-        // RFC 2018 section 8: the peer may have dropped what it has reported. It surely has if that comes first.
-        let reneged = self.board.first().is_some_and(|r| r.state == State::Sacked);
-        let forget = reneged || self.timeouts > 1;
-        if forget {
-            self.board.forget_sacked();
-        }
-        self.doubtful = self.sack && !forget;
-        self.board.lose_all();
-        self.phase = Phase::Loss;
-        self.recovery_point = self.board.nxt;
-        self.duplicates = 0;
-        self.left = 0;
-        self.probed = false;
-        self.marked = false;
-        self.silent_since = now;
-        self.arm(now);
     }
 
     /// The connection starts to send after a silence (RFC 5681 section 4.1).

@@ -12,7 +12,7 @@ const INITIAL: Duration = Duration::from_secs(1);
 /// What is added to the smoothed time at least: delayed acknowledgements come within it.
 const MINIMUM_US: u32 = 200_000;
 /// The longest timeout, RFC 6298 (2.5).
-const MAXIMUM: Duration = Duration::from_secs(60);
+const MAXIMUM: Duration = Duration::from_mins(1);
 /// Longer measurements are taken for this one.
 const LONGEST_US: u64 = 100_000_000;
 /// Half of the time for which a minimum is remembered.

@@ -63,6 +63,7 @@ impl Piece {
 #[derive(Debug, Default)]
 pub struct SendBuffer {
     /// All pieces but the one written last. Never empty.
+    #[allow(clippy::box_collection, reason = "one piece is the rule")]
     older: Option<Box<VecDeque<Piece>>>,
     newest: Option<Piece>,
     /// The position of the first byte, modulo 2^32.
@@ -162,7 +163,8 @@ impl SendBuffer {
         let index = match self.older.as_deref() {
             None => 0,
             Some(older) => {
-                let behind = |piece: &Piece| piece.position.wrapping_sub(position) as i32 > 0;
+                let behind =
+                    |piece: &Piece| piece.position.wrapping_sub(position).cast_signed() > 0;
                 match self.newest.as_ref() {
                     Some(newest) if !behind(newest) => older.len(),
                     _ => older
@@ -199,7 +201,7 @@ impl SendBuffer {
                 (Some(next), _) | (None, Some(next)) => next.position,
                 (None, None) => return,
             };
-            if (end.wrapping_sub(start) as i32) > 0 {
+            if end.wrapping_sub(start).cast_signed() > 0 {
                 return;
             }
             if let Some(piece) = older.pop_front() {
@@ -250,12 +252,10 @@ impl SendBuffer {
     fn piece(&self, index: usize) -> Option<&Piece> {
         let older = self.older.as_deref();
         let count = older.map_or(0, VecDeque::len);
-        if index < count {
-            older?.get(index)
-        } else if index == count {
-            self.newest.as_ref()
-        } else {
-            None
+        match index.checked_sub(count) {
+            None => older?.get(index),
+            Some(0) => self.newest.as_ref(),
+            Some(_) => None,
         }
     }
 }

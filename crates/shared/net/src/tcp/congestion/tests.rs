@@ -37,7 +37,10 @@ fn slow_start_doubles_and_reno_adds_a_segment_per_window() {
     }
     assert_eq!(congestion.window(), 20 * MSS);
     congestion.on_congestion(Cause::Loss, 20 * MSS, at(2));
-    assert_eq!((congestion.window(), congestion.threshold()), (10 * MSS, 10 * MSS));
+    assert_eq!(
+        (congestion.window(), congestion.threshold()),
+        (10 * MSS, 10 * MSS)
+    );
     for _ in 0..10 {
         congestion.on_acked(&acked(MSS), ms(10), at(3));
     }
@@ -61,11 +64,17 @@ fn a_program_that_sends_little_earns_no_window() {
 fn a_timeout_leaves_one_segment_and_the_threshold() {
     let mut congestion = Congestion::new(Algorithm::Cubic, MSS);
     congestion.on_timeout(10 * MSS, true, at(1));
-    assert_eq!((congestion.window(), congestion.threshold()), (MSS, 7 * MSS));
+    assert_eq!(
+        (congestion.window(), congestion.threshold()),
+        (MSS, 7 * MSS)
+    );
     congestion.on_timeout(MSS, false, at(2));
     assert_eq!(congestion.threshold(), 7 * MSS);
     congestion.undo();
-    assert_eq!((congestion.window(), congestion.threshold()), (10 * MSS, u32::MAX));
+    assert_eq!(
+        (congestion.window(), congestion.threshold()),
+        (10 * MSS, u32::MAX)
+    );
     congestion.undo();
     assert_eq!(congestion.window(), 10 * MSS);
 }
@@ -142,7 +151,10 @@ fn rate_reduction_sends_in_proportion() {
         in_flight -= MSS;
         prr.on_acked(MSS, in_flight, true, MSS);
     }
-    assert!((6 * MSS..=8 * MSS).contains(&(in_flight + prr.allowance())), "{in_flight} {sent}");
+    assert!(
+        (6 * MSS..=8 * MSS).contains(&(in_flight + prr.allowance())),
+        "{in_flight} {sent}"
+    );
 }
 
 #[test]

@@ -58,7 +58,13 @@ impl Rack {
     }
 
     /// Section 6.2 steps 2 and 3.
-    pub(super) fn on_arrived(&mut self, arrived: &Arrived, una: Seq, least: Duration, now: Instant) {
+    pub(super) fn on_arrived(
+        &mut self,
+        arrived: &Arrived,
+        una: Seq,
+        least: Duration,
+        now: Instant,
+    ) {
         if let Some(lowest) = arrived.lowest
             && lowest < self.farthest
         {

@@ -106,6 +106,7 @@ impl Arrived {
 pub(super) struct Scoreboard {
     older: VecDeque<Record>,
     newest: Option<Record>,
+    #[allow(clippy::box_collection, reason = "most connections never need it")]
     pub(super) resent: Option<Box<VecDeque<Resent>>>,
     /// SND.UNA.
     pub(super) una: Seq,
