@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use kiln_abi::call::MAX_OPS;
 use kiln_abi::layout::Record;
 use kiln_abi::net::MAX_FRAME;
-use kiln_abi::op::{MAX_BLOCK_TRANSFER, MAX_RANDOM, MAX_SEGMENTS, Protection, Segment};
+use kiln_abi::op::{MAX_BLOCK_TRANSFER, MAX_RANDOM, MAX_SEGMENTS, Protection, Segment, SegmentList};
 use kiln_abi::perform::{Devices, Memory, Pass, batch};
 use kiln_abi::{Call, NetHeader, OpError, RawOp};
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -105,6 +105,8 @@ impl Checker<'_> {
 }
 
 impl Devices for Checker<'_> {
+    const METRICS: bool = true;
+
     fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
         Ok(self.buffers(&[text], false))
     }
@@ -187,6 +189,16 @@ impl Devices for Checker<'_> {
 
     fn set_trap(&mut self, _entry: u64, stack: Segment) -> Result<(), OpError> {
         assert!(self.buffers(&[stack], true) >= 2048);
+        Ok(())
+    }
+
+    fn metrics(&mut self, blocks: SegmentList) -> Result<(), OpError> {
+        assert!((1..=MAX_SEGMENTS).contains(&u64::from(blocks.count)));
+        let list = Segment {
+            addr: blocks.addr,
+            len: u64::from(blocks.count) * Segment::SIZE as u64,
+        };
+        self.buffers(&[list], false);
         Ok(())
     }
 }

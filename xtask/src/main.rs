@@ -19,12 +19,14 @@ const GUESTS: &[&str] = &[
     "guest-blockdev",
     "guest-netprobe",
     "guest-links",
+    "guest-netload",
     "guest-alloc",
 ];
 /// Whole-system tests that hold for guests in Kiln's own virtual machines: all but those about images and other monitors.
 const ON_KVM: &[&str] = &[
     "basics",
     "blocks",
+    "capture",
     "clock",
     "confinement",
     "container",
@@ -35,6 +37,7 @@ const ON_KVM: &[&str] = &[
     "lifecycle",
     "network",
     "panics",
+    "prometheus",
     "randomness",
     "sandbox",
     "stopping",
@@ -59,7 +62,13 @@ const TOOLS: &[(&str, &str, &str)] = &[
     ("curl", "curl", "tests of the web example"),
     ("ip", "iproute2", "tests on tap devices"),
     ("ping", "iputils-ping", "ping tests on tap devices"),
+    ("tcpdump", "tcpdump", "a part of the tests of captures"),
     ("dnsmasq", "dnsmasq-base", "DHCP tests on tap devices"),
+    ("nc", "netcat-openbsd", "half-closed connections"),
+    ("iperf3", "iperf3", "bulk tests on tap devices"),
+    ("dig", "bind9-dnsutils", "tests of the resolver"),
+    ("radvd", "radvd", "tests of IPv6 autoconfiguration"),
+    ("tcpdump", "tcpdump", "tests of what the guest sends"),
     (
         "qemu-system-x86_64",
         "qemu-system-x86",

@@ -119,6 +119,25 @@ pub fn fetch_main(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// `ask ADDRESS PATH COUNT keep|close`: makes so many requests, one after the other, on one connection or one each.
+pub fn ask_main(arguments: &[&str]) -> Result<()> {
+    let &[address, path, count, kind] = arguments else {
+        return Err("ask: ADDRESS PATH COUNT keep|close".to_owned());
+    };
+    let address = address
+        .parse()
+        .map_err(|error| format!("{address}: {error}"))?;
+    let count: u64 = count.parse().map_err(|error| format!("{count}: {error}"))?;
+    let mut client = Client::new(address)?;
+    for _ in 0..count {
+        client.get(path)?;
+        if kind == "close" {
+            client = Client::new(address)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -60,6 +60,8 @@ pub struct Usage {
     pub host_calls: f64,
     /// Processor time of the guest in microseconds.
     pub guest: f64,
+    /// How much of it was in the host's kernel, for calls of the guest's process.
+    pub kernel: f64,
     /// Processor time of the supervisor in microseconds.
     pub supervisor: f64,
 }
@@ -103,11 +105,13 @@ impl<'s> Instance<'s> {
                 .map(figures::count)
                 .ok_or_else(|| format!("`kiln stats` has no {name}"))
         };
+        let (user, system) = process::processor_times(self.guest);
         Ok(Usage {
             calls: read("calls")?,
             operations: read("operations")?,
             host_calls: read("host_calls")?,
-            guest: figures::micros(process::processor_time(self.guest)),
+            guest: figures::micros(user + system),
+            kernel: figures::micros(system),
             supervisor: figures::micros(process::processor_time(self.supervisor)),
         })
     }
@@ -131,6 +135,7 @@ impl Usage {
             operations: (self.operations - before.operations) / by,
             host_calls: (self.host_calls - before.host_calls) / by,
             guest: (self.guest - before.guest) / by,
+            kernel: (self.kernel - before.kernel) / by,
             supervisor: (self.supervisor - before.supervisor) / by,
         }
     }

@@ -67,9 +67,14 @@ impl Janitor {
 
     /// Starts a program that is ended with the benchmark. `command` must not be one that goes into the background.
     pub fn keep(&self, command: &mut Command) -> Result<Kept> {
+        self.keep_with(command, Stdio::null())
+    }
+
+    /// The same with another standard input. A pipe to it stays open until the end.
+    pub fn keep_with(&self, command: &mut Command, input: Stdio) -> Result<Kept> {
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .spawn()
             .map_err(|error| format!("{name}: {error}"))?;
         let pipe = self.pipe.clone().ok_or("the janitor has gone home")?;
@@ -88,6 +93,11 @@ impl Janitor {
 }
 
 impl Kept {
+    /// Whether it has not ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// The process's number.
     pub fn id(&self) -> u32 {
         self.child.id()

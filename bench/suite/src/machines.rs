@@ -65,7 +65,8 @@ fn on(setting: &Setting, backend: &str, image: &Path) -> Command {
     command
 }
 
-fn works(setting: &Setting, backend: &str, image: &Path) -> bool {
+/// True if a guest runs on a backend here; else says why it does not.
+pub fn works(setting: &Setting, backend: &str, image: &Path) -> bool {
     match process::output(&mut on(setting, backend, image), PATIENCE) {
         Ok(_) => true,
         Err(message) => {

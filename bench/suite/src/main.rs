@@ -1,6 +1,6 @@
 //! Whole-system benchmarks of Kiln beside peers, measured in the same run.
 //!
-//! `bench-suite [--quick] [boot|machines|size|memory|web|many]...` prints a table or two for each part, all parts if none is
+//! `bench-suite [--quick] [boot|machines|size|memory|web|many|net]...` prints a table or two for each part, all parts if none is
 //! named. bench/README.md says what the columns mean. Whatever the machine lacks is skipped with a reason. The command
 //! and the images come from this workspace; nothing is installed, and nothing talks to anything but loopback and
 //! namespaces made here.
@@ -18,6 +18,8 @@ mod janitor;
 mod machines;
 mod many;
 mod memory;
+mod net;
+mod place;
 mod process;
 mod setting;
 mod size;
@@ -34,16 +36,17 @@ type Result<T> = std::result::Result<T, String>;
 /// A part of the suite.
 type Part = fn(&Setting) -> Result<()>;
 
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("boot", boot::run),
     ("machines", machines::run),
     ("size", size::run),
     ("memory", memory::run),
     ("web", web::run),
     ("many", many::run),
+    ("net", net::run),
 ];
 
-const USAGE: &str = "usage: bench-suite [--quick] [boot|machines|size|memory|web|many]...";
+const USAGE: &str = "usage: bench-suite [--quick] [boot|machines|size|memory|web|many|net]...";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,6 +56,10 @@ fn main() -> ExitCode {
         ["janitor", rest @ ..] => janitor::main(rest),
         ["fetch", rest @ ..] => http::fetch_main(rest),
         ["load", rest @ ..] => web::generator_main(rest),
+        ["ask", rest @ ..] => http::ask_main(rest),
+        ["crowd", rest @ ..] => net::crowd_main(rest),
+        ["hold", rest @ ..] => net::hold_main(rest),
+        ["stream", rest @ ..] => net::stream_main(rest),
         words => suite(words),
     };
     match done {

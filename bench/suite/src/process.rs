@@ -99,10 +99,16 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 
 /// Processor time that a process has used, threads included, in units of 10 ms.
 pub fn processor_time(pid: u32) -> Duration {
+    let (user, system) = processor_times(pid);
+    user + system
+}
+
+/// The same in two parts: its own instructions and those of virtual machines, and the kernel's in its calls.
+pub fn processor_times(pid: u32) -> (Duration, Duration) {
     /// The kernel counts in `USER_HZ`, which is 100 on x86-64 whatever the kernel's own clock.
     const TICK: Duration = Duration::from_millis(10);
     let Some(fields) = stat(pid) else {
-        return Duration::ZERO;
+        return (Duration::ZERO, Duration::ZERO);
     };
     let ticks = |field: usize| {
         fields
@@ -110,7 +116,7 @@ pub fn processor_time(pid: u32) -> Duration {
             .and_then(|f| f.parse().ok())
             .unwrap_or(0u32)
     };
-    TICK * (ticks(11) + ticks(12))
+    (TICK * ticks(11), TICK * ticks(12))
 }
 
 /// When a process started, which tells it from a later one with the same number. `None` if it has ended, even if its

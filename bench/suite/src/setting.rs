@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::janitor::{Janitor, Kept};
 use crate::{Result, instance, process};
 
-/// Where the workspace keeps the command, built with `--release`.
-const KILN: &str = "target/x86_64-unknown-linux-gnu/release/kiln";
+/// Where cargo keeps the command, built with `--release`.
+const KILN: &str = "x86_64-unknown-linux-gnu/release/kiln";
 
 /// Compiling a guest with everything below it, on a busy machine.
 const BUILD: Duration = Duration::from_mins(4);
@@ -31,7 +31,7 @@ pub struct Setting {
 impl Setting {
     /// Makes the folder and prints what measures where.
     pub fn new(quick: bool) -> Result<Self> {
-        let kiln = workspace().join(KILN);
+        let kiln = target().join(KILN);
         if !kiln.is_file() {
             return Err(format!(
                 "{} is missing: build it with `cargo build --release --package kiln-cli`",
@@ -112,6 +112,12 @@ impl Setting {
         self.janitor.keep(command)
     }
 
+    /// The same for a program that reads its standard input: the pipe stays open as long as it is kept.
+    pub fn keep_open(&self, command: &mut Command) -> Result<Kept> {
+        self.janitor
+            .keep_with(command, std::process::Stdio::piped())
+    }
+
     /// Removes everything and waits for it.
     pub fn finish(mut self) {
         self.janitor.finish();
@@ -140,6 +146,11 @@ impl Setting {
             );
         }
     }
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
 /// The root of the repository.

@@ -4,13 +4,12 @@
 //! As root all of it happens in network namespaces made here, with one congestion control for everybody; otherwise
 //! `user` is measured on the host's own loopback, and `tap` is skipped.
 //!
-//! [`place`] makes the namespaces, [`nginx`] runs the peer, [`load`] makes the requests, with [`generator`] where `wrk` is
-//! not installed.
+//! [`crate::place`] makes the namespaces, [`nginx`] runs the peer, [`load`] makes the requests, with [`generator`] where
+//! `wrk` is not installed.
 
 mod generator;
-mod load;
-mod nginx;
-mod place;
+pub mod load;
+pub mod nginx;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -20,10 +19,10 @@ use crate::process;
 use crate::setting::Setting;
 use crate::{Result, http};
 
+use crate::place::{self, Place};
 pub use generator::main as generator_main;
 use load::{CASES, Case, Load, Outcome};
 use nginx::Nginx;
-use place::Place;
 
 /// The guest's port on the host, and nginx's, in namespaces where nobody else is.
 const GUEST: SocketAddr = place::at(Ipv4Addr::LOCALHOST, 8080);
@@ -64,12 +63,13 @@ pub fn run(setting: &Setting) -> Result<()> {
     println!("congestion control: {}", place.congestion_control()?);
     user(setting, &load, &place)?;
     if place.has_tap() {
-        tap(setting, &load, &place)?;
+        tap(setting, &load, &place, "tap", &CASES)?;
     }
     Ok(())
 }
 
-fn pairs(setting: &Setting) -> usize {
+/// Runs of each contender.
+pub fn pairs(setting: &Setting) -> usize {
     setting.pick(3, 1)
 }
 
@@ -104,24 +104,39 @@ fn user(setting: &Setting, load: &Load, place: &Place) -> Result<()> {
         place,
         (&guest, address),
         peer.as_ref(),
+        &CASES,
     )
 }
 
-fn tap(setting: &Setting, load: &Load, place: &Place) -> Result<()> {
+/// web through a tap device beside nginx behind the veth pair; `name` is what the tables are called.
+pub fn tap(
+    setting: &Setting,
+    load: &Load,
+    place: &Place,
+    name: &str,
+    cases: &[Case],
+) -> Result<()> {
+    let link = format!("tap:{},ip={}/24", place::TAP, place::TAP_GUEST.ip());
+    beside_nginx(setting, load, place, (name, &link), cases)
+}
+
+/// web through a link with the address [`place::TAP_GUEST`] beside nginx behind the veth pair.
+pub fn beside_nginx(
+    setting: &Setting,
+    load: &Load,
+    place: &Place,
+    (name, link): (&str, &str),
+    cases: &[Case],
+) -> Result<()> {
     let web = setting.image("web")?;
     let web = web.to_string_lossy();
-    let link = format!("tap:{},ip={}/24", place::TAP, place::TAP_GUEST.ip());
-    let guest = Instance::start(
-        setting,
-        place.near(&setting.kiln()),
-        &["--net", &link, &web],
-    )?;
+    let guest = Instance::start(setting, place.near(&setting.kiln()), &["--net", link, &web])?;
     let peer = nginx::program()
         .ok()
         .map(|program| Nginx::start(setting, &program, place::VETH_PEER, |c| place.far(c)))
         .transpose()?;
     let guest = (&guest, place::TAP_GUEST);
-    compare("tap", setting, load, place, guest, peer.as_ref())
+    compare(name, setting, load, place, guest, peer.as_ref(), cases)
 }
 
 fn compare(
@@ -131,6 +146,7 @@ fn compare(
     place: &Place,
     (guest, address): (&Instance<'_>, SocketAddr),
     peer: Option<&Nginx>,
+    cases: &[Case],
 ) -> Result<()> {
     let mut speed = Table::new(&[
         link,
@@ -145,6 +161,7 @@ fn compare(
     let mut cost = Table::new(&[
         link,
         "guest us",
+        "in kernel",
         "superv. us",
         "nginx us",
         "enter",
@@ -153,27 +170,27 @@ fn compare(
         "enter/MB",
         "host calls/MB",
     ]);
-    for case in CASES {
-        check(setting, place, address, &case)?;
+    for case in cases {
+        check(setting, place, address, case)?;
         if let Some(peer) = peer {
-            check(setting, place, peer.address, &case)?;
+            check(setting, place, peer.address, case)?;
         }
         let (mut kiln, mut nginx) = (Runs::default(), Runs::default());
         for _ in 0..pairs(setting) {
             let before = guest.usage()?;
-            let outcome = load.run(place, address, &case)?;
+            let outcome = load.run(place, address, case)?;
             kiln.usage
                 .push(guest.usage()?.since(before, outcome.requests));
             kiln.outcomes.push(outcome);
             if let Some(peer) = peer {
                 let before = peer.processor_time();
-                let outcome = load.run(place, peer.address, &case)?;
+                let outcome = load.run(place, peer.address, case)?;
                 let used = figures::micros(peer.processor_time().saturating_sub(before));
                 nginx.peer.push(used / outcome.requests);
                 nginx.outcomes.push(outcome);
             }
         }
-        rows(&mut speed, &mut cost, &case, &kiln, &nginx);
+        rows(&mut speed, &mut cost, case, &kiln, &nginx);
     }
     speed.print();
     cost.print();
@@ -222,6 +239,7 @@ fn rows(speed: &mut Table, cost: &mut Table, case: &Case, kiln: &Runs, nginx: &R
     cost.row([
         case.name.to_owned(),
         usage(|usage| usage.guest),
+        usage(|usage| usage.kernel),
         usage(|usage| usage.supervisor),
         median(nginx.peer.clone()),
         usage(|usage| usage.calls),

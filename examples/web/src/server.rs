@@ -12,12 +12,10 @@ use seats::Seats;
 
 /// How long replies under way may take when the guest is asked to stop.
 const FINISH: Duration = Duration::from_secs(5);
-/// Memory that a connection takes, in the stack and here, with a margin. The stack's buffers grow with the memory it
-/// has; beyond [`MOST_SEATS`] more memory goes into them.
+/// Memory that a connection takes, in the stack and here, with a margin.
 const MEMORY_OF_CONNECTION: usize = 40 * 1024;
 const FEWEST_SEATS: usize = 8;
-/// The stack has 256 connections at the most, of which some are always about to end.
-const MOST_SEATS: usize = 224;
+const MOST_SEATS: usize = 4096;
 
 /// The state of the server.
 pub struct Server {

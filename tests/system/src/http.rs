@@ -157,6 +157,17 @@ pub fn request(method: &str, target: &str, fields: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: example.org\r\n{fields}\r\n")
 }
 
+/// The page `/bench/1m` of the example `web`: numbered lines of 64 characters, the same 256 again and again.
+pub fn megabyte() -> Vec<u8> {
+    let lines = (0..256).map(|line| {
+        let text: String = (4..63u8)
+            .map(|column| char::from(b'A' + column % 26))
+            .collect();
+        format!("{line:03} {text}\n")
+    });
+    lines.collect::<String>().repeat(64).into_bytes()
+}
+
 /// `curl`, and the service it goes to.
 pub struct Curl {
     service: Service,

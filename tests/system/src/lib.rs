@@ -22,6 +22,7 @@
 //! | [`process`] | a running command: its output as it comes, signals, a bounded wait |
 //! | [`host`] | `/proc`, free ports, what this machine can do |
 //! | [`elf`] | changing an image's headers |
+//! | [`lossy`] | a host under test at a lossy link, judged by the specification of TCP |
 //! | [`nested`] | a Linux in QEMU with virtual machines of its own |
 //! | [`netns`] | network namespaces with a tap device |
 //! | [`service`] | an example that serves, and connections to it |
@@ -33,6 +34,7 @@ pub mod backend;
 pub mod elf;
 pub mod host;
 pub mod http;
+pub mod lossy;
 pub mod nested;
 pub mod netns;
 pub mod process;

@@ -106,6 +106,17 @@ impl Netns {
         Running::start(&mut self.command(session, program, &args)).finish()
     }
 
+    /// Sets a kernel parameter of the namespace, as `name=value`.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    #[track_caller]
+    pub fn set(&self, session: &Session, setting: &str) {
+        let words = ["-qw".to_owned(), setting.to_owned()];
+        let mut command = self.command(session, Path::new("sysctl"), &words);
+        Running::start(&mut command).finish().ends_with(0);
+    }
+
     /// Does something on a thread that is in the namespace.
     ///
     /// # Panics

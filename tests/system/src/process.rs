@@ -177,26 +177,45 @@ impl Running {
     /// If it does not within [`PATIENCE`], or the command ends before.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
+        let stdout = Arc::clone(&self.stdout);
+        self.wait_in(&stdout, text);
+    }
+
+    /// Waits until the standard error output contains a text.
+    ///
+    /// # Panics
+    /// Like [`wait_for`](Self::wait_for).
+    #[track_caller]
+    pub fn wait_for_told(&mut self, text: &str) {
+        let stderr = Arc::clone(&self.stderr);
+        self.wait_in(&stderr, text);
+    }
+
+    #[track_caller]
+    fn wait_in(&mut self, pipe: &Collected, text: &str) {
         let until = Instant::now() + PATIENCE;
         loop {
             let ended = self.child.try_wait().expect("our child").is_some();
-            let bytes = self.stdout.bytes.lock().expect("readers do not panic");
+            let bytes = pipe.bytes.lock().expect("readers do not panic");
             let found = bytes
                 .windows(text.len())
                 .any(|part| part == text.as_bytes());
             if found {
                 return;
             }
-            let so_far = String::from_utf8_lossy(&bytes).into_owned();
-            assert!(
-                Instant::now() < until && !ended,
-                "waited in vain for {text:?} (ended: {ended})\n{so_far}\n{}",
-                String::from_utf8_lossy(&self.stderr.bytes.lock().expect("readers do not panic")),
-            );
-            let wait = self
-                .stdout
-                .more
-                .wait_timeout(bytes, Duration::from_millis(20));
+            if Instant::now() >= until || ended {
+                drop(bytes);
+                let so_far = |pipe: &Collected| {
+                    let bytes = pipe.bytes.lock().expect("readers do not panic");
+                    String::from_utf8_lossy(&bytes).into_owned()
+                };
+                panic!(
+                    "waited in vain for {text:?} (ended: {ended})\n{}\n{}",
+                    so_far(&self.stdout),
+                    so_far(&self.stderr)
+                );
+            }
+            let wait = pipe.more.wait_timeout(bytes, Duration::from_millis(20));
             drop(wait.expect("readers do not panic"));
         }
     }

@@ -37,17 +37,6 @@ fn site(name: &str) -> Vec<u8> {
     fs::read(workspace().join("examples/web/site").join(name)).expect("a page of the site")
 }
 
-/// The page `/bench/1m`: numbered lines of 64 characters, the same 256 again and again.
-fn megabyte() -> Vec<u8> {
-    let lines = (0..256).map(|line| {
-        let text: String = (4..63u8)
-            .map(|column| char::from(b'A' + column % 26))
-            .collect();
-        format!("{line:03} {text}\n")
-    });
-    lines.collect::<String>().repeat(64).into_bytes()
-}
-
 /// The site with little memory, and a connection to it.
 fn small_web() -> (Service, Client) {
     let service = Service::start(SMALL_WEB, "web");
@@ -134,7 +123,7 @@ fn web_knows_what_a_client_has_already() {
 #[test]
 fn web_sends_parts_of_pages() {
     let (_service, mut client) = small_web();
-    for (path, page) in [("/", site("index.html")), ("/bench/1m", megabyte())] {
+    for (path, page) in [("/", site("index.html")), ("/bench/1m", http::megabyte())] {
         let len = page.len();
         for (range, first, end) in [
             ("0-0", 0, 1),
@@ -348,7 +337,7 @@ fn web_survives_noise() {
 #[test]
 fn web_sends_a_megabyte_whole() {
     let (service, mut client) = small_web();
-    let expected = megabyte();
+    let expected = http::megabyte();
     assert_eq!(expected.len(), 1 << 20);
     for _ in 0..8 {
         assert!(client.get("/bench/1m", "").body == expected);
@@ -439,7 +428,7 @@ fn web_is_reached_over_ipv6() {
     assert!(to.is_ipv6(), "{to}");
     let mut client = Client::connect(to);
     assert_eq!(client.get("/", "").body, site("index.html"));
-    assert!(client.get("/bench/1m", "").body == megabyte());
+    assert!(client.get("/bench/1m", "").body == http::megabyte());
     if let Some(curl) = Curl::find(service, "80/tcp") {
         assert_eq!(curl.get(&["/"]), site("index.html"));
     }
@@ -469,7 +458,7 @@ fn curl_gets_pages() {
         let told = curl.text(&["-o/dev/null", "-w%{http_code} %{content_type}", path]);
         assert_eq!(told, format!("200 {content_type}"), "{path}");
     }
-    assert!(curl.get(&["/bench/1m"]) == megabyte());
+    assert!(curl.get(&["/bench/1m"]) == http::megabyte());
     let told = curl.text(&["-o/dev/null", "-w%{size_download}", "/bench/1m"]);
     assert_eq!(told, "1048576");
     let told = curl.text(&["-0", "-o/dev/null", "-w%{http_code}", "/"]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use super::place::Place;
+use crate::place::Place;
 use crate::process;
 use crate::setting::Setting;
 use crate::{Result, figures};
@@ -128,12 +128,22 @@ impl Load {
 
     /// Loads a server.
     pub fn run(&self, place: &Place, address: SocketAddr, case: &Case) -> Result<Outcome> {
+        self.run_from(|command| place.near(command), address, case)
+    }
+
+    /// The same from elsewhere: `place` says in which namespace.
+    pub fn run_from(
+        &self,
+        place: impl Fn(&Command) -> Command,
+        address: SocketAddr,
+        case: &Case,
+    ) -> Result<Outcome> {
         let command = match &self.wrk {
             Some(wrk) => self.wrk_command(wrk.clone(), address, case)?,
             None => self.own_command(address, case)?,
         };
         let limit = Duration::from_secs(self.seconds + 10);
-        let text = process::output(&mut place.near(&command), limit)?;
+        let text = process::output(&mut place(&command), limit)?;
         let outcome = Outcome::parse(&text).ok_or("the load generator says nothing")?;
         if outcome.requests < 1.0 {
             return Err(format!("{address} answers nothing under load"));

@@ -32,15 +32,7 @@ impl Nginx {
         place: impl Fn(&Command) -> Command,
     ) -> Result<Self> {
         let folder = setting.folder.join("nginx");
-        let explain = |error: std::io::Error| format!("{}: {error}", folder.display());
-        for case in CASES {
-            let file = folder.join("www").join(case.path.trim_start_matches('/'));
-            let parent = file.parent().unwrap_or(&folder);
-            std::fs::create_dir_all(parent).map_err(explain)?;
-            std::fs::write(&file, vec![b'x'; case.length]).map_err(explain)?;
-        }
-        let file = folder.join("nginx.conf");
-        std::fs::write(&file, configuration(address)).map_err(explain)?;
+        let file = prepare(&folder, address)?;
         let mut command = Command::new(program);
         command.arg("-p").arg(&folder).arg("-c").arg(&file);
         command.args(["-e", "error.log"]);
@@ -59,6 +51,20 @@ impl Nginx {
             .map(process::processor_time)
             .sum()
     }
+}
+
+/// Makes a folder with the pages and a configuration, whose path is returned.
+pub fn prepare(folder: &Path, address: SocketAddr) -> Result<PathBuf> {
+    let explain = |error: std::io::Error| format!("{}: {error}", folder.display());
+    for case in CASES {
+        let file = folder.join("www").join(case.path.trim_start_matches('/'));
+        let parent = file.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent).map_err(explain)?;
+        std::fs::write(&file, vec![b'x'; case.length]).map_err(explain)?;
+    }
+    let file = folder.join("nginx.conf");
+    std::fs::write(&file, configuration(address)).map_err(explain)?;
+    Ok(file)
 }
 
 /// One worker as the guest has one processor, no log as the guest writes none, connections that stay as long as the load

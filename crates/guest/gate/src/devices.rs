@@ -1,13 +1,16 @@
 //! The operations, as host system calls.
 
+use core::sync::atomic::Ordering;
+
 use kiln_abi::layout::Record;
-use kiln_abi::op::{MAX_SEGMENTS, OpError, Protection, Segment};
+use kiln_abi::op::{MAX_SEGMENTS, OpError, Protection, Segment, SegmentList};
 use kiln_abi::perform::Devices;
 use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 
 use crate::memory::inside;
 use crate::state::{CONSOLE_FD, DeviceState, FIRST_DEVICE_FD, Range, State};
 use crate::sys::{self, errno};
+use crate::traffic::Direction;
 use crate::vcpu;
 
 /// The most bytes of one console write; longer ones are cut, which the guest sees in the result.
@@ -45,6 +48,18 @@ impl<'a> HostDevices<'a> {
         state
             .filter(|d| d.kind == kind as u32)
             .ok_or(OpError::NoDevice)
+    }
+
+    /// Counts a frame that went over a link and, if somebody captures, copies it.
+    fn passed(&self, device: u32, direction: Direction, parts: &[Segment], len: u64) {
+        // SAFETY: mapped for the process's life; all its fields are atomic.
+        let traffic = unsafe { &*self.state.traffic };
+        if traffic.count(device, direction, len) && !self.state.ring.is_null() {
+            let time = sys::clock(sys::CLOCK_REALTIME);
+            // SAFETY: the monitor has mapped the ring, nobody else writes to it, and the host has just read the parts
+            // or written to them.
+            unsafe { traffic.copy(self.state.ring, (device, direction), time, parts, len) };
+        }
     }
 
     fn in_pieces(
@@ -112,6 +127,8 @@ fn with_header(
 }
 
 impl Devices for HostDevices<'_> {
+    const METRICS: bool = true;
+
     fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
         self.host_calls += 1;
         loop {
@@ -132,11 +149,13 @@ impl Devices for HostDevices<'_> {
         let mut list = [Segment::default(); MAX_SEGMENTS as usize + 1];
         let count = with_header(&raw const header as u64, frame, &mut list);
         self.host_calls += 1;
-        check(sys::writev(
+        let written = check(sys::writev(
             fd(device),
             list.get(..count).ok_or(OpError::Invalid)?,
-        ))
-        .map(|_| ())
+        ))?;
+        let len = written.saturating_sub(NetHeader::SIZE as u64);
+        self.passed(device, Direction::Out, frame, len);
+        Ok(())
     }
 
     fn net_receive(&mut self, device: u32, into: &[Segment]) -> Result<(u64, NetHeader), OpError> {
@@ -151,6 +170,7 @@ impl Devices for HostDevices<'_> {
         let len = check(result)?
             .checked_sub(NetHeader::SIZE as u64)
             .ok_or(OpError::Io)?;
+        self.passed(device, Direction::In, into, len);
         Ok((len, header))
     }
 
@@ -286,6 +306,15 @@ impl Devices for HostDevices<'_> {
             start: stack.addr,
             end: stack.addr.saturating_add(stack.len),
         });
+        Ok(())
+    }
+
+    fn metrics(&mut self, blocks: SegmentList) -> Result<(), OpError> {
+        // SAFETY: mapped for the process's life; all its fields are atomic.
+        let traffic = unsafe { &*self.state.traffic };
+        traffic.blocks.store(blocks.addr, Ordering::Relaxed);
+        let count = u64::from(blocks.count);
+        traffic.block_count.store(count, Ordering::Release);
         Ok(())
     }
 }

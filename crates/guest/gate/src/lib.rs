@@ -11,6 +11,7 @@
 //! - [`enter`]: the guest's call ([`kiln_abi::call`]), with [`devices`] and [`memory`] behind it;
 //! - [`trap`]: host signals become trap frames of the guest ([`kiln_abi::trap`]);
 //! - [`vcpu`]: the same for a guest in a virtual machine, with its page tables in [`paging`];
+//! - [`traffic`]: what goes over the links, counted and, while somebody captures, copied;
 //! - [`report`]: what the supervisor is left to read when the guest has ended.
 //!
 //! On the `process` backend it is one trust domain with the guest: a guest that breaks its own memory safety can jump in here. The host's
@@ -25,6 +26,7 @@ pub mod report;
 pub mod seal;
 pub mod state;
 pub mod sys;
+pub mod traffic;
 pub mod trap;
 pub mod vcpu;
 

@@ -3,6 +3,7 @@
 //! It lies on memory shared between the supervisor and the guest's process. To the supervisor every byte of it is
 //! hostile: it copies the record out once ([`Report`] is plain data) and checks each count.
 
+use crate::traffic::Traffic;
 use kiln_abi::exit::{MAX_FRAMES, MAX_MESSAGE};
 use kiln_abi::trap::TrapFrame;
 
@@ -36,5 +37,6 @@ pub struct Report {
     pub message: [u8; MAX_MESSAGE],
 }
 
-/// Bytes of shared memory for a [`Report`], whole pages.
-pub const REPORT_SIZE: usize = size_of::<Report>().next_multiple_of(4096);
+/// Bytes of shared memory for a [`Report`] and the [`Traffic`] behind it, whole pages: one, since every instance has it.
+pub const REPORT_SIZE: usize = (size_of::<Report>() + size_of::<Traffic>()).next_multiple_of(4096);
+const _: () = assert!(REPORT_SIZE == 4096);

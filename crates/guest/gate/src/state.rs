@@ -5,6 +5,7 @@ use core::cell::{Cell, UnsafeCell};
 use kiln_abi::MAX_DEVICES;
 
 use crate::report::Report;
+use crate::traffic::Traffic;
 use crate::vcpu::Machine;
 
 /// Descriptor on which the owner's wish to stop arrives, one byte holding a signal number.
@@ -68,6 +69,10 @@ pub struct DeviceState {
 pub struct State {
     /// The page shared with the supervisor.
     pub report: *mut Report,
+    /// What is shared with the supervisor about links, on the same page.
+    pub traffic: *const Traffic,
+    /// Where copies of frames go; null if there is no such place.
+    pub ring: *mut u8,
     /// The gate's own code.
     pub code: Range,
     /// What stays mapped when the process is sealed, sorted, not overlapping; unused entries are empty.

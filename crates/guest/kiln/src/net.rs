@@ -3,7 +3,8 @@
 //! A program that uses them declares a link: `#[kiln::main(net)]`. Addresses come from the monitor or by DHCP and
 //! router advertisements; a listener may be bound before there is one. [`ready`] waits until there is.
 //!
-//! With several links ([`stack`]) the functions here use the first; the `_on` variants take another.
+//! With several links there is one stack on all of them, and routes choose. A handle bound to a single one is [`stack`]; the
+//! `_on` variants take it.
 
 use core::net::{IpAddr, SocketAddr};
 use core::ops::{Deref, DerefMut};
@@ -11,12 +12,13 @@ use core::ops::{Deref, DerefMut};
 use alloc::vec::Vec;
 
 pub use kiln_rt::net::{
-    Assigned, Error, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, default_stack, stack,
+    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, default_stack,
+    stack,
 };
 
 use crate::io::{ErrorType, Read, Write};
 
-/// Waits until the link has an address other than a link-local one.
+/// Waits until a link has an address other than a link-local one.
 ///
 /// # Errors
 /// [`Error::AddressNotAvailable`] if the instance has no link.
@@ -25,7 +27,7 @@ pub async fn ready() -> Result<(), Error> {
     Ok(())
 }
 
-/// The link's addresses. Empty without a link.
+/// The links' addresses. Empty without a link.
 pub fn addresses() -> Vec<Assigned> {
     default_stack().map_or(Vec::new(), |stack| stack.addresses())
 }
@@ -63,7 +65,7 @@ pub struct TcpListener(kiln_rt::net::TcpListener);
 wraps!(TcpListener);
 
 impl TcpListener {
-    /// Listens on an address and port of the first link. `[::]` stands for every address of both families; port 0
+    /// Listens on an address and port. `[::]` stands for every address of both families; port 0
     /// for a free port.
     ///
     /// # Errors
@@ -72,7 +74,7 @@ impl TcpListener {
         Self::bind_on(&default_stack()?, address)
     }
 
-    /// The same on another link.
+    /// The same with a handle of the stack.
     ///
     /// # Errors
     /// As for [`bind`](Self::bind).
@@ -80,17 +82,16 @@ impl TcpListener {
         kiln_rt::net::TcpListener::bind(stack, address.into()).map(Self)
     }
 
-    /// The same, holding at most `backlog` connections that nobody has accepted yet; further SYNs are ignored then.
-    /// The others hold 128.
+    /// The same with options: how many connections may wait to be accepted, and whether others may share the address.
     ///
     /// # Errors
     /// As for [`bind`](Self::bind).
-    pub fn bind_with_backlog(
+    pub fn bind_with(
         stack: &Stack,
         address: impl Into<SocketAddr>,
-        backlog: usize,
+        options: ListenOptions,
     ) -> Result<Self, Error> {
-        kiln_rt::net::TcpListener::bind_with_backlog(stack, address.into(), backlog).map(Self)
+        kiln_rt::net::TcpListener::bind_with(stack, address.into(), options).map(Self)
     }
 
     /// The next connection and its peer. Waits.
@@ -118,7 +119,7 @@ impl TcpStream {
         Self::connect_on(&default_stack()?, address).await
     }
 
-    /// The same on another link.
+    /// The same with a handle of the stack.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect).
@@ -166,7 +167,7 @@ pub struct UdpSocket(kiln_rt::net::UdpSocket);
 wraps!(UdpSocket);
 
 impl UdpSocket {
-    /// A socket on an address and port of the first link.
+    /// A socket on an address and port.
     ///
     /// # Errors
     /// [`Error::AddressInUse`], [`Error::AddressNotAvailable`].
@@ -174,7 +175,7 @@ impl UdpSocket {
         Self::bind_on(&default_stack()?, address)
     }
 
-    /// The same on another link.
+    /// The same with a handle of the stack.
     ///
     /// # Errors
     /// As for [`bind`](Self::bind).

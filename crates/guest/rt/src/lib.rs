@@ -16,6 +16,7 @@
 //! | [`reactor`] | devices with queues: one batch for all of them |
 //! | [`console`] | printing, `log` |
 //! | [`block`] | disks |
+//! | [`metrics`] | counters that the host reads |
 //! | [`net`] | the network stack on the guest's links (feature `net`) |
 //! | [`shutdown`] | being asked to stop |
 //! | [`trap`], [`panic`](mod@panic), [`backtrace`] | when things go wrong |
@@ -36,6 +37,7 @@ pub mod block;
 pub mod boot;
 pub mod console;
 pub mod memory;
+pub mod metrics;
 pub mod monitor;
 #[cfg(feature = "net")]
 pub mod net;

@@ -1,8 +1,8 @@
 //! The network stack on the guest's links.
 //!
-//! One [`Stack`] and one driver for each attached link. Frames that are ready to leave stay in the stack's
-//! queue while the call that sends them is made; received frames land in buffers of the driver and are copied once, into
-//! the connection they belong to.
+//! One [`Stack`], and one driver for each attached link. Frames that are ready to leave stay where they are while the call
+//! that sends them is made: headers in the link's queue, data in the connection's buffer. Received frames land in buffers
+//! of the driver and are copied once, into the connection they belong to.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -13,8 +13,10 @@ use kiln_abi::net::MAX_FRAME;
 use kiln_abi::op::{OpError, Segment, SegmentList};
 use kiln_abi::{DeviceInfo, DeviceKind, Instant, Op, RawOp};
 pub use kiln_net::{
-    Assigned, Error, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, TcpListener, TcpStream, UdpSocket,
+    Assigned, Error, ListenOptions, OwnedReadHalf, OwnedWriteHalf, Stack, Stats, TcpListener,
+    TcpStream, UdpSocket,
 };
+use kiln_net::{Config, Link, LinkConfig};
 
 use crate::reactor::{self, Driver, Wait};
 use crate::sync::Lock;
@@ -31,63 +33,79 @@ const CONNECTION_SHARE: usize = 2;
 /// Frames sent by one call.
 const MAX_SENDS: usize = 256;
 
-static STACKS: Lock<Vec<(&'static DeviceInfo, Stack)>> = Lock::new(Vec::new());
+struct Network {
+    stack: Stack,
+    /// Each link's sockets-bound-to-it handle.
+    links: Vec<(&'static DeviceInfo, Stack)>,
+}
+
+static NETWORK: Lock<Option<Network>> = Lock::new(None);
 
 /// Brings up all attached links. Called before the program's `main`.
 pub fn start() {
     let is_link = |device: &DeviceInfo| device.kind == DeviceKind::Net as u32;
-    let links = boot::devices().iter().filter(|d| is_link(d)).count();
-    for (number, device) in (0..).zip(boot::devices()).filter(|(_, d)| is_link(d)) {
-        let mut seed = [0; 32];
-        random::fill(&mut seed);
-        let budget = memory::statistics().capacity / CONNECTION_SHARE / links;
-        let config = kiln_net::Config::from_device(device, seed)
-            .hostname(boot::name())
-            .memory_budget(budget);
-        let stack = Stack::new(config, time::cached());
-        STACKS.with(|stacks| stacks.push((device, stack.clone())));
-        reactor::register(Box::new(LinkDriver::new(number, device, stack, links)));
+    let count = boot::devices().iter().filter(|d| is_link(d)).count();
+    if count == 0 {
+        return;
     }
+    let mut seed = [0; 32];
+    random::fill(&mut seed);
+    let config = Config::new(seed)
+        .hostname(boot::name())
+        .memory_budget(memory::statistics().capacity / CONNECTION_SHARE);
+    let now = time::cached();
+    let stack = Stack::new(config, now);
+    let mut links = Vec::new();
+    for (number, device) in (0..).zip(boot::devices()).filter(|(_, d)| is_link(d)) {
+        let link = stack.attach(LinkConfig::from_device(device), now);
+        links.push((device, stack.on(&link)));
+        reactor::register(Box::new(LinkDriver::new(number, device, link, count)));
+    }
+    NETWORK.with(|network| *network = Some(Network { stack, links }));
 }
 
-/// The stack of the first link.
+/// The stack, with all links.
 ///
 /// # Errors
 /// [`Error::AddressNotAvailable`] if the instance has no link.
 pub fn default_stack() -> Result<Stack, Error> {
-    let first = STACKS.with(|stacks| stacks.first().map(|(_, stack)| stack.clone()));
-    first.ok_or(Error::AddressNotAvailable)
+    let stack = NETWORK.with(|network| network.as_ref().map(|network| network.stack.clone()));
+    stack.ok_or(Error::AddressNotAvailable)
 }
 
-/// The stack of the link with this name.
+/// A handle of the stack whose sockets are bound to the link with this name.
 pub fn stack(name: &str) -> Option<Stack> {
-    STACKS.with(|stacks| {
-        let found = stacks
-            .iter()
-            .find(|(device, _)| device.name() == Some(name));
+    NETWORK.with(|network| {
+        let links = network.as_ref().map(|network| &network.links);
+        let mut links = links.into_iter().flatten();
+        let found = links.find(|(device, _)| device.name() == Some(name));
         found.map(|(_, stack)| stack.clone())
     })
 }
 
-/// Between one link and its stack.
+/// Between one link and the stack.
 struct LinkDriver {
     device: u32,
-    stack: Stack,
+    link: Link,
     buffers: Vec<u8>,
     buffer_len: usize,
-    /// Segments of the operations under way: frames to send, then buffers to receive into.
+    /// Segments of the operations under way: pieces of frames to send, then buffers to receive into.
     segments: Vec<Segment>,
+    /// Where each operation's segments start, and for a frame its place in the queue.
+    starts: Vec<(usize, usize)>,
     /// Frames to send with one call at the most.
     max_sends: usize,
     /// Frames under way.
     sends: usize,
+    /// Frames of the queue that those are, with the ones that need not leave any more.
+    looked_at: usize,
     /// The host's end has gone: there is nothing to wait for any more.
     is_down: bool,
 }
 
 impl LinkDriver {
     /// The driver of one of `links` links, which share the heap and the batch.
-    fn new(device: u32, info: &DeviceInfo, stack: Stack, links: usize) -> Self {
+    fn new(device: u32, info: &DeviceInfo, link: Link, links: usize) -> Self {
         let joined = info.net_features & DeviceInfo::NET_GRO != 0;
         let buffer_len = if joined {
             MAX_FRAME
@@ -99,54 +117,62 @@ impl LinkDriver {
         let count = (share / buffer_len).clamp(MIN_BUFFERS, MAX_BUFFERS.min(operations / 2));
         Self {
             device,
-            stack,
+            link,
             buffers: vec![0; count * buffer_len],
             buffer_len,
             segments: Vec::new(),
+            starts: Vec::new(),
             max_sends: MAX_SENDS.min(operations - count),
             sends: 0,
+            looked_at: 0,
             is_down: false,
-        }
-    }
-
-    fn list(&self, index: usize) -> SegmentList {
-        SegmentList {
-            addr: &raw const self.segments[index] as u64,
-            count: 1,
         }
     }
 }
 
 impl Driver for LinkDriver {
     fn submit(&mut self, now: Instant, ops: &mut Vec<RawOp>) -> Wait {
-        self.stack.poll(now);
+        let stack = self.link.stack();
+        stack.poll(now);
         self.segments.clear();
+        self.starts.clear();
         self.sends = 0;
         if self.is_down {
             return Wait {
                 receive: 0,
                 send: 0,
-                deadline: self.stack.deadline(now),
+                deadline: stack.deadline(now),
             };
         }
         let first = ops.len();
         // Nothing is reported as sent yet, so the frames stay where they are; nobody touches the stack before
         // `complete`.
         let mut waiting = 0;
-        self.stack.transmit(|frames| {
+        self.link.transmit(|frames| {
             waiting = frames.len();
-            for (header, frame) in frames.iter().take(self.max_sends) {
-                self.segments.push(Segment {
-                    addr: frame.as_ptr() as u64,
-                    len: frame.len() as u64,
-                });
-                let unplaced = SegmentList { addr: 0, count: 1 };
-                ops.push(RawOp::net_send(self.device, unplaced, header));
+            self.looked_at = waiting;
+            for (place, frame) in frames.iter() {
+                if self.starts.len() == self.max_sends {
+                    self.looked_at = place;
+                    break;
+                }
+                let start = self.segments.len();
+                self.segments.extend(frame.pieces().map(|piece| Segment {
+                    addr: piece.as_ptr() as u64,
+                    len: piece.len() as u64,
+                }));
+                let unplaced = SegmentList {
+                    addr: 0,
+                    count: (self.segments.len() - start) as u32,
+                };
+                self.starts.push((start, place));
+                ops.push(RawOp::net_send(self.device, unplaced, frame.header));
             }
             0
         });
-        self.sends = self.segments.len();
+        self.sends = self.starts.len();
         for buffer in self.buffers.chunks_exact_mut(self.buffer_len) {
+            self.starts.push((self.segments.len(), 0));
             self.segments.push(Segment {
                 addr: buffer.as_mut_ptr() as u64,
                 len: buffer.len() as u64,
@@ -159,24 +185,24 @@ impl Driver for LinkDriver {
             ops.push(receive.encode());
         }
         // The segments have their final place only now.
-        for (index, op) in ops[first..].iter_mut().enumerate() {
-            op.args[0] = self.list(index).addr;
+        for (op, (start, _)) in ops[first..].iter_mut().zip(&self.starts) {
+            op.args[0] = &raw const self.segments[*start] as u64;
         }
         let bit = 1 << self.device;
         Wait {
             receive: bit,
             send: if waiting > 0 { bit } else { 0 },
             // What does not fit into one call goes with the next.
-            deadline: if waiting > self.max_sends {
+            deadline: if waiting > self.looked_at {
                 now
             } else {
-                self.stack.deadline(now)
+                self.link.stack().deadline(now)
             },
         }
     }
 
     fn is_closing(&self) -> bool {
-        self.stack.stats().lingering > 0
+        self.link.stack().is_closing()
     }
 
     fn complete(&mut self, now: Instant, ops: &[RawOp]) {
@@ -185,9 +211,10 @@ impl Driver for LinkDriver {
         let sent = sends
             .iter()
             .position(|op| op.outcome() == Err(OpError::Again))
-            .unwrap_or(sends.len());
-        if sent > 0 {
-            self.stack.transmit(|_| sent);
+            .and_then(|refused| self.starts.get(refused))
+            .map_or(self.looked_at, |(_, place)| *place);
+        if !self.is_down && sent > 0 {
+            self.link.transmit(|_| sent);
         }
         for (op, buffer) in receives
             .iter()
@@ -203,7 +230,7 @@ impl Driver for LinkDriver {
                 Err(_) => continue,
             };
             if let Some(frame) = buffer.get(..len as usize) {
-                self.stack.receive(op.received_header(), frame, now);
+                self.link.receive(op.received_header(), frame, now);
             }
         }
     }

@@ -13,6 +13,8 @@ use kiln_abi::DeviceInfo;
 use kiln_abi::trap::TrapFrame;
 use kiln_image::Image;
 
+use crate::capture::Copied;
+
 /// Everything a backend needs to start a guest.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -110,6 +112,53 @@ pub trait Guest {
 
     /// What the guest has used so far.
     fn usage(&self) -> Usage;
+
+    /// Links, by bit, whose frames this backend can copy. Those of the rootless network pass the supervisor anyway.
+    fn copies(&self) -> u64 {
+        0
+    }
+
+    /// Begins to copy frames of these links, by bit, at most `snaplen` bytes of each; or ends it with no links. The guest is
+    /// not slowed by more than the copying.
+    fn copy(&mut self, _wanted: u64, _snaplen: u32) {}
+
+    /// Hands out copies made since the last time, and what was lost of them. Does not block; how much it is at the most
+    /// is bounded.
+    fn copied(&mut self, _take: &mut dyn FnMut(Copied<'_>)) {}
+
+    /// What went over a link, if this backend counts it. The guest may be able to forge it.
+    fn link_counts(&self, _device: u32) -> Option<LinkCounts> {
+        None
+    }
+
+    /// The counters that the guest shows ([`kiln_abi::metrics`]). Nothing of them can be trusted.
+    fn metrics(&self) -> Vec<MetricBlock> {
+        Vec::new()
+    }
+}
+
+/// What went over a link, seen from the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounts {
+    /// Frames into the guest.
+    pub received_frames: u64,
+    /// Bytes in them.
+    pub received_bytes: u64,
+    /// Frames out of the guest.
+    pub sent_frames: u64,
+    /// Bytes in them.
+    pub sent_bytes: u64,
+}
+
+/// A block of counters that a guest shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricBlock {
+    /// See [`Header::kind`](kiln_abi::metrics::Header::kind).
+    pub kind: u16,
+    /// The device that it is about, by its number; it need not exist.
+    pub device: u32,
+    /// The values, at most [`MAX_VALUES`](kiln_abi::metrics::MAX_VALUES).
+    pub values: Vec<u64>,
 }
 
 /// One protection and whether this host has it.

@@ -117,6 +117,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// The supervisor of a running instance cannot do what it was asked for.
+    #[error("cannot capture {name}: {problem}")]
+    Refused {
+        /// The instance.
+        name: String,
+        /// Why not, and what to do.
+        problem: String,
+    },
+
     /// A start in the background failed with this message and exit code.
     #[error("{message}")]
     Detached {

@@ -13,6 +13,7 @@
 //! | [`supervise`] | the event loop beside a running guest |
 //! | [`console`] | the guest's output: log, log reading, the user's terminal |
 //! | [`control`] | requests to a running instance over its socket |
+//! | [`capture`] | copies of the frames on its links |
 //! | [`registry`] | the state folder: which instances exist and how they are |
 //! | [`report`] | how a guest ended, in words |
 //!
@@ -26,6 +27,7 @@ pub mod backend;
     reason = "running foreign code in a process of its own is what they are for"
 )]
 pub mod backends;
+pub mod capture;
 pub mod clock;
 pub mod console;
 pub mod control;
@@ -42,4 +44,7 @@ pub mod supervise;
 
 pub use error::Error;
 pub use kiln_abi::VERSION as ABI_VERSION;
+pub use kiln_abi::metrics;
+pub use kiln_abi::net::MAX_FRAME;
+pub use kiln_usernet as usernet;
 pub use spec::Spec;

@@ -16,6 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::backend::{Ended, Guest, Launch};
 use crate::backends;
+use crate::capture::hub::Hub;
 use crate::clock::WallTime;
 use crate::console::log::Log;
 use crate::console::output::Output;
@@ -79,6 +80,7 @@ struct Running {
     guest: Box<dyn Guest>,
     console: OwnedFd,
     usernet: Option<Box<kiln_usernet::Usernet>>,
+    captures: Hub,
     signals: Signals,
     log: Log,
 }
@@ -95,6 +97,8 @@ impl<'a> Instance<'a> {
         let Attached {
             devices,
             usernet,
+            links,
+            user_link,
             described,
             ports,
         } = devices::attach(spec, &name, image.devices(), backend.link_ends())?;
@@ -163,6 +167,7 @@ impl<'a> Instance<'a> {
                 guest,
                 console,
                 usernet,
+                captures: Hub::new(links, user_link),
                 signals,
                 log,
             }),
@@ -191,6 +196,7 @@ impl<'a> Instance<'a> {
             guest: &mut *running.guest,
             console: running.console,
             usernet: running.usernet,
+            captures: running.captures,
             output,
             log: running.log,
             dir: claim.dir(),
@@ -213,7 +219,7 @@ impl<'a> Instance<'a> {
             supervisor.note(text);
         }
         let protections = supervise::protections(supervisor.guest);
-        let (mut control, mut output, signals) = supervisor.into_parts();
+        let (mut control, captures, mut output, signals) = supervisor.into_parts();
         let end = End {
             status: Status::Exited,
             exit_code: ended.code,
@@ -236,6 +242,7 @@ impl<'a> Instance<'a> {
             }
         }
         drop(control);
+        captures.finish();
         output.finish(signals.as_fd());
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));

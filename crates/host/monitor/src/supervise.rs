@@ -15,12 +15,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::Error;
-use crate::backend::{Ended, Guest};
+use crate::backend::{Ended, Guest, MetricBlock};
+use crate::capture::Link;
+use crate::capture::hub::{Hub, Wish};
 use crate::clock::WallTime;
 use crate::console::log::Log;
 use crate::console::output::Output;
 use crate::control::server::{ClientId, Server};
-use crate::control::{Request, Response, Stats};
+use crate::control::{GuestMetrics, LinkMetrics, Metrics, Request, Response, Stats};
 use crate::registry::CONTROL_SOCKET;
 use crate::registry::record::Protection;
 use crate::signals::Signals;
@@ -47,6 +49,8 @@ pub struct Supervisor<'a> {
     pub console: OwnedFd,
     /// The host's side of its rootless network.
     pub usernet: Option<Box<Usernet>>,
+    /// Who looks at the frames on its links.
+    pub captures: Hub,
     /// The user's end of the console.
     pub output: Output,
     /// The log.
@@ -97,6 +101,7 @@ struct Ready {
     console: bool,
     usernet: bool,
     output: bool,
+    captures: Vec<PollFlags>,
     control: Vec<PollFlags>,
 }
 
@@ -130,6 +135,7 @@ impl Supervisor<'_> {
             {
                 usernet.run(now);
             }
+            self.pass_frames(&ready.captures, now);
             self.serve(&ready.control, now);
             self.keep_time(now);
             if ready.ended {
@@ -143,6 +149,7 @@ impl Supervisor<'_> {
                 break;
             }
         }
+        self.captures.collect(self.guest, Instant::now());
         buffer.clear();
         self.guest.screen(&mut buffer, true);
         self.deliver(&buffer, Instant::now());
@@ -154,8 +161,8 @@ impl Supervisor<'_> {
     }
 
     /// What is still of use when the guest has ended.
-    pub fn into_parts(self) -> (Option<Server>, Output, Signals) {
-        (self.control, self.output, self.signals)
+    pub fn into_parts(self) -> (Option<Server>, Hub, Output, Signals) {
+        (self.control, self.captures, self.output, self.signals)
     }
 
     /// Appends text of Kiln's own to the log.
@@ -174,6 +181,9 @@ impl Supervisor<'_> {
         let usernet = self.usernet.as_ref().map(AsFd::as_fd);
         let usernet = optional(&mut fds, usernet, PollFlags::IN);
         let output = optional(&mut fds, self.output.waits_for(), PollFlags::OUT);
+        let captures = fds.len();
+        let interests = self.captures.interests().into_iter();
+        fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let control = fds.len();
         if let Some(server) = &self.control {
             let interests = server.interests();
@@ -194,6 +204,7 @@ impl Supervisor<'_> {
             console: console.is_some_and(is_ready),
             usernet: usernet.is_some_and(is_ready),
             output: output.is_some_and(is_ready),
+            captures: fds[captures..control].iter().map(PollFd::revents).collect(),
             control: fds[control..].iter().map(PollFd::revents).collect(),
         })
     }
@@ -207,6 +218,7 @@ impl Supervisor<'_> {
             output,
             self.usernet.as_deref().and_then(Usernet::deadline),
             self.control.as_ref().and_then(Server::deadline),
+            self.captures.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -299,6 +311,14 @@ impl Supervisor<'_> {
         }
     }
 
+    /// To those who capture.
+    fn pass_frames(&mut self, ready: &[PollFlags], now: Instant) {
+        self.captures.collect(self.guest, now);
+        self.captures.handle(ready);
+        self.captures
+            .instruct(self.guest, self.usernet.as_deref_mut());
+    }
+
     fn serve(&mut self, ready: &[PollFlags], now: Instant) {
         let Some(server) = &mut self.control else {
             return;
@@ -326,6 +346,10 @@ impl Supervisor<'_> {
                 Response::Done
             }
             Request::Stats => Response::Stats(self.stats()),
+            Request::Metrics => Response::Metrics(self.metrics()),
+            Request::Capture { ref links, snaplen } => {
+                return self.begin_capture(client, &Wish { links, snaplen });
+            }
             Request::Protections => Response::Protections {
                 protections: protections(self.guest),
             },
@@ -347,9 +371,32 @@ impl Supervisor<'_> {
         })
     }
 
+    /// `None` if the connection has become a stream.
+    fn begin_capture(&mut self, client: ClientId, wish: &Wish<'_>) -> Option<Response> {
+        let links = match self.captures.choose(wish, self.guest) {
+            Ok(links) => links,
+            Err(problem) => return Some(Response::Refused { problem }),
+        };
+        let response = Response::Capturing {
+            links: links.clone(),
+        };
+        let mut first = serde_json::to_vec(&response).ok()?;
+        first.push(b'\n');
+        let socket = self.control.as_mut()?.take(client)?;
+        self.captures.add(socket, &links, wish.snaplen, first);
+        // The response only then: whatever happens after it is captured.
+        self.captures
+            .instruct(self.guest, self.usernet.as_deref_mut());
+        self.captures.handle(&[]);
+        None
+    }
+
     fn stats(&self) -> Stats {
         let usage = self.guest.usage();
-        let network = self.usernet.as_deref().map(Usernet::stats);
+        let links = self.links();
+        let bytes = |of: fn(&LinkMetrics) -> u64| {
+            (!links.is_empty()).then(|| links.iter().map(of).fold(0, u64::saturating_add))
+        };
         Stats {
             cpu_ns: usage.cpu_ns,
             resident: usage.resident,
@@ -358,8 +405,61 @@ impl Supervisor<'_> {
             calls: usage.calls,
             operations: usage.operations,
             host_calls: usage.host_calls,
-            net_received: network.map(|stats| stats.bytes_out),
-            net_sent: network.map(|stats| stats.bytes_in),
+            net_received: bytes(|link| link.received_bytes),
+            net_sent: bytes(|link| link.sent_bytes),
+        }
+    }
+
+    /// What went over the links, as far as somebody counts it. For the rootless one that is the network itself.
+    fn links(&self) -> Vec<LinkMetrics> {
+        let usernet = self.usernet.as_deref().map(Usernet::stats);
+        let counted = |link: &Link| {
+            let name = link.name.clone();
+            if let Some(stats) = usernet.filter(|_| self.captures.user_link() == Some(link.device))
+            {
+                return Some(LinkMetrics {
+                    name,
+                    received_frames: stats.frames_out,
+                    received_bytes: stats.bytes_out,
+                    sent_frames: stats.frames_in,
+                    sent_bytes: stats.bytes_in,
+                    dropped_frames: Some(stats.frames_dropped),
+                });
+            }
+            let counts = self.guest.link_counts(link.device)?;
+            Some(LinkMetrics {
+                name,
+                received_frames: counts.received_frames,
+                received_bytes: counts.received_bytes,
+                sent_frames: counts.sent_frames,
+                sent_bytes: counts.sent_bytes,
+                dropped_frames: None,
+            })
+        };
+        let links = self.captures.links().iter();
+        links.filter_map(counted).collect()
+    }
+
+    fn metrics(&self) -> Metrics {
+        let usernet = self.usernet.as_deref().map(Usernet::stats);
+        let usernet = usernet.iter().flat_map(kiln_usernet::Stats::each);
+        // Who says something of a link that is not there says nothing.
+        let known = |block: MetricBlock| {
+            let links = self.captures.links();
+            let link = links.iter().find(|link| link.device == block.device)?;
+            Some(GuestMetrics {
+                kind: block.kind,
+                link: link.name.clone(),
+                values: block.values,
+            })
+        };
+        Metrics {
+            stats: self.stats(),
+            links: self.links(),
+            usernet: usernet
+                .map(|(name, _, value)| (name.to_owned(), value))
+                .collect(),
+            guest: self.guest.metrics().into_iter().filter_map(known).collect(),
         }
     }
 }

@@ -33,20 +33,21 @@ impl Context {
         }
     }
 
-    /// The present on smoltcp's clock. It starts at one hour, since smoltcp takes 0 for "at once".
-    pub fn smoltcp_now(&self) -> smoltcp::time::Instant {
-        self.to_smoltcp(self.now)
+    /// The present on the clock of the TCP core.
+    pub fn core_now(&self) -> kiln_abi::Instant {
+        let since = self.now.saturating_duration_since(self.started);
+        kiln_abi::Instant::ZERO + CLOCK_START + since
     }
 
-    pub fn to_smoltcp(&self, time: Instant) -> smoltcp::time::Instant {
-        let since = time.saturating_duration_since(self.started) + CLOCK_START;
-        smoltcp::time::Instant::from_micros(since.as_micros() as i64)
-    }
-
-    pub fn smoltcp_time(&self, time: smoltcp::time::Instant) -> Instant {
-        let micros = u64::try_from(time.total_micros()).unwrap_or(0);
-        self.started + Duration::from_micros(micros).saturating_sub(CLOCK_START)
+    /// A time of the TCP core; `None` if it never comes.
+    pub fn from_core(&self, time: kiln_abi::Instant) -> Option<Instant> {
+        if time == kiln_abi::Instant::FOREVER {
+            return None;
+        }
+        let since = time.since(kiln_abi::Instant::ZERO);
+        self.started.checked_add(since.saturating_sub(CLOCK_START))
     }
 }
 
+/// What the TCP core's clock shows at the start: nothing may be due before it.
 const CLOCK_START: Duration = Duration::from_hours(1);

@@ -73,6 +73,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 pub use self::config::{Config, Framing, Limits};
 pub use self::error::Error;
 pub use self::forward::{PortForward, Protocol};
+pub use self::link::{Observer, Way};
 pub use self::stats::Stats;
 
 use self::context::Context;
@@ -119,7 +120,7 @@ impl Usernet {
     pub fn new(config: Config, link: OwnedFd) -> Result<Self, Error> {
         config.check()?;
         let poller = Poller::new().map_err(Error::host("create an epoll instance"))?;
-        let (inbound, mut out) = link::open(link, &config);
+        let (inbound, out) = link::open(link, &config);
         poller
             .add(
                 &out,
@@ -127,7 +128,7 @@ impl Usernet {
                 Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET,
             )
             .map_err(Error::host("wait for the guest's link"))?;
-        let tcp = Tcp::new(&config, &mut out)?;
+        let tcp = Tcp::new()?;
         let dns = Dns::new(&config.resolvers);
         let requested = config.forwards.clone();
         let mut network = Self {
@@ -223,7 +224,7 @@ impl Usernet {
             self.tcp.serve(&mut self.cx);
             // Writing may have found room that no event announced yet.
             if self.cx.out.blocked() && self.cx.out.flush() {
-                self.tcp.unblocked();
+                self.tcp.unblocked(&self.cx);
             }
             rounds += 1;
             if !self.link_readable && !self.tcp.has_work() || rounds == ROUNDS {
@@ -244,6 +245,11 @@ impl Usernet {
         stats.tcp_now = self.tcp.len() as u64;
         stats.udp_now = self.udp.len() as u64;
         stats
+    }
+
+    /// Shows all frames from now on to somebody, or to nobody. Without one it costs nothing.
+    pub fn observe(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.cx.out.observer = observer;
     }
 
     /// A text for people: addresses, forwards, restrictions, counters.
@@ -291,7 +297,7 @@ impl Usernet {
                 self.link_readable |= flags.intersects(Flags::IN | Flags::HUP | Flags::RDHUP);
                 self.inbound.hung_up |= flags.intersects(Flags::HUP | Flags::RDHUP | Flags::ERR);
                 if flags.contains(Flags::OUT) && cx.out.flush() {
-                    self.tcp.unblocked();
+                    self.tcp.unblocked(cx);
                 }
             }
             Token::Listener(index) => self.tcp.accept(cx, index),
@@ -320,6 +326,9 @@ impl Usernet {
                 Received::Frame(frame) => {
                     self.cx.stats.frames_in += 1;
                     self.cx.stats.bytes_in += frame.len() as u64;
+                    if let Some(observer) = &mut self.cx.out.observer {
+                        observer.frame(Way::FromGuest, frame);
+                    }
                     let known = take_frame(
                         &mut self.cx,
                         &mut self.tcp,

@@ -5,6 +5,7 @@
 //! waits there (its data stay in the connections' buffers), everything else is dropped once the queue is full.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::Framing;
 use kiln_abi::layout::Record;
 use kiln_abi::{NetHeader, net::MAX_FRAME};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, checksum};
 
 /// Length of an Ethernet header without a VLAN tag.
@@ -21,6 +22,12 @@ pub(crate) const ETHERNET: usize = 14;
 
 /// What stands before an IP packet in a message that is being made.
 const PREFIX: usize = NetHeader::SIZE + ETHERNET;
+
+/// Data up to this length are copied behind their headers: telling the host where they lie would cost more.
+const COPIED: usize = 1024;
+
+/// Pieces of a message that the host gathers; more are copied.
+const PIECES: usize = 40;
 
 /// IP protocol numbers, as assigned by IANA.
 pub(crate) mod protocol {
@@ -68,6 +75,21 @@ impl Inbound {
     }
 }
 
+/// Which way a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the network to the guest.
+    ToGuest,
+    /// From the guest to the network.
+    FromGuest,
+}
+
+/// Somebody who looks at the frames of a link, for a packet capture. It must not block.
+pub trait Observer: Send {
+    /// A frame that the guest has sent, or that was given to it. With checksums left open, its own is not complete.
+    fn frame(&mut self, way: Way, frame: &[u8]);
+}
+
 /// The direction to the guest.
 pub(crate) struct Outbound {
     fd: Arc<OwnedFd>,
@@ -83,6 +105,7 @@ pub(crate) struct Outbound {
     pub frames: u64,
     pub bytes: u64,
     pub dropped: u64,
+    pub observer: Option<Box<dyn Observer>>,
 }
 
 /// Makes both directions of a link.
@@ -110,6 +133,7 @@ pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound)
             frames: 0,
             bytes: 0,
             dropped: 0,
+            observer: None,
         },
     )
 }
@@ -125,8 +149,12 @@ impl Outbound {
         while let Some(message) = self.waiting.front() {
             match send(&self.fd, message, self.framing) {
                 Ok(()) => {
+                    let frame = &message[self.framing.header()..];
                     self.frames += 1;
-                    self.bytes += (message.len() - self.framing.header()) as u64;
+                    self.bytes += frame.len() as u64;
+                    if let Some(observer) = &mut self.observer {
+                        observer.frame(Way::ToGuest, frame);
+                    }
                 }
                 Err(Errno::AGAIN) => return false,
                 Err(_) => self.dropped += 1,
@@ -145,6 +173,56 @@ impl Outbound {
         self.transmit(NetHeader::PLAIN, false);
     }
 
+    /// A frame to the guest may stand for many segments of TCP.
+    pub fn joins_segments(&self) -> bool {
+        self.offload
+    }
+
+    /// Sends one TCP packet: `head` bytes of headers that `fill` writes, and `data`, which are `length` bytes. `cutting`
+    /// says how it is to be cut into segments; the checksum is seen to here.
+    ///
+    /// It is queued even if the queue is full: the caller promises to look at [`blocked`](Self::blocked) before.
+    pub fn gathered<'a>(
+        &mut self,
+        (head, length): (usize, usize),
+        cutting: NetHeader,
+        data: impl Iterator<Item = &'a [u8]> + Clone,
+        fill: impl FnOnce(&mut [u8]),
+    ) {
+        self.begin(head, EthernetProtocol::Ipv4, self.guest_mac);
+        fill(&mut self.buffer[PREFIX..]);
+        self.name_family();
+        // Who looks on is shown whole frames.
+        let in_place =
+            length > COPIED && self.offload && !self.blocked() && self.observer.is_none();
+        if !in_place || data.clone().nth(PIECES - 1).is_some() {
+            data.for_each(|piece| self.buffer.extend_from_slice(piece));
+            let checksum = finish_checksum(&mut self.buffer[PREFIX..], 0, self.offload);
+            self.transmit(with_cutting(checksum, cutting), true);
+            return;
+        }
+        let checksum = finish_checksum(&mut self.buffer[PREFIX..], length, true);
+        let start = self.place(with_cutting(checksum, cutting));
+        let mut parts = [IoSlice::new(&[]); PIECES];
+        let mut count = 1;
+        parts[0] = IoSlice::new(&self.buffer[start..]);
+        for (part, piece) in parts[1..].iter_mut().zip(data.clone()) {
+            *part = IoSlice::new(piece);
+            count += 1;
+        }
+        match send_parts(&self.fd, &parts[..count], self.framing) {
+            Ok(()) => {
+                self.frames += 1;
+                self.bytes += (ETHERNET + head + length) as u64;
+            }
+            Err(Errno::AGAIN) => {
+                data.for_each(|piece| self.buffer.extend_from_slice(piece));
+                self.wait(start);
+            }
+            Err(_) => self.dropped += 1,
+        }
+    }
+
     /// Sends one IP packet of `length` bytes that `fill` writes, with its transport checksum still open for TCP and
     /// UDP and complete for all others.
     ///
@@ -152,13 +230,9 @@ impl Outbound {
     /// [`blocked`](Self::blocked) before.
     pub fn ip<R>(&mut self, length: usize, urgent: bool, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         self.begin(length, EthernetProtocol::Ipv4, self.guest_mac);
-        let packet = &mut self.buffer[PREFIX..];
-        let result = fill(packet);
-        if packet.first().is_some_and(|b| b >> 4 == 6) {
-            EthernetFrame::new_unchecked(&mut self.buffer[NetHeader::SIZE..])
-                .set_ethertype(EthernetProtocol::Ipv6);
-        }
-        let header = finish_checksum(&mut self.buffer[PREFIX..], self.offload);
+        let result = fill(&mut self.buffer[PREFIX..]);
+        self.name_family();
+        let header = finish_checksum(&mut self.buffer[PREFIX..], 0, self.offload);
         self.transmit(header, urgent);
         result
     }
@@ -187,16 +261,34 @@ impl Outbound {
         frame.set_ethertype(kind);
     }
 
-    fn transmit(&mut self, header: NetHeader, urgent: bool) {
+    /// Makes the frame's type that of its packet.
+    fn name_family(&mut self) {
+        if self.buffer.get(PREFIX).is_some_and(|b| b >> 4 == 6) {
+            EthernetFrame::new_unchecked(&mut self.buffer[NetHeader::SIZE..])
+                .set_ethertype(EthernetProtocol::Ipv6);
+        }
+    }
+
+    /// Writes as much of the link header as the framing has before the frame. Returns where the message starts.
+    fn place(&mut self, header: NetHeader) -> usize {
         let len = self.framing.header();
         let start = NetHeader::SIZE - len;
         self.buffer[start..NetHeader::SIZE].copy_from_slice(&header.as_bytes()[..len]);
+        start
+    }
+
+    fn transmit(&mut self, header: NetHeader, urgent: bool) {
+        let start = self.place(header);
         let message = &self.buffer[start..];
         if self.waiting.is_empty() {
             match send(&self.fd, message, self.framing) {
                 Ok(()) => {
+                    let frame = &message[self.framing.header()..];
                     self.frames += 1;
-                    self.bytes += (message.len() - len) as u64;
+                    self.bytes += frame.len() as u64;
+                    if let Some(observer) = &mut self.observer {
+                        observer.frame(Way::ToGuest, frame);
+                    }
                     return;
                 }
                 Err(Errno::AGAIN) => {}
@@ -210,8 +302,14 @@ impl Outbound {
             self.dropped += 1;
             return;
         }
+        self.wait(start);
+    }
+
+    /// Queues the message in the making.
+    fn wait(&mut self, start: usize) {
+        let message: Box<[u8]> = self.buffer[start..].into();
         self.waiting_bytes += message.len();
-        self.waiting.push_back(message.into());
+        self.waiting.push_back(message);
     }
 }
 
@@ -222,8 +320,21 @@ impl AsFd for Outbound {
 }
 
 fn send(fd: &OwnedFd, message: &[u8], framing: Framing) -> Result<(), Errno> {
+    attempt(framing, |flags| rustix::net::send(fd, message, flags))
+}
+
+fn send_parts(fd: &OwnedFd, parts: &[IoSlice<'_>], framing: Framing) -> Result<(), Errno> {
+    attempt(framing, |flags| {
+        rustix::net::sendmsg(fd, parts, &mut SendAncillaryBuffer::default(), flags)
+    })
+}
+
+fn attempt(
+    framing: Framing,
+    mut send: impl FnMut(SendFlags) -> Result<usize, Errno>,
+) -> Result<(), Errno> {
     loop {
-        match rustix::net::send(fd, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match send(SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             // An interface's queue is full, and nothing tells when it has room again: as on any network, that frame
@@ -236,9 +347,20 @@ fn send(fd: &OwnedFd, message: &[u8], framing: Framing) -> Result<(), Errno> {
     }
 }
 
-/// Makes the checksum of a TCP or UDP packet either complete or open in the way that the header announces.
-fn finish_checksum(packet: &mut [u8], offload: bool) -> NetHeader {
-    let Some((transport, protocol, pseudo)) = pseudo_header(packet) else {
+/// One header that says both what is to be summed and what is to be cut.
+fn with_cutting(checksum: NetHeader, cutting: NetHeader) -> NetHeader {
+    NetHeader {
+        gso_type: cutting.gso_type,
+        hdr_len: cutting.hdr_len,
+        gso_size: cutting.gso_size,
+        ..checksum
+    }
+}
+
+/// Makes the checksum of a TCP or UDP packet either complete or open in the way that the header announces. `behind` bytes
+/// of the packet follow elsewhere; it can only be open then.
+fn finish_checksum(packet: &mut [u8], behind: usize, offload: bool) -> NetHeader {
+    let Some((transport, protocol, pseudo)) = pseudo_header(packet, behind) else {
         return NetHeader::PLAIN;
     };
     let field = match protocol {
@@ -272,7 +394,7 @@ fn finish_checksum(packet: &mut [u8], offload: bool) -> NetHeader {
 }
 
 /// Offset of the transport header, its protocol, and the folded sum of its pseudo-header.
-fn pseudo_header(packet: &[u8]) -> Option<(usize, u8, u16)> {
+fn pseudo_header(packet: &[u8], behind: usize) -> Option<(usize, u8, u16)> {
     let (transport, protocol, source, target): (_, _, IpAddr, IpAddr) = match packet.first()? >> 4 {
         4 => {
             let source = <[u8; 4]>::try_from(packet.get(12..16)?).ok()?;
@@ -287,7 +409,7 @@ fn pseudo_header(packet: &[u8]) -> Option<(usize, u8, u16)> {
         }
         _ => return None,
     };
-    let length = packet.len().checked_sub(transport)? as u32;
+    let length = (packet.len() + behind).checked_sub(transport)? as u32;
     let sum = checksum::pseudo_header(&source.into(), &target.into(), protocol.into(), length);
     Some((transport, protocol, sum))
 }

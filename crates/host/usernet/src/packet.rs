@@ -213,7 +213,8 @@ pub(crate) fn send_unreachable(out: &mut Outbound, cause: &Packet<'_>, reason: U
     }
 }
 
-fn ip_header(
+/// The IP header of a packet to the guest. `None` if it mixes address families.
+pub(crate) fn ip_header(
     source: IpAddr,
     target: IpAddr,
     next_header: IpProtocol,

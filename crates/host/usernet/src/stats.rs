@@ -11,6 +11,13 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
+        impl Stats {
+            /// All of them: name, meaning, value.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), $text, self.$name),)*].into_iter()
+            }
+        }
+
         impl fmt::Display for Stats {
             /// One line for each counter that is not 0.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

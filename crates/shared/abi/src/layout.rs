@@ -9,6 +9,7 @@ use core::mem::{align_of, offset_of, size_of};
 
 use crate::boot::{BootInfo, DeviceInfo, MemoryRange};
 use crate::call::Call;
+use crate::metrics;
 use crate::net::NetHeader;
 use crate::note::{AbiNote, DeviceNote};
 use crate::op::{RawOp, Segment};
@@ -65,6 +66,7 @@ records! {
     BootInfo: 8 + 4 + 4 + 8 + 8 + 4 + 4 + 3 * 8 + 4 + 4 + 8 + 8 + 4 + 4 + 8 + 4 + 4 + 4 * 8 + 64 + 2 * 8 + 24 + 3 * 8, align 8;
     AbiNote: 4 + 4 + 8 + 8 + 8, align 8;
     DeviceNote: 4 + 4 + 24, align 4;
+    metrics::Header: 4 + 2 + 2 + 4 + 4, align 4;
     TrapFrame: 16 * 8 + 8 + 8 + 4 + 4 + 8 + 4 + 4 + 8, align 8;
 }
 

@@ -14,6 +14,7 @@
 //! | [`op`] | the operations of a batch, as a raw record and as a typed value |
 //! | [`perform`] | the host's side: walking a batch of which no byte is trusted |
 //! | [`net`] | the header before every network frame (checksum and segmentation offload) |
+//! | [`metrics`] | counters that the monitor reads |
 //! | [`exit`] | how a guest ends |
 //! | [`trap`] | what the guest gets when its own code faults |
 //! | [`note`] | ELF notes of an image: ABI version, device manifest |
@@ -29,6 +30,7 @@ pub mod boot;
 pub mod call;
 pub mod exit;
 pub mod layout;
+pub mod metrics;
 pub mod net;
 pub mod note;
 pub mod op;

@@ -79,6 +79,7 @@ pub mod code {
     pub const NINEP: u16 = 14;
     /// Reserved for trace records.
     pub const TRACE: u16 = 15;
+    pub const METRICS: u16 = 16;
 }
 
 /// What a page of guest memory may be used for. Executable memory cannot be made at run time.
@@ -197,6 +198,13 @@ pub enum Op {
         /// The stack, from its lowest address.
         stack: Segment,
     },
+    /// Says where the guest's counters lie, see [`metrics`](crate::metrics): each segment is one block. It replaces what was
+    /// said before. Result: 0. The list and the blocks must lie in writable memory and stay there: the monitor reads them
+    /// later, whenever somebody asks. Errors: [`OpError::Unsupported`] where nobody can ask.
+    Metrics {
+        /// The blocks.
+        blocks: SegmentList,
+    },
     /// Ends the guest. Does not return, whatever the arguments: what cannot be read of them is left out of the report.
     Exit {
         /// An [`ExitReason`](crate::ExitReason).
@@ -306,6 +314,7 @@ impl Op {
             Self::SetTrap { entry, stack } => {
                 on(code::SET_TRAP, 0, [stack.addr, stack.len, entry, 0, 0, 0])
             }
+            Self::Metrics { blocks } => list(code::METRICS, 0, blocks, 0),
             Self::Exit {
                 reason,
                 code: exit_code,
@@ -451,6 +460,9 @@ impl RawOp {
                 reason: e as u32,
                 code: f as u32,
             },
+            code::METRICS => Op::Metrics {
+                blocks: segments()?,
+            },
             code::NINEP | code::TRACE => return Err(OpError::Unsupported),
             _ => return Err(OpError::Invalid),
         })
@@ -520,6 +532,7 @@ mod tests {
                 entry: 77,
                 stack: BUFFER,
             },
+            Op::Metrics { blocks: LIST },
             Op::Exit {
                 reason: 1,
                 code: 101,

@@ -46,6 +46,8 @@ pub trait Devices {
     const LINKS: bool = true;
     /// There can be disks; likewise.
     const DISKS: bool = true;
+    /// Somebody can ask for the guest's counters. If not, [`metrics`](Self::metrics) is never called.
+    const METRICS: bool = false;
 
     /// [`Op::ConsoleWrite`].
     fn console_write(&mut self, text: Segment) -> Result<u64, OpError>;
@@ -78,6 +80,10 @@ pub trait Devices {
     fn tick(&mut self, period: u64) -> Result<(), OpError>;
     /// [`Op::SetTrap`].
     fn set_trap(&mut self, entry: u64, stack: Segment) -> Result<(), OpError>;
+    /// [`Op::Metrics`]. What the list says has been checked, but the guest may change it later.
+    fn metrics(&mut self, _blocks: SegmentList) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
 }
 
 /// The last wish of a guest: an [`Op::Exit`].
@@ -193,11 +199,11 @@ pub fn batch<D: Devices>(
     progress
 }
 
-fn one(
+fn one<D: Devices>(
     op: Op,
     raw: &mut RawOp,
     memory: &impl Memory,
-    devices: &mut impl Devices,
+    devices: &mut D,
 ) -> Result<u64, OpError> {
     let mut segments = [Segment::default(); MAX_SEGMENTS as usize];
     match op {
@@ -279,6 +285,11 @@ fn one(
                 return Err(OpError::Invalid);
             }
             devices.set_trap(entry, stack).map(|()| 0)
+        }
+        Op::Metrics { .. } if !D::METRICS => Err(OpError::Unsupported),
+        Op::Metrics { blocks } => {
+            gather(blocks, true, memory, &mut segments)?;
+            devices.metrics(blocks).map(|()| 0)
         }
         Op::Exit { .. } => Err(OpError::Invalid),
     }

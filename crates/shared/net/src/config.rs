@@ -323,7 +323,9 @@ impl LinkConfig {
             self.ipv6 = Ipv6Setup::Off;
         }
         for route in &mut self.routes {
-            route.prefix = route.prefix.min(if route.network.is_ipv4() { 32 } else { 128 });
+            route.prefix = route
+                .prefix
+                .min(if route.network.is_ipv4() { 32 } else { 128 });
         }
         self
     }

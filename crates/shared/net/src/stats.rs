@@ -26,17 +26,31 @@ pub struct Stats {
     pub dropped_unsupported: u64,
     /// Replies (to pings, to segments of no connection) dropped because the outgoing queue was full.
     pub dropped_queue_full: u64,
+    /// Received segments dropped: memory was short, and the connection had unread data.
+    pub dropped_memory: u64,
+    /// Received datagrams dropped: the socket's buffer was full.
+    pub dropped_udp_full: u64,
+    /// TCP segments sent, as they are on the wire.
+    pub segments_out: u64,
+    /// Resets sent in answer to segments of no connection.
+    pub resets_sent: u64,
     /// Connections accepted by listeners: handshake complete.
     pub accepted: u64,
     /// Connections opened from here: handshake complete or not.
     pub connected: u64,
-    /// SYNs ignored because the memory for connections was used up.
+    /// Connections not let in, or not opened, because the memory for them was used up.
     pub refused: u64,
-    /// SYNs ignored because a listener's backlog was full.
+    /// SYNs ignored because too many complete connections waited to be accepted.
     pub backlog_overflows: u64,
-    /// Half-open connections given up in favour of newer ones, or because the peer never finished the handshake.
-    pub half_open_dropped: u64,
-    /// TCP sockets that hold buffers now, in whatever state.
+    /// SYNs answered with a cookie (RFC 4987).
+    pub cookies_sent: u64,
+    /// Connections made of a cookie that came back.
+    pub cookies_accepted: u64,
+    /// How often memory was short and load was shed.
+    pub memory_shortages: u64,
+    /// Connections that no program held any more, dropped because memory was short.
+    pub lingering_dropped: u64,
+    /// TCP connections now, in whatever state but TIME-WAIT.
     pub connections: usize,
     /// Of those: opened or accepted by the program, and not yet dropped by it.
     pub open: usize,
@@ -50,4 +64,22 @@ pub struct Stats {
     pub udp_sockets: usize,
     /// Bytes of buffers held by TCP and UDP sockets now.
     pub buffer_bytes: usize,
+    /// Received frames that showed another owner of an address of ours.
+    pub address_conflicts: u64,
+    /// Neighbours that did not answer when they were looked for, or no longer.
+    pub neighbors_failed: u64,
+    /// Neighbours that were not looked for because the table of neighbours was full.
+    pub neighbors_refused: u64,
+    /// ICMP errors received.
+    pub icmp_errors_in: u64,
+    /// ICMP errors sent.
+    pub icmp_errors_out: u64,
+    /// ICMP errors not sent because there were too many.
+    pub icmp_errors_limited: u64,
+    /// Datagrams sent in fragments.
+    pub fragmented: u64,
+    /// Datagrams put together from received fragments.
+    pub reassembled: u64,
+    /// Received datagrams given up: fragments missing, overlapping, or too many.
+    pub reassembly_failed: u64,
 }

@@ -161,7 +161,7 @@ impl Connection<'_> {
         }
         for piece in reply.body {
             self.deadline.set(WRITE_TIME);
-            write(&mut self.stream, &mut self.deadline, piece).await?;
+            write_static(&mut self.stream, &mut self.deadline, piece).await?;
         }
         self.replied = true;
         Ok(())
@@ -206,6 +206,22 @@ async fn write(
 ) -> Result<(), End> {
     while !data.is_empty() {
         let count = deadline.limit(stream.write(data)).await??;
+        data = &data[count..];
+        if !data.is_empty() {
+            deadline.set(WRITE_TIME);
+        }
+    }
+    Ok(())
+}
+
+/// The same for what never changes: the network takes it from where it lies.
+async fn write_static(
+    stream: &mut TcpStream,
+    deadline: &mut Deadline,
+    mut data: &'static [u8],
+) -> Result<(), End> {
+    while !data.is_empty() {
+        let count = deadline.limit(stream.write_static(data)).await??;
         data = &data[count..];
         if !data.is_empty() {
             deadline.set(WRITE_TIME);

@@ -1,7 +1,8 @@
 //! A guest with one network link. The first argument names a case.
 //!
 //! `serve` offers TCP and UDP echo on port 7, a sink that checks a pattern and answers with the length it got on port 9,
-//! a source of that pattern on port 19, and the reset of every connection on port 11.
+//! a source of that pattern on port 19, and the reset of every connection on port 11. `metrics` does the same and shows
+//! counters to the host.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -18,6 +19,7 @@ use kiln::io::{Read, Write};
 use kiln::net::{self, Error, TcpListener, TcpStream, UdpSocket};
 use kiln::time::{Duration, timeout};
 use kiln::{println, spawn};
+use kiln_abi::metrics::{Net, NetBlock};
 
 #[kiln::main(net)]
 async fn main() -> Result<u8, Error> {
@@ -25,6 +27,7 @@ async fn main() -> Result<u8, Error> {
     let arg = |index: usize| args.get(index).copied().unwrap_or_default();
     match arg(0) {
         "serve" => serve().await?,
+        "metrics" => metrics().await?,
         "addresses" => addresses().await?,
         "connect" => connect(arg(1)).await,
         "lookup" => lookup(arg(1)).await?,
@@ -40,6 +43,19 @@ async fn main() -> Result<u8, Error> {
 
 fn any(port: u16) -> SocketAddr {
     SocketAddr::from(([0u16; 8], port))
+}
+
+/// Shows counters to the host, then serves. A second block is about a device that is not there.
+async fn metrics() -> Result<(), Error> {
+    static BLOCKS: [NetBlock; 2] = [NetBlock::new(0), NetBlock::new(60)];
+    for block in &BLOCKS {
+        println!("register {:?}", kiln_rt::metrics::register(block));
+    }
+    BLOCKS[0].add(Net::TcpRetransmitted, 41);
+    BLOCKS[0].add(Net::TcpRetransmitted, 1);
+    BLOCKS[0].set(Net::BufferBytes, u64::MAX);
+    BLOCKS[1].set(Net::UdpSockets, 5);
+    serve().await
 }
 
 async fn serve() -> Result<(), Error> {

@@ -4,6 +4,7 @@
 //! which help shows it.
 
 mod build;
+mod capture;
 mod completions;
 mod export;
 mod images;
@@ -57,6 +58,7 @@ verbs! {
     rm: "Remove instances that have ended",
     inspect: "Show everything about instances as JSON",
     stats: "Show what instances use",
+    capture: "Write the frames on an instance's network links to a file",
     wait: "Wait for instances to end and print their exit codes",
     images: "List built images",
     version: "Show versions",

@@ -42,7 +42,7 @@ pub struct Arguments {
     /// Memory of the guest, in bytes or with K, M or G [default: 64M]
     #[arg(short = 'm', long, value_name = "SIZE")]
     memory: Option<String>,
-    /// Connect a network device: [NAME=]user, none or tap:IFNAME[,ip=A/P][,gw=A]
+    /// Connect a network device: [NAME=]user, none, tap:IFNAME or packet:IFNAME[,ip=A/P][,gw=A]
     #[arg(long, visible_alias = "network", value_name = "LINK")]
     net: Vec<String>,
     /// Attach a disk: NAME=FILE[:ro]

@@ -1,4 +1,4 @@
-//! A command's end of the control socket: one request, one response.
+//! A command's end of the control socket: one request, one response; and captures, where a stream follows the response.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{MAX_RESPONSE, Request, Response, server};
 use crate::Error;
+use crate::capture::Link;
 use crate::registry::Instance;
 
 /// How long a supervisor may take for an answer that it can give at once.
@@ -24,25 +25,80 @@ const APPEARS: Duration = Duration::from_millis(500);
 /// # Errors
 /// [`Error::NotRunning`] if its supervisor is gone, [`Error::Control`] if it does not answer as it should.
 pub fn request(instance: &Instance, request: &Request) -> Result<Response, Error> {
-    let name = &instance.record.name;
-    let failed = |error: &io::Error| Error::Control {
-        name: name.clone(),
-        problem: error.to_string(),
-    };
-    let mut stream = match connect(&instance.path) {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Err(Error::NotRunning(name.clone()));
-        }
-        Err(error) => return Err(failed(&error)),
-    };
+    let mut stream = reach(instance)?;
     let waits = matches!(request, Request::Stop { .. } | Request::Wait);
-    exchange(&mut stream, request, waits).map_err(|error| failed(&error))
+    exchange(&mut stream, request, waits).map_err(|error| failed(instance, &error))
+}
+
+/// A capture that runs.
+#[derive(Debug)]
+pub struct Capture {
+    /// Where records come from ([`capture::stream`](crate::capture::stream)).
+    pub socket: UnixStream,
+    /// The links whose frames come.
+    pub links: Vec<Link>,
+    /// What came already.
+    pub first: Vec<u8>,
+}
+
+/// Begins to capture the frames on links of a running instance: those named, or all.
+///
+/// # Errors
+/// As [`request`], and [`Error::Refused`] if the instance has no such links.
+pub fn capture(instance: &Instance, links: Vec<String>, snaplen: u32) -> Result<Capture, Error> {
+    let mut socket = reach(instance)?;
+    let request = Request::Capture { links, snaplen };
+    let begin = |socket: &mut UnixStream| -> io::Result<(Response, Vec<u8>)> {
+        send(socket, &request)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+        loop {
+            let got = socket.read(&mut piece)?;
+            bytes.extend(&piece[..got]);
+            match bytes.iter().position(|&byte| byte == b'\n') {
+                Some(end) => {
+                    let first = bytes.split_off(end + 1);
+                    return Ok((serde_json::from_slice(&bytes)?, first));
+                }
+                None if got == 0 || bytes.len() > MAX_RESPONSE => {
+                    return Err(io::Error::other("the connection ended"));
+                }
+                None => {}
+            }
+        }
+    };
+    match begin(&mut socket).map_err(|error| failed(instance, &error))? {
+        (Response::Capturing { links }, first) => Ok(Capture {
+            socket,
+            links,
+            first,
+        }),
+        (Response::Refused { problem }, _) => Err(Error::Refused {
+            name: instance.record.name.clone(),
+            problem,
+        }),
+        (other, _) => {
+            let error = io::Error::other(format!("unexpected answer {other:?}"));
+            Err(failed(instance, &error))
+        }
+    }
+}
+
+fn failed(instance: &Instance, error: &io::Error) -> Error {
+    Error::Control {
+        name: instance.record.name.clone(),
+        problem: error.to_string(),
+    }
+}
+
+/// A connection to an instance's supervisor.
+fn reach(instance: &Instance) -> Result<UnixStream, Error> {
+    connect(&instance.path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Error::NotRunning(instance.record.name.clone())
+        }
+        _ => failed(instance, &error),
+    })
 }
 
 fn connect(folder: &Path) -> io::Result<UnixStream> {
@@ -71,12 +127,16 @@ fn connect(folder: &Path) -> io::Result<UnixStream> {
     }
 }
 
-fn exchange(stream: &mut UnixStream, request: &Request, waits: bool) -> io::Result<Response> {
+fn send(stream: &mut UnixStream, request: &Request) -> io::Result<()> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&line)
+}
+
+fn exchange(stream: &mut UnixStream, request: &Request, waits: bool) -> io::Result<Response> {
+    send(stream, request)?;
     stream.set_read_timeout((!waits).then_some(PATIENCE))?;
-    stream.write_all(&line)?;
     let mut bytes = Vec::new();
     stream.take(MAX_RESPONSE as u64).read_to_end(&mut bytes)?;
     if bytes.is_empty() {

@@ -2,7 +2,8 @@
 //!
 //! Each instance's supervisor listens on a socket in the instance's folder. A client sends one line of JSON, a
 //! [`Request`], and gets one line back, a [`Response`]; then the connection ends. Two requests are answered only when
-//! the guest has ended ([`Request::Stop`] and [`Request::Wait`]), so that a client need not ask again and again.
+//! the guest has ended ([`Request::Stop`] and [`Request::Wait`]), so that a client need not ask again and again. One
+//! turns the connection into a stream ([`Request::Capture`]).
 //!
 //! Only processes of the same user (and root) are listened to. Lines are bounded, clients are bounded in number
 //! and time, and none of them can hold up the supervisor: see [`server`].
@@ -10,8 +11,11 @@
 pub mod client;
 pub mod server;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::capture::Link;
 use crate::registry::record::Protection;
 
 /// The most bytes of a request.
@@ -40,6 +44,17 @@ pub enum Request {
     },
     /// What the guest uses.
     Stats,
+    /// Everything that is counted.
+    Metrics,
+    /// Copies of the frames on its links. Behind the response, if it is [`Response::Capturing`], come records on the same
+    /// connection ([`capture::stream`](crate::capture::stream)), until the client closes its direction or the guest
+    /// ends.
+    Capture {
+        /// Names of links; all if there are none.
+        links: Vec<String>,
+        /// The most bytes of each frame.
+        snaplen: u32,
+    },
     /// The protections around the guest.
     Protections,
     /// Answer when the guest has ended.
@@ -59,6 +74,13 @@ pub enum Response {
     },
     /// To [`Request::Stats`].
     Stats(Stats),
+    /// To [`Request::Metrics`].
+    Metrics(Metrics),
+    /// To [`Request::Capture`].
+    Capturing {
+        /// The links whose frames follow.
+        links: Vec<Link>,
+    },
     /// To [`Request::Protections`].
     Protections {
         /// All that this backend has.
@@ -89,10 +111,54 @@ pub struct Stats {
     pub operations: u64,
     /// Host system calls made for it.
     pub host_calls: u64,
-    /// Bytes that went into the guest over the rootless network; `None` without it: nobody counts what other links carry.
+    /// Bytes that went into the guest over its links; `None` where nobody counts them.
     pub net_received: Option<u64>,
-    /// Bytes that came out of the guest over the rootless network, likewise.
+    /// Bytes that came out of the guest over its links, likewise.
     pub net_sent: Option<u64>,
+}
+
+/// Everything that is counted about an instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metrics {
+    /// What it uses.
+    pub stats: Stats,
+    /// Its network links, as far as somebody counts what they carry.
+    pub links: Vec<LinkMetrics>,
+    /// The rootless network's own counters by name.
+    pub usernet: BTreeMap<String, u64>,
+    /// What the guest says.
+    pub guest: Vec<GuestMetrics>,
+}
+
+/// What went over one link, seen from the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkMetrics {
+    /// Its name.
+    pub name: String,
+    /// Frames into the guest.
+    pub received_frames: u64,
+    /// Bytes in them.
+    pub received_bytes: u64,
+    /// Frames out of the guest.
+    pub sent_frames: u64,
+    /// Bytes in them.
+    pub sent_bytes: u64,
+    /// Frames dropped because the guest did not take them, where somebody counts them.
+    pub dropped_frames: Option<u64>,
+}
+
+/// A block of counters that a guest shows, see [`kiln_abi::metrics`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestMetrics {
+    /// What the values mean.
+    pub kind: u16,
+    /// The name of the link that it is about.
+    pub link: String,
+    /// The values.
+    pub values: Vec<u64>,
 }
 
 #[cfg(test)]

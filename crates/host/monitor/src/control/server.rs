@@ -125,6 +125,12 @@ impl Server {
         self.forget_done();
     }
 
+    /// Gives away the connection of a client that waits for a response. `None` if it has gone away meanwhile.
+    pub fn take(&mut self, id: ClientId) -> Option<OwnedFd> {
+        let index = self.clients.iter().position(|client| client.id == id)?;
+        Some(self.clients.remove(index).socket)
+    }
+
     /// Hangs up on clients that are done, which is how they know that the response is complete.
     fn forget_done(&mut self) {
         self.clients

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use kiln_abi::{DeviceKind, MAX_DEVICES};
 use kiln_image::Device as Declared;
 
-use super::net::{Link, NetOption, TapOptions};
+use super::net::{Link, LinkOptions, NetOption};
 use crate::Error;
 use crate::spec::BlockOption;
 
@@ -30,7 +30,9 @@ pub enum Source<'a> {
     /// The rootless network, with this Ethernet address if one was asked for.
     User(Option<[u8; 6]>),
     /// A tap device.
-    Tap(&'a TapOptions),
+    Tap(&'a LinkOptions),
+    /// An interface of the host.
+    Packet(&'a LinkOptions),
     /// A file or block device.
     File(&'a BlockOption),
 }
@@ -121,6 +123,7 @@ fn bind_links<'a>(
             Link::None => continue,
             Link::User { mac } => Source::User(*mac),
             Link::Tap(options) => Source::Tap(options),
+            Link::Packet(options) => Source::Packet(options),
         };
         let name = match &net.device {
             Some(wanted) => *names.iter().find(|name| *name == wanted).ok_or_else(|| {

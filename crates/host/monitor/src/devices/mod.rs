@@ -1,20 +1,23 @@
 //! From the user's options and the image's manifest to open devices.
 //!
 //! Three steps, in this order so that errors cost nothing: [`manifest::plan`] matches names (pure), then each planned
-//! device is opened ([`net`], [`tap`], [`block`]), then all of them are handed to the backend as they are. What the
+//! device is opened ([`net`], [`tap`], [`packet`], [`block`]), then all of them are handed to the backend as they are. What the
 //! supervisor keeps for itself (the rootless network) comes back beside them.
 
 pub mod block;
 pub mod island;
 pub mod manifest;
 pub mod net;
+pub mod packet;
 pub mod tap;
 
+use kiln_abi::DeviceKind;
 use kiln_image::Device as Declared;
 use kiln_usernet::Usernet;
 
 use crate::Error;
 use crate::backend::{Device, LinkEnds};
+use crate::capture::Link;
 use crate::spec::Spec;
 use manifest::Source;
 
@@ -24,6 +27,10 @@ pub struct Attached {
     pub devices: Vec<Device>,
     /// The host's side of the guest's rootless link, if it has one.
     pub usernet: Option<Box<Usernet>>,
+    /// The network links.
+    pub links: Vec<Link>,
+    /// Of those, the number of the rootless one.
+    pub user_link: Option<u32>,
     /// One line for each device, for `kiln inspect`.
     pub described: Vec<String>,
     /// The forwarded ports as they were bound, for `kiln ps`.
@@ -51,20 +58,27 @@ pub fn attach(
     let mut attached = Attached {
         devices: Vec::with_capacity(plan.len()),
         usernet: None,
+        links: Vec::new(),
+        user_link: None,
         described: Vec::with_capacity(plan.len()),
         ports: Vec::new(),
     };
-    for planned in plan {
+    for (number, planned) in (0..).zip(plan) {
         let (device, described) = match planned.source {
             Source::User(mac) => {
                 let (device, usernet) = net::open_user(planned.name, mac, name, &spec.ports, ends)?;
                 attached.ports = net::bound_ports(&usernet);
                 attached.usernet = Some(usernet);
+                attached.user_link = Some(number);
                 (device, "user".to_owned())
             }
             Source::Tap(options) => (
                 tap::open(planned.name, options, ends)?,
                 format!("tap:{}", options.interface),
+            ),
+            Source::Packet(options) => (
+                packet::open(planned.name, options, ends)?,
+                format!("packet:{}", options.interface),
             ),
             Source::File(option) => (
                 block::open(option)?,
@@ -75,6 +89,14 @@ pub fn attach(
                 ),
             ),
         };
+        if planned.kind == DeviceKind::Net {
+            attached.links.push(Link {
+                device: number,
+                name: planned.name.to_owned(),
+                kind: described.clone(),
+                mac: device.info.mac,
+            });
+        }
         attached.described.push(format!(
             "{} {}={described}",
             planned.kind.name(),

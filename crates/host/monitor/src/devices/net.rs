@@ -1,7 +1,7 @@
 //! Network links: what `--net` says, and the rootless one.
 //!
 //! `--net [NAME=]LINK`, where `LINK` is `none`, `user[,mac=M]` or
-//! `tap:IFNAME[,ip=A/P][,gw=A][,ip6=A/P][,gw6=A][,dns=A][,mtu=N][,mac=M]`. `NAME` is a device that the image declares
+//! `tap:IFNAME[,ip=A/P][,gw=A][,ip6=A/P][,gw6=A][,dns=A][,mtu=N][,mac=M]`, or `packet:` with the same options. `NAME` is a device that the image declares
 //! and may be left out when there is only one.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -39,13 +39,15 @@ pub enum Link {
         mac: Option<[u8; 6]>,
     },
     /// A tap device.
-    Tap(TapOptions),
+    Tap(LinkOptions),
+    /// A network interface of the host, shared by a packet socket.
+    Packet(LinkOptions),
 }
 
-/// What `tap:` says.
+/// What `tap:` and `packet:` say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TapOptions {
-    /// The tap device's name.
+pub struct LinkOptions {
+    /// The name of the host's interface.
     pub interface: String,
     /// The guest's IPv4 address and the length of its network prefix; by DHCP if there is none.
     pub ip4: Option<(Ipv4Addr, u8)>,
@@ -61,7 +63,7 @@ pub struct TapOptions {
     pub dns6: Option<Ipv6Addr>,
     /// Greatest IP packet in bytes; the interface's own if there is none.
     pub mtu: Option<u16>,
-    /// The guest's Ethernet address; random if there is none.
+    /// The guest's Ethernet address; if there is none, random with `tap:` and the interface's own with `packet:`.
     pub mac: Option<[u8; 6]>,
 }
 
@@ -92,12 +94,17 @@ impl FromStr for NetOption {
             "user" => Link::User {
                 mac: user_options(parts).map_err(|problem| bad(&problem))?,
             },
-            _ => match kind.strip_prefix("tap:") {
-                Some(interface) => {
-                    Link::Tap(tap_options(interface, parts).map_err(|problem| bad(&problem))?)
+            _ => {
+                let Some((form @ ("tap" | "packet"), interface)) = kind.split_once(':') else {
+                    return Err(bad("write user, none, tap:IFNAME or packet:IFNAME"));
+                };
+                let options =
+                    link_options(form, interface, parts).map_err(|problem| bad(&problem))?;
+                match form {
+                    "tap" => Link::Tap(options),
+                    _ => Link::Packet(options),
                 }
-                None => return Err(bad("write user, none or tap:IFNAME")),
-            },
+            }
         };
         Ok(Self {
             device: device.map(str::to_owned),
@@ -117,42 +124,45 @@ fn user_options<'a>(options: impl Iterator<Item = &'a str>) -> Result<Option<[u8
     Ok(mac)
 }
 
-fn tap_options<'a>(
+fn link_options<'a>(
+    form: &str,
     interface: &str,
     options: impl Iterator<Item = &'a str>,
-) -> Result<TapOptions, String> {
+) -> Result<LinkOptions, String> {
     // IFNAMSIZ is 16 with the terminating NUL.
     if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ', '%']) {
-        return Err("the interface's name has 1 to 15 characters: write tap:IFNAME".to_owned());
+        return Err(format!(
+            "the interface's name has 1 to 15 characters: write {form}:IFNAME"
+        ));
     }
-    let mut tap = TapOptions {
+    let mut link = LinkOptions {
         interface: interface.to_owned(),
-        ..TapOptions::default()
+        ..LinkOptions::default()
     };
     for option in options {
         let Some((key, value)) = option.split_once('=') else {
             return Err(format!("option {option:?} lacks a value: write KEY=VALUE"));
         };
         match key {
-            "ip" => tap.ip4 = Some(parse_cidr(value, 32, "10.0.0.2/24")?),
-            "ip6" => tap.ip6 = Some(parse_cidr(value, 128, "fd00::2/64")?),
-            "gw" | "gw4" => tap.gateway4 = Some(parse_address(key, value)?),
-            "gw6" => tap.gateway6 = Some(parse_address(key, value)?),
-            "dns" if value.contains(':') => tap.dns6 = Some(parse_address(key, value)?),
-            "dns" => tap.dns4 = Some(parse_address(key, value)?),
+            "ip" => link.ip4 = Some(parse_cidr(value, 32, "10.0.0.2/24")?),
+            "ip6" => link.ip6 = Some(parse_cidr(value, 128, "fd00::2/64")?),
+            "gw" | "gw4" => link.gateway4 = Some(parse_address(key, value)?),
+            "gw6" => link.gateway6 = Some(parse_address(key, value)?),
+            "dns" if value.contains(':') => link.dns6 = Some(parse_address(key, value)?),
+            "dns" => link.dns4 = Some(parse_address(key, value)?),
             "mtu" => match value.parse() {
-                Ok(mtu @ 576..=65_520) => tap.mtu = Some(mtu),
+                Ok(mtu @ 576..=65_520) => link.mtu = Some(mtu),
                 _ => return Err("mtu is a number from 576 to 65520".to_owned()),
             },
-            "mac" => tap.mac = Some(parse_mac(value)?),
+            "mac" => link.mac = Some(parse_mac(value)?),
             _ => {
                 return Err(format!(
-                    "unknown option {key:?}: tap takes ip, gw, ip6, gw6, dns, mtu and mac"
+                    "unknown option {key:?}: {form} takes ip, gw, ip6, gw6, dns, mtu and mac"
                 ));
             }
         }
     }
-    Ok(tap)
+    Ok(link)
 }
 
 fn parse_address<T: FromStr>(key: &str, value: &str) -> Result<T, String> {
@@ -299,9 +309,20 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_socket_takes_what_a_tap_takes() {
+        let option: NetOption = "packet:veth1,ip=10.0.0.2/24".parse().unwrap();
+        let Link::Packet(options) = option.link else {
+            panic!("not a packet socket");
+        };
+        assert_eq!(options.interface, "veth1");
+        assert_eq!(options.ip4, Some((Ipv4Addr::new(10, 0, 0, 2), 24)));
+    }
+
+    #[test]
     fn nonsense_is_refused_with_the_right_form() {
         for (text, hint) in [
-            ("bridge", "write user, none or tap:IFNAME"),
+            ("bridge", "write user, none, tap:IFNAME or packet:IFNAME"),
+            ("packet:e,speed=1", "packet takes ip"),
             ("tap:", "1 to 15 characters"),
             ("tap:averyveryverylongname", "1 to 15 characters"),
             ("tap:t,ip=10.0.0.2", "10.0.0.2/24"),

@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
 use kiln_abi::layout::Record;
@@ -14,9 +13,8 @@ use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Setter, Updater, ioctl, opcode};
-use rustix::net::{AddressFamily, SocketType, socket};
 
-use super::net::TapOptions;
+use super::net::LinkOptions;
 use crate::Error;
 use crate::backend::{Device, Interface, LinkEnds};
 
@@ -53,15 +51,21 @@ struct InterfaceRequest {
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such device, it is in use or may not be used; [`Error::Host`] otherwise.
-pub fn open(name: &str, options: &TapOptions, ends: LinkEnds) -> Result<Device, Error> {
+pub fn open(name: &str, options: &LinkOptions, ends: LinkEnds) -> Result<Device, Error> {
+    // For a privileged user the host would make a device that does not exist, with nothing connected to it.
     let host = rustix::fs::open(
         "/dev/net/tun",
         OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
         Mode::empty(),
     )
     .map_err(|error| refused(options, error))?;
-    check_exists(options)?;
-    let info = info(name, options);
+    if super::packet::index_of(&options.interface)?.is_none() {
+        let name = &options.interface;
+        return Err(Error::Device(format!(
+            "this host has no network interface {name}: make one with `ip tuntap add {name} mode tap vnet_hdr`"
+        )));
+    }
+    let info = info(name, options, random_mac);
     let opened = ends != LinkEnds::Names;
     if opened {
         attach(&host, options)?;
@@ -76,19 +80,6 @@ pub fn open(name: &str, options: &TapOptions, ends: LinkEnds) -> Result<Device, 
             namespace: None,
         }),
     })
-}
-
-/// For a privileged user the host would make a device that does not exist, with nothing connected to it.
-fn check_exists(options: &TapOptions) -> Result<(), Error> {
-    let name = &options.interface;
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)
-        .map_err(|error| Error::host("look up network interfaces", error))?;
-    match rustix::net::netdevice::name_to_index(&socket, name) {
-        Err(Errno::NODEV) => Err(Error::Device(format!(
-            "this host has no network interface {name}: make one with `ip tuntap add {name} mode tap vnet_hdr`"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// Makes a tap device in the present network namespace. If it is `lasting` it stays when the descriptor is closed, for
@@ -122,7 +113,7 @@ fn attach_once(host: &OwnedFd, interface: &str) -> rustix::io::Result<()> {
     }
 }
 
-fn attach(host: &OwnedFd, options: &TapOptions) -> Result<(), Error> {
+fn attach(host: &OwnedFd, options: &LinkOptions) -> Result<(), Error> {
     for attempt in 0.. {
         match attach_once(host, &options.interface) {
             Err(Errno::BUSY) if attempt < RETRIES => std::thread::sleep(RETRY_AFTER),
@@ -141,7 +132,7 @@ fn set_up(host: &OwnedFd) -> rustix::io::Result<()> {
     }
 }
 
-fn refused(options: &TapOptions, error: Errno) -> Error {
+fn refused(options: &LinkOptions, error: Errno) -> Error {
     let name = &options.interface;
     Error::Device(match error {
         Errno::NOENT | Errno::NXIO | Errno::NODEV => {
@@ -158,14 +149,16 @@ fn refused(options: &TapOptions, error: Errno) -> Error {
     })
 }
 
-fn info(name: &str, options: &TapOptions) -> DeviceInfo {
+/// What the guest is told about a link over an interface of the host. `own` is its Ethernet address, if none was asked
+/// for.
+pub(super) fn info(name: &str, options: &LinkOptions, own: impl FnOnce() -> [u8; 6]) -> DeviceInfo {
     let mut info = DeviceInfo {
         kind: DeviceKind::Net as u32,
         name: super::padded(name),
-        mac: options.mac.unwrap_or_else(random_mac),
+        mac: options.mac.unwrap_or_else(own),
         mtu: options
             .mtu
-            .or_else(|| interface_mtu(&options.interface))
+            .or_else(|| super::packet::mtu_of(&options.interface))
             .unwrap_or(1500),
         net_features: DeviceInfo::NET_CSUM
             | DeviceInfo::NET_TSO4
@@ -193,12 +186,6 @@ fn random_mac() -> [u8; 6] {
     mac
 }
 
-fn interface_mtu(interface: &str) -> Option<u16> {
-    let file = Path::new("/sys/class/net").join(interface).join("mtu");
-    let text = std::fs::read_to_string(file).ok()?;
-    text.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,13 +197,13 @@ mod tests {
 
     #[test]
     fn static_addresses_reach_the_guest() {
-        let options = TapOptions {
+        let options = LinkOptions {
             interface: "none0".into(),
             ip4: Some(("10.1.2.3".parse().unwrap(), 8)),
             gateway4: Some("10.0.0.1".parse().unwrap()),
-            ..TapOptions::default()
+            ..LinkOptions::default()
         };
-        let info = info("eth0", &options);
+        let info = info("eth0", &options, random_mac);
         assert_eq!((info.address4, info.prefix4), ([10, 1, 2, 3], 8));
         assert_eq!(info.gateway4, [10, 0, 0, 1]);
         assert_eq!(info.prefix6, 0, "autoconfiguration");

@@ -156,6 +156,7 @@ impl Setup {
             guest,
             console,
             usernet: None,
+            captures: Hub::new(Vec::new(), None),
             output: Output::none(),
             log: Log::create(&self.folder).unwrap(),
             dir: self.folder.as_fd(),

@@ -1,30 +1,48 @@
-//! One TCP connection: a socket of the host on one side, a smoltcp socket towards the guest on the other.
+//! One TCP connection: a socket of the host on one side, a control block of our TCP core towards the guest on the other.
 //!
-//! Data move from the host's socket straight into smoltcp's buffer and back, without a stop between them. The buffers
-//! are also the back-pressure: what the guest has not acknowledged fills one, and we stop reading from the host; what
-//! the host does not take fills the other, and the guest's window closes. Each direction ends by itself (half-close).
+//! Data move from the host's socket into the core's send buffer, and from its receive buffer to the host's socket. The
+//! buffers are also the back-pressure: what the guest has not acknowledged fills one, and we stop reading from the host;
+//! what the host does not take fills the other, and the guest's window closes. Each direction ends by itself
+//! (half-close).
 //!
 //! This file knows one connection and does no bookkeeping; [`super::Tcp`] decides when a connection is served.
 
-use std::net::SocketAddr;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use kiln_net::tcp::{Changed, State, Tcb};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
-use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::time::Duration as SmolDuration;
 
+use super::chunks::{CHUNK, Chunks};
 use crate::Stats;
 use crate::poller::Flags;
 
 /// The two ends of a connection as the guest sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flow {
     pub guest: SocketAddr,
     pub peer: SocketAddr,
+}
+
+// Reason: fields are hashed in fewer and larger parts than the derived implementation has; equal flows hash equally.
+impl Hash for Flow {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for end in [self.guest, self.peer] {
+            match end.ip() {
+                IpAddr::V4(address) => {
+                    let port = u64::from(end.port());
+                    hasher.write_u64(u64::from(address.to_bits()) << 16 | port);
+                }
+                IpAddr::V6(address) => {
+                    hasher.write_u128(address.to_bits());
+                    hasher.write_u16(end.port());
+                }
+            }
+        }
+    }
 }
 
 /// How far a connection has come.
@@ -47,60 +65,6 @@ pub(crate) enum Phase {
     Open,
 }
 
-/// The socket towards the guest, alone in its set.
-pub(crate) struct GuestSide {
-    pub set: SocketSet<'static>,
-    handle: SocketHandle,
-    /// Bytes of both buffers.
-    pub buffer_bytes: usize,
-}
-
-impl GuestSide {
-    /// Makes a closed socket with `size` bytes for each direction. The memory is zero-filled by the host on first use,
-    /// so that an idle connection costs little of it.
-    pub fn new(size: usize) -> Self {
-        let mut set = SocketSet::new(vec![SocketStorage::EMPTY]);
-        let socket = Socket::new(
-            SocketBuffer::new(vec![0; size]),
-            SocketBuffer::new(vec![0; size]),
-        );
-        let handle = set.add(socket);
-        Self {
-            set,
-            handle,
-            buffer_bytes: 2 * size,
-        }
-    }
-
-    pub fn socket(&mut self) -> &mut Socket<'static> {
-        self.set.get_mut(self.handle)
-    }
-
-    /// Sets what a previous connection over the same socket may have changed.
-    pub fn prepare(&mut self) {
-        let socket = self.socket();
-        // Whoever wrote the data has decided how to batch them.
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(Some(ACK_DELAY));
-        // With timestamps a guest can tell a new connection from one that it still holds in TIME-WAIT (RFC 6191);
-        // busy forwards reuse port numbers within seconds.
-        socket.set_tsval_generator(Some(timestamp));
-    }
-}
-
-/// Small segments are acknowledged with the next data or after this time. It must be short: a guest with Nagle's
-/// algorithm waits for it.
-const ACK_DELAY: SmolDuration = SmolDuration::from_millis(2);
-
-/// Segments from this size on belong to bulk transfers and are acknowledged at once, in bytes.
-const BULK: usize = 4096;
-
-/// Milliseconds since some moment, for TCP timestamps.
-fn timestamp() -> u32 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u32
-}
-
 /// What a connection came to after some work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -119,7 +83,9 @@ pub(crate) struct Connection {
     pub phase: Phase,
     pub host: OwnedFd,
     /// `None` only while the host connects.
-    pub guest: Option<GuestSide>,
+    pub tcb: Option<Box<Tcb>>,
+    /// The most that either of its buffers may come to hold, in bytes.
+    buffer_size: u32,
     /// Which forward it came through.
     pub forward: Option<u32>,
     /// In the list of connections to be served.
@@ -137,7 +103,6 @@ pub(crate) struct Connection {
     guest_closed: bool,
     /// The guest's FIN has been passed on.
     guest_ended: bool,
-    parked: bool,
 }
 
 impl Connection {
@@ -146,7 +111,8 @@ impl Connection {
             flow,
             phase,
             host,
-            guest: None,
+            tcb: None,
+            buffer_size: 0,
             forward: None,
             queued: false,
             timer: None,
@@ -157,8 +123,28 @@ impl Connection {
             host_ended: false,
             guest_closed: false,
             guest_ended: false,
-            parked: false,
         }
+    }
+
+    /// Gives it buffers of `size` bytes each way. Returns how much memory they may take.
+    pub fn reserve(&mut self, size: u32) -> usize {
+        self.buffer_size = size;
+        self.reserved()
+    }
+
+    /// Bytes of memory that its buffers may take.
+    pub fn reserved(&self) -> usize {
+        Self::memory(self.buffer_size)
+    }
+
+    /// Bytes of memory for buffers of `size` bytes: the core lets a little more arrive than it has asked for.
+    pub const fn memory(size: u32) -> usize {
+        let size = size as usize;
+        2 * size + size / 8
+    }
+
+    pub fn buffer_size(&self) -> u32 {
+        self.buffer_size
     }
 
     /// Notes what the host's socket is ready for.
@@ -169,117 +155,145 @@ impl Connection {
         self.writable |= flags.intersects(Flags::OUT | Flags::ERR | Flags::HUP);
     }
 
-    /// Called before a segment with `payload` bytes goes to smoltcp.
-    pub fn expect(&mut self, payload: usize) {
-        if let Some(guest) = &mut self.guest {
-            let delay = (payload < BULK).then_some(ACK_DELAY);
-            guest.socket().set_ack_delay(delay);
+    /// True if what a segment has changed gives [`splice`](Self::splice) or the way to the guest something to do.
+    pub fn has_work(&self, changed: Changed) -> bool {
+        if changed == Changed::WRITABLE && matches!(self.phase, Phase::Open) {
+            return self.readable && !self.host_ended;
         }
+        changed != Changed::default()
     }
 
-    /// Moves all data that can be moved, and passes on ends and errors.
-    pub fn splice(&mut self, stats: &mut Stats) -> Verdict {
-        let Some(guest) = &mut self.guest else {
-            return Verdict::Alive;
-        };
-        let socket = guest.set.get_mut::<Socket>(guest.handle);
-        self.guest_closed |= matches!(
-            socket.state(),
-            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
-        );
-
-        while self.writable && socket.can_recv() {
-            let host = &self.host;
-            let sent = socket.recv(|data| {
-                let result =
-                    rustix::net::send(host, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-                (result.unwrap_or(0), result.map(|n| (n, data.len())))
-            });
-            match sent {
-                Ok(Ok((sent, offered))) => {
-                    stats.tcp_bytes_out += sent as u64;
-                    self.writable = sent == offered;
-                }
-                Ok(Err(Errno::AGAIN)) => self.writable = false,
-                Ok(Err(Errno::INTR)) => {}
-                Ok(Err(_)) => {
-                    socket.abort();
-                    return Verdict::Broken;
-                }
-                Err(_) => break,
-            }
+    /// Moves all data that can be moved, and passes on ends and errors. `chunks` are for data from the host.
+    pub fn splice(
+        &mut self,
+        stats: &mut Stats,
+        chunks: &mut Chunks,
+        now: kiln_abi::Instant,
+    ) -> Verdict {
+        let verdict = self.to_host(stats, now);
+        if verdict != Verdict::Alive {
+            return verdict;
         }
-        if self.guest_closed && !self.guest_ended && !socket.can_recv() {
-            self.guest_ended = true;
-            // A peer that is gone already makes this fail; reading tells.
-            let _ = rustix::net::shutdown(&self.host, Shutdown::Write);
-        }
-
-        while self.readable && !self.host_ended && socket.can_send() {
-            let host = &self.host;
-            let received = socket.send(|room| {
-                let wanted = room.len();
-                let result = rustix::net::recv(host, room, RecvFlags::DONTWAIT);
-                let length = result.as_ref().map_or(0, |&(length, _)| length);
-                (length, result.map(|(length, _)| (length, wanted)))
-            });
-            match received {
-                Ok(Ok((0, _))) => {
-                    self.host_ended = true;
-                    socket.close();
-                }
-                Ok(Ok((received, wanted))) => {
-                    stats.tcp_bytes_in += received as u64;
-                    // With edge-triggered events a short read means that nothing is left, unless an end was announced.
-                    self.readable = received == wanted || self.hung_up;
-                }
-                Ok(Err(Errno::AGAIN)) => self.readable = false,
-                Ok(Err(Errno::INTR)) => {}
-                Ok(Err(_)) => {
-                    socket.abort();
-                    return Verdict::Broken;
-                }
-                Err(_) => break,
-            }
+        let verdict = self.to_guest(stats, chunks, now);
+        if verdict != Verdict::Alive {
+            return verdict;
         }
         if self.hung_up && self.host_ended && !self.guest_ended && is_gone(&self.host) {
-            socket.abort();
-            return Verdict::Broken;
+            return self.host_failed();
         }
         Verdict::Alive
     }
 
-    /// The state after data moved and segments went out.
-    pub fn verdict(&mut self) -> Verdict {
-        let Some(guest) = &mut self.guest else {
+    fn to_host(&mut self, stats: &mut Stats, now: kiln_abi::Instant) -> Verdict {
+        let Some(tcb) = &mut self.tcb else {
             return Verdict::Alive;
         };
-        let socket = guest.set.get_mut::<Socket>(guest.handle);
+        self.guest_closed |= matches!(
+            tcb.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        while self.writable {
+            let data = tcb.peek();
+            if data.is_empty() {
+                break;
+            }
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.host, data, flags) {
+                Ok(sent) => {
+                    stats.tcp_bytes_out += sent as u64;
+                    self.writable = sent == data.len();
+                    tcb.consume(sent, now);
+                }
+                Err(Errno::AGAIN) => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(_) => return self.host_failed(),
+            }
+        }
+        if self.guest_closed && !self.guest_ended && tcb.readable() == 0 {
+            self.guest_ended = true;
+            // A peer that is gone already makes this fail; reading tells.
+            let _ = rustix::net::shutdown(&self.host, Shutdown::Write);
+        }
+        Verdict::Alive
+    }
+
+    fn to_guest(
+        &mut self,
+        stats: &mut Stats,
+        chunks: &mut Chunks,
+        now: kiln_abi::Instant,
+    ) -> Verdict {
+        let Some(tcb) = &mut self.tcb else {
+            return Verdict::Alive;
+        };
+        while self.readable && !self.host_ended {
+            let room = tcb.writable().min(CHUNK);
+            // A little room will be more with the next acknowledgement.
+            if room == 0 || room < LEAST_READ && tcb.unacknowledged() > LEAST_READ {
+                break;
+            }
+            let wanted = &mut chunks.room()[..room];
+            match rustix::net::recv(&self.host, wanted, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => {
+                    self.host_ended = true;
+                    tcb.close(now);
+                }
+                Ok((_, received)) => {
+                    stats.tcp_bytes_in += received as u64;
+                    // There was room, so that this fails only on a connection that is over, as its verdict tells.
+                    let _ = if received == CHUNK {
+                        tcb.write_shared(chunks.full(), 0, now)
+                    } else {
+                        tcb.write(&chunks.room()[..received], now)
+                    };
+                    // With edge-triggered events a short read means that nothing is left, unless an end was announced.
+                    self.readable = received == room || self.hung_up;
+                }
+                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::INTR) => {}
+                Err(_) => return self.host_failed(),
+            }
+        }
+        Verdict::Alive
+    }
+
+    /// The host's side is dead: the guest is to see a reset.
+    fn host_failed(&mut self) -> Verdict {
+        if let Some(tcb) = &mut self.tcb {
+            tcb.abort(kiln_net::Error::ConnectionReset);
+        }
+        Verdict::Broken
+    }
+
+    /// The state after data moved and segments went out.
+    pub fn verdict(&self, now: kiln_abi::Instant) -> Verdict {
+        let Some(tcb) = &self.tcb else {
+            return Verdict::Alive;
+        };
         let ended = self.guest_ended && self.host_ended;
-        match socket.state() {
+        match tcb.state() {
             // A reset still has to go out.
-            State::Closed if socket.remote_endpoint().is_some() => Verdict::Alive,
+            State::Closed if tcb.wants_to_transmit(now) => Verdict::Alive,
             // The host has not taken all of the guest's data yet.
-            State::Closed if self.guest_closed && socket.can_recv() => Verdict::Alive,
+            State::Closed if self.guest_closed && tcb.readable() != 0 => Verdict::Alive,
             State::Closed if ended => Verdict::Finished,
-            State::Closed | State::Listen => Verdict::Broken,
+            State::Closed => Verdict::Broken,
             // The link loses nothing, so that nobody needs us to stay for the rest of TIME-WAIT. A guest whose FIN is
             // answered by a reset all the same has closed already.
-            State::TimeWait if ended && !socket.can_recv() => Verdict::Finished,
+            State::TimeWait if ended && !tcb.wants_to_transmit(now) => Verdict::Finished,
             _ => Verdict::Alive,
         }
     }
 
     /// True while the guest owes nothing but the last step of opening or closing. A guest that is slow to take data is
     /// not meant: it has all the time it wants.
-    pub fn is_owed_a_step(&mut self) -> bool {
-        self.guest.as_mut().is_some_and(|guest| {
-            let socket = guest.socket();
-            socket.send_queue() == 0
-                && matches!(
-                    socket.state(),
-                    State::SynReceived | State::FinWait1 | State::Closing | State::LastAck
-                )
+    pub fn is_owed_a_step(&self) -> bool {
+        self.tcb.as_ref().is_some_and(|tcb| {
+            let last_steps = matches!(
+                tcb.state(),
+                State::SynReceived | State::FinWait1 | State::Closing | State::LastAck
+            );
+            last_steps && tcb.unacknowledged() == 0
         })
     }
 
@@ -288,25 +302,14 @@ impl Connection {
         self.hung_up && is_gone(&self.host)
     }
 
-    /// Called when smoltcp has sent all that it wants to send at present.
-    pub fn sent_all(&mut self) {
-        if let Some(guest) = &mut self.guest {
-            let socket = guest.socket();
-            self.parked = socket.state() == State::TimeWait && socket.can_recv();
-        }
-    }
-
-    /// The connection is over for the guest, and only the host has data to take. smoltcp must not be asked to send any
-    /// more, since it would throw those away at the end of TIME-WAIT.
-    pub fn is_parked(&self) -> bool {
-        self.parked
-    }
-
     /// Makes the host's peer see a reset instead of an orderly end.
     pub fn reset_host(&self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.host, Some(Duration::ZERO));
     }
 }
+
+/// Less than this is not read from the host while the guest has as much to acknowledge.
+const LEAST_READ: usize = 4096;
 
 /// Both directions of a host's socket are dead: its peer reset it.
 fn is_gone(host: &OwnedFd) -> bool {

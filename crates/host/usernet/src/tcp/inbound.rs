@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
-use super::connection::{Connection, Flow, GuestSide, Phase};
+use super::connection::{Connection, Flow, Phase};
 use super::{EVENTS, Tcp};
 use crate::context::Context;
 use crate::poller::{Flags, Token};
@@ -163,7 +163,7 @@ impl Tcp {
             cx.stats.tcp_limited += 1;
             return;
         };
-        let Some(side) = self.take_buffers(cx) else {
+        let Some(size) = self.buffer_size(cx) else {
             cx.stats.tcp_limited += 1;
             return;
         };
@@ -178,7 +178,7 @@ impl Tcp {
             client,
         );
         connection.forward = Some(index);
-        connection.guest = Some(side);
+        self.reserved += connection.reserve(size);
         cx.stats.tcp_accepted += 1;
         let Some(key) = self.insert(connection) else {
             return;
@@ -192,7 +192,7 @@ impl Tcp {
                 self.remove(key);
                 return;
             }
-            connect(&mut self.interface, connection);
+            connection.tcb = Some(self.opening.dial(cx, flow, size));
         }
         self.enqueue(key);
     }
@@ -225,7 +225,8 @@ impl Tcp {
             }
             Some(at) if at <= cx.now => {
                 *retry = None;
-                connect(&mut self.interface, connection);
+                let size = connection.buffer_size();
+                connection.tcb = Some(self.opening.dial(cx, connection.flow, size));
             }
             Some(_) => {}
         }
@@ -243,19 +244,6 @@ impl Tcp {
             }
         }
         None
-    }
-}
-
-fn connect(interface: &mut smoltcp::iface::Interface, connection: &mut Connection) {
-    let Flow { guest, peer } = connection.flow;
-    if let Some(side) = &mut connection.guest {
-        GuestSide::prepare(side);
-        // Fails only for an open socket or an unspecified address; the state shows it.
-        let _ = side.socket().connect(
-            interface.context(),
-            (guest.ip(), guest.port()),
-            (peer.ip(), peer.port()),
-        );
     }
 }
 

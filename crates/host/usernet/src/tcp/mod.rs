@@ -1,31 +1,32 @@
 //! TCP in both directions: the table of connections, and when each is served.
 //!
-//! Towards the guest, connections end in smoltcp sockets. Each has its own socket set, found by a hash of both ends, so
-//! that a packet costs the same with four thousand connections as with one. Work is batched: packets of the guest and
-//! events of host sockets only mark connections, and each marked connection is then served once, see
-//! [`serve`](Tcp::serve).
+//! Towards the guest, connections end in control blocks of the TCP core that guests use, too (`kiln-net`). They are found
+//! by a hash of both ends, so that a packet costs the same with four thousand connections as with one. Work is batched:
+//! packets of the guest and events of host sockets only mark connections, and each marked connection is then served
+//! once, see [`serve`](Tcp::serve).
 
+mod chunks;
 mod connection;
-mod device;
 pub(crate) mod inbound;
+mod opening;
 mod outbound;
+mod segment;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketSet};
-use smoltcp::socket::tcp::State;
-use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
+use kiln_net::tcp::{State, reset_for};
 
-use self::connection::{Connection, Flow, GuestSide, Phase, Verdict};
-use self::device::Port;
+use self::chunks::Chunks;
+use self::connection::{Connection, Flow, Phase, Verdict};
 use self::inbound::Listener;
+use self::opening::Opening;
+use crate::Error;
 use crate::context::Context;
 use crate::packet::Packet;
 use crate::poller::Flags;
 use crate::table::{Key, Table};
-use crate::{Config, Error};
 
 /// What is watched on the host's side of a connection.
 const EVENTS: Flags = Flags::IN
@@ -36,19 +37,18 @@ const EVENTS: Flags = Flags::IN
 /// How long the guest may take for the last step of opening or closing.
 const CLOSING: Duration = Duration::from_mins(5);
 
-/// Buffer sizes of one direction: while a quarter of all is used, while half is used, and then.
-const SIZES: [usize; 3] = [256 << 10, 64 << 10, 16 << 10];
+/// Buffer sizes of one direction: while a quarter of all is reserved, while half is reserved, and then.
+const SIZES: [u32; 3] = [256 << 10, 64 << 10, 16 << 10];
 
-/// Closed sockets of the greatest size that are kept for the next connections.
-const SPARES: usize = 16;
+/// A guest that was slow to read its link is not held to time-outs for so long afterwards: its answers are on their way.
+const RECOVERY: Duration = Duration::from_millis(500);
 
 /// Connections served in one slice.
 const SLICE: usize = 128;
 
 pub(crate) struct Tcp {
-    interface: Interface,
-    /// For segments that belong to no connection: smoltcp resets them.
-    no_sockets: SocketSet<'static>,
+    opening: Opening,
+    chunks: Chunks,
     listeners: Vec<Listener>,
     connections: Table<Connection>,
     by_flow: HashMap<Flow, Key>,
@@ -57,45 +57,30 @@ pub(crate) struct Tcp {
     /// To be served once the guest reads its link.
     blocked: Vec<Key>,
     timers: BTreeSet<(Instant, Key)>,
-    spares: Vec<GuestSide>,
-    buffer_bytes: usize,
+    /// No time-out of the protocol comes before.
+    patient_until: Instant,
+    /// Bytes that the buffers of all connections may come to hold.
+    reserved: usize,
     last_port: u16,
 }
 
 impl Tcp {
-    pub fn new(config: &Config, out: &mut crate::link::Outbound) -> Result<Self, Error> {
-        let mut seed = [0; 8];
-        rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())
+    pub fn new() -> Result<Self, Error> {
+        let mut port = [0; 2];
+        rustix::rand::getrandom(&mut port[..], rustix::rand::GetRandomFlags::empty())
             .map_err(Error::host("get random numbers"))?;
-        let mut interface_config = InterfaceConfig::new(HardwareAddress::Ip);
-        // Initial sequence numbers come from it. An attacker would have to be on the link, where only the guest is.
-        interface_config.random_seed = u64::from_le_bytes(seed);
-        let mut port = Port {
-            packet: None,
-            out,
-            mtu: config.mtu,
-        };
-        let now = smoltcp::time::Instant::from_secs(3600);
-        let mut interface = Interface::new(interface_config, &mut port, now);
-        interface.update_ip_addrs(|addresses| {
-            // Room for two is part of smoltcp's smallest configuration.
-            let _ = addresses.push(IpCidr::new(config.gateway4.into(), config.prefix4));
-            let _ = addresses.push(IpCidr::new(config.gateway6.into(), 64));
-        });
-        // We speak for every address that the guest may talk to.
-        interface.set_any_ip(true);
         Ok(Self {
-            interface,
-            no_sockets: SocketSet::new(Vec::new()),
+            opening: Opening::new()?,
+            chunks: Chunks::new(),
             listeners: Vec::new(),
             connections: Table::new(),
             by_flow: HashMap::new(),
             queue: Vec::new(),
             blocked: Vec::new(),
             timers: BTreeSet::new(),
-            spares: Vec::new(),
-            buffer_bytes: 0,
-            last_port: u16::from_le_bytes([seed[0], seed[1]]).max(1024),
+            patient_until: Instant::now(),
+            reserved: 0,
+            last_port: u16::from_le_bytes(port).max(1024),
         })
     }
 
@@ -106,17 +91,12 @@ impl Tcp {
         packet: &Packet<'_>,
         resolver: Option<SocketAddr>,
     ) -> bool {
-        let Ok(segment) = TcpPacket::new_checked(packet.payload) else {
+        use kiln_net::tcp::Flags;
+        let Some((flow, segment)) = segment::parse(packet) else {
             return false;
         };
-        if segment.src_port() == 0 || segment.dst_port() == 0 {
-            return false;
-        }
-        let flow = Flow {
-            guest: SocketAddr::new(packet.source, segment.src_port()),
-            peer: SocketAddr::new(packet.target, segment.dst_port()),
-        };
-        let opens = segment.syn() && !segment.ack() && !segment.rst() && !segment.fin();
+        let opens = segment.flags.has(Flags::SYN)
+            && !segment.flags.any(Flags::ACK | Flags::RST | Flags::FIN);
         let Some(&key) = self.by_flow.get(&flow) else {
             if opens {
                 self.open(cx, flow, packet, resolver);
@@ -129,7 +109,7 @@ impl Tcp {
             return true;
         };
         if let Phase::Connecting { syn } = &mut connection.phase {
-            if segment.rst() {
+            if segment.flags.has(Flags::RST) {
                 self.remove(key);
             } else if opens {
                 // Usually the same again; with another sequence number it is the one that counts.
@@ -137,7 +117,12 @@ impl Tcp {
             }
             return true;
         }
-        self.feed(cx, key, packet.bytes, segment.payload().len());
+        if let Some(tcb) = &mut connection.tcb {
+            let changed = tcb.receive(&segment, cx.core_now());
+            if connection.has_work(changed) {
+                self.enqueue(key);
+            }
+        }
         true
     }
 
@@ -154,7 +139,8 @@ impl Tcp {
     }
 
     /// The guest has read frames: what waited for that goes on.
-    pub fn unblocked(&mut self) {
+    pub fn unblocked(&mut self, cx: &Context) {
+        self.patient_until = cx.now + RECOVERY;
         for key in std::mem::take(&mut self.blocked) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.queued = false;
@@ -211,6 +197,15 @@ impl Tcp {
             return;
         };
         connection.queued = false;
+        if let Some(tcb) = &mut connection.tcb
+            && cx.now >= self.patient_until
+            && !cx.out.blocked()
+        {
+            let now = cx.core_now();
+            if tcb.deadline() <= now {
+                tcb.advance(now);
+            }
+        }
         let verdict = match connection.phase {
             Phase::Connecting { .. } => return,
             Phase::Dialing { .. } => {
@@ -221,14 +216,17 @@ impl Tcp {
                 }
                 Verdict::Alive
             }
-            Phase::Open => connection.splice(&mut cx.stats),
+            Phase::Open => {
+                let now = cx.core_now();
+                connection.splice(&mut cx.stats, &mut self.chunks, now)
+            }
         };
         self.send(cx, key);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         if matches!(connection.phase, Phase::Open) {
-            let verdict = match (verdict, connection.verdict()) {
+            let verdict = match (verdict, connection.verdict(cx.core_now())) {
                 (_, Verdict::Finished) => Verdict::Finished,
                 // The guest is told by a reset, which has to go out before the connection is forgotten.
                 (Verdict::Broken, Verdict::Alive) if cx.out.blocked() => Verdict::Alive,
@@ -260,46 +258,46 @@ impl Tcp {
         if connection.client_left() {
             return false;
         }
-        let Some(guest) = &mut connection.guest else {
+        let Some(tcb) = &connection.tcb else {
             return false;
         };
-        match guest.socket().state() {
+        match tcb.state() {
             State::SynSent | State::SynReceived => cx.now < give_up,
             State::Closed => self.redial(cx, key),
             _ => {
                 connection.phase = Phase::Open;
+                let now = cx.core_now();
+                connection.splice(&mut cx.stats, &mut self.chunks, now);
                 if let Some(index) = connection.forward
                     && let Some(listener) = self.listeners.get_mut(index as usize)
                 {
                     listener.served = true;
                 }
-                connection.splice(&mut cx.stats);
                 true
             }
         }
     }
 
-    /// Lets smoltcp send what it has for one connection.
+    /// Sends what one connection has to say, as far as the link takes it.
     fn send(&mut self, cx: &mut Context, key: Key) {
-        let now = cx.smoltcp_now();
+        let now = cx.core_now();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.is_parked() {
+        let Some(tcb) = &mut connection.tcb else {
             return;
+        };
+        let flow = connection.flow;
+        let longest = segment::longest(flow, &cx.out);
+        while !cx.out.blocked() {
+            let Some(outgoing) = tcb.transmit(longest, now) else {
+                return;
+            };
+            if let Some(data) = tcb.payload(&outgoing) {
+                segment::send(&mut cx.out, flow, &outgoing, data);
+            }
         }
-        let Some(guest) = &mut connection.guest else {
-            return;
-        };
-        let mut port = Port {
-            packet: None,
-            out: &mut cx.out,
-            mtu: cx.config.mtu,
-        };
-        while self.interface.poll_egress(now, &mut port, &mut guest.set) != PollResult::None {}
-        if !cx.out.blocked() {
-            connection.sent_all();
-        } else if !connection.queued {
+        if !connection.queued {
             connection.queued = true;
             self.blocked.push(key);
         }
@@ -309,19 +307,15 @@ impl Tcp {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let now = cx.smoltcp_now();
         let mut due = connection.close_by;
         let mut sooner = |time: Instant| due = Some(due.map_or(time, |due: Instant| due.min(time)));
         if let Phase::Dialing { give_up, retry, .. } = connection.phase {
             sooner(retry.unwrap_or(give_up));
         }
-        if !connection.is_parked()
-            && let Some(guest) = &connection.guest
-            && let Some(time) = self.interface.poll_at(now, &guest.set)
+        if let Some(tcb) = &connection.tcb
+            && let Some(time) = cx.from_core(tcb.deadline())
         {
-            // Something that is due already was refused by the link, or by smoltcp for reasons of its own, which must
-            // not make us spin.
-            sooner(cx.smoltcp_time(time).max(cx.now + Duration::from_millis(1)));
+            sooner(time.max(self.patient_until));
         }
         // A timer that fires too early just looks again; so a later one need not replace it.
         if let Some(due) = due
@@ -335,35 +329,13 @@ impl Tcp {
         }
     }
 
-    /// Gives a packet to a connection's socket and marks the connection.
-    fn feed(&mut self, cx: &mut Context, key: Key, packet: &[u8], payload: usize) {
-        let now = cx.smoltcp_now();
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        connection.expect(payload);
-        if let Some(guest) = &mut connection.guest {
-            let mut port = Port {
-                packet: Some(packet),
-                out: &mut cx.out,
-                mtu: cx.config.mtu,
-            };
-            self.interface
-                .poll_ingress_single(now, &mut port, &mut guest.set);
-        }
-        self.enqueue(key);
-    }
-
     /// Answers a packet that belongs to no connection with a reset, RFC 9293 section 3.5.2.
     fn refuse(&mut self, cx: &mut Context, packet: &Packet<'_>) {
-        let now = cx.smoltcp_now();
-        let mut port = Port {
-            packet: Some(packet.bytes),
-            out: &mut cx.out,
-            mtu: cx.config.mtu,
-        };
-        self.interface
-            .poll_ingress_single(now, &mut port, &mut self.no_sockets);
+        if let Some((flow, segment)) = segment::parse(packet)
+            && let Some(reset) = reset_for(&segment)
+        {
+            segment::send(&mut cx.out, flow, &reset, std::iter::empty());
+        }
     }
 
     fn enqueue(&mut self, key: Key) {
@@ -391,8 +363,8 @@ impl Tcp {
             return;
         };
         connection.reset_host();
-        if let Some(guest) = &mut connection.guest {
-            guest.socket().abort();
+        if let Some(tcb) = &mut connection.tcb {
+            tcb.abort(kiln_net::Error::ConnectionAborted);
         }
         self.send(cx, key);
         self.remove(key);
@@ -407,40 +379,17 @@ impl Tcp {
         if let Some(timer) = connection.timer {
             self.timers.remove(&(timer, key));
         }
-        if let Some(guest) = connection.guest {
-            self.give_back(guest);
-        }
+        self.reserved -= connection.reserved();
     }
 
-    /// A socket with buffers whose size depends on how much is in use; `None` when all is.
-    fn take_buffers(&mut self, cx: &Context) -> Option<GuestSide> {
+    /// Bytes for each buffer of a new connection, depending on how much is reserved; `None` when all is.
+    fn buffer_size(&self, cx: &Context) -> Option<u32> {
         let total = cx.config.limits.buffer_bytes;
-        let size = match self.buffer_bytes {
-            used if used < total / 4 => SIZES[0],
-            used if used < total / 2 => SIZES[1],
+        let size = match self.reserved {
+            reserved if reserved < total / 4 => SIZES[0],
+            reserved if reserved < total / 2 => SIZES[1],
             _ => SIZES[2],
         };
-        let guest = match self.spares.pop() {
-            Some(spare) if size == SIZES[0] => spare,
-            Some(spare) => {
-                self.spares.push(spare);
-                GuestSide::new(size)
-            }
-            None => GuestSide::new(size),
-        };
-        if self.buffer_bytes + guest.buffer_bytes > total {
-            return None;
-        }
-        self.buffer_bytes += guest.buffer_bytes;
-        Some(guest)
-    }
-
-    fn give_back(&mut self, mut side: GuestSide) {
-        self.buffer_bytes -= side.buffer_bytes;
-        if side.buffer_bytes == 2 * SIZES[0] && self.spares.len() < SPARES {
-            // A socket in TIME-WAIT or with a reset still to send would go on speaking.
-            side.socket().abort();
-            self.spares.push(side);
-        }
+        (self.reserved + Connection::memory(size) <= total).then_some(size)
     }
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::connection::{Connection, Flow, Phase};
-use super::{EVENTS, Tcp};
+use super::{EVENTS, Tcp, segment};
 use crate::context::Context;
 use crate::dns;
 use crate::packet::{Packet, Unreachable, send_unreachable};
@@ -109,23 +109,20 @@ impl Tcp {
             self.remove(key);
             return self.fail(cx, &syn, errno);
         }
-        let Some(mut side) = self.take_buffers(cx) else {
+        let Some(packet) = Packet::parse(&syn) else {
+            return self.remove(key);
+        };
+        let size = self.buffer_size(cx);
+        let (Some(size), Some((flow, segment))) = (size, segment::parse(&packet)) else {
             self.remove(key);
             cx.stats.tcp_limited += 1;
-            if let Some(packet) = Packet::parse(&syn) {
-                self.refuse(cx, &packet);
-            }
-            return;
+            return self.refuse(cx, &packet);
         };
-        side.prepare();
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let peer = connection.flow.peer;
-        // The socket is closed and the port is not 0, so that this cannot fail.
-        let _ = side.socket().listen((peer.ip(), peer.port()));
-        connection.guest = Some(side);
-        self.feed(cx, key, &syn, 0);
+        let tcb = self.opening.answer(cx, flow, &segment, size);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.tcb = Some(tcb);
+            self.reserved += connection.reserve(size);
+        }
     }
 
     /// Tells the guest why its connection cannot be.

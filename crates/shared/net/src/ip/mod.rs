@@ -7,10 +7,13 @@
 //! | module | what it holds | source |
 //! | --- | --- | --- |
 //! | `packet` | reading and writing headers, checksums | RFC 791, 8200, 1071 |
-//! | `interface` | the interface: what happens to a frame | RFC 1122 |
+//! | `interface` | the interface: its parts and their timers | |
+//! | `input` | what happens to a frame | RFC 1122 |
 //! | `neighbor` | ARP and neighbour discovery, one cache | RFC 826, 4861, 5227 |
+//! | `configure` | how addresses and routes come and go | RFC 4862, 2131 |
 //! | `address` | which addresses there are, and until when; which one is used as a source | RFC 4862, 6724 |
 //! | `router` | router and prefix lists | RFC 4861, 4191, 8106 |
+//! | `output` | from datagrams to frames | RFC 1122 |
 //! | `route` | the next hop | RFC 1122, 4861 |
 //! | `dhcp4`, `dhcp6` | DHCP | RFC 2131, 8415 (stateless) |
 //! | `icmp` | errors and echo | RFC 792, 1122, 4443 |
@@ -18,17 +21,37 @@
 //! | `group` | IGMP and MLD | RFC 2236, 3376, 2710, 3810 |
 //! | `path_mtu` | what routers said about packets that were too big | RFC 1191, 8201 |
 
+mod address;
+mod configure;
+mod dhcp4;
+mod dhcp6;
+mod fragment;
+mod group;
+mod icmp;
+mod input;
+mod interface;
+mod neighbor;
+mod output;
+mod packet;
+mod path_mtu;
+mod reassembly;
+mod route;
+mod router;
+
+#[cfg(test)]
+mod tests;
+
 use alloc::borrow::Cow;
 use core::net::{IpAddr, SocketAddr};
 
-use kiln_abi::Instant;
-
-use crate::config::LinkConfig;
 use crate::error::Error;
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::stats::Stats;
 use crate::tcp::{Ecn, Seq};
+
+pub(crate) use interface::Interface;
+pub(crate) use packet::{add_sums, checksum_is_right, headers_len, pseudo_sum, sum, write_headers};
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET_HEADER: usize = 14;
@@ -128,164 +151,33 @@ pub(crate) struct Outbound {
     pub ecn: Ecn,
 }
 
-/// One link as the internet protocols see it.
-pub(crate) struct Interface {}
-
-#[allow(unused_variables, clippy::unused_self, clippy::needless_pass_by_ref_mut)]
-impl Interface {
-    /// An interface that comes up now. `config` has been checked.
-    pub(crate) fn new(config: &LinkConfig, now: Instant, cx: &mut Context<'_>) -> Self {
-        todo!()
-    }
-
-    /// The loopback interface: 127.0.0.0/8 and `::1`, no neighbours; frames have an Ethernet header of zeros, and
-    /// everything that arrives is taken, since only this stack sends here.
-    pub(crate) fn loopback(mtu: u16) -> Self {
-        todo!()
-    }
-
-    /// Takes in a frame.
-    pub(crate) fn receive<'f>(
-        &mut self,
-        frame: &'f [u8],
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Input<'f> {
-        todo!()
-    }
-
-    /// Does what is due.
-    pub(crate) fn advance(&mut self, now: Instant, cx: &mut Context<'_>) {
-        todo!()
-    }
-
-    /// When [`advance`](Self::advance) has something to do.
-    pub(crate) fn deadline(&self) -> Instant {
-        todo!()
-    }
-
-    /// What has changed since the last call.
-    pub(crate) fn changes(&mut self) -> Changes {
-        todo!()
-    }
-
-    /// The addresses that may be used, with the lengths of their prefixes: IPv4 first, link-local last; tentative ones are
-    /// not there.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> {
-        core::iter::empty()
-    }
-
-    /// True for an address of this interface that may be used.
-    pub(crate) fn has(&self, address: IpAddr) -> bool {
-        todo!()
-    }
-
-    /// The DNS servers learned or configured, in the order in which they are to be asked.
-    pub(crate) fn name_servers(&self) -> impl Iterator<Item = IpAddr> {
-        core::iter::empty()
-    }
-
-    /// The way to `remote` over this interface. Groups and broadcast are on every link.
-    pub(crate) fn way(&self, remote: IpAddr) -> Option<Way> {
-        todo!()
-    }
-
-    /// The Ethernet address of a next hop. Called for each frame that leaves: cheap when it is known. A use keeps the
-    /// entry alive and starts unreachability detection when it is stale.
-    pub(crate) fn resolve(
-        &mut self,
-        next_hop: IpAddr,
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Resolved {
-        todo!()
-    }
-
-    /// An upper layer has evidence that the neighbour hears us (RFC 4861 section 7.3.1).
-    pub(crate) fn confirm(&mut self, next_hop: IpAddr, now: Instant) {
-        todo!()
-    }
-
-    /// The MTU of the link.
-    pub(crate) fn mtu(&self) -> u16 {
-        todo!()
-    }
-
-    /// The greatest packet that gets through to `remote`, as far as is known.
-    pub(crate) fn path_mtu(&self, remote: IpAddr, now: Instant) -> u16 {
-        todo!()
-    }
-
-    /// Sends a datagram of a transport: `payload` bytes that `fill` writes behind the IP header; the transport's checksum
-    /// is the caller's. Fragments what is too long. While the neighbour is looked for, a few datagrams wait inside.
-    ///
-    /// # Errors
-    /// [`Error::MessageTooLong`] if it does not fit even in fragments, [`Error::Exhausted`] if the queue has no room
-    /// (the datagram is not sent), [`Error::Unreachable`].
-    pub(crate) fn send(
-        &mut self,
-        outbound: Outbound,
-        next_hop: IpAddr,
-        payload: usize,
-        fill: impl FnOnce(&mut [u8]),
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// A packet came for a port of this host that nobody has: answers with "port unreachable", within a rate limit.
-    pub(crate) fn port_unreachable(
-        &mut self,
-        header: &Header,
-        payload: &[u8],
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) {
-        todo!()
-    }
-
-    /// Joins a group (counted: leave as often).
-    pub(crate) fn join(
-        &mut self,
-        group: IpAddr,
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Leaves a group.
-    pub(crate) fn leave(&mut self, group: IpAddr, now: Instant, cx: &mut Context<'_>) {
-        todo!()
-    }
-}
-
-/// Bytes of Ethernet and IP header together, for packets of this stack (no options).
-pub(crate) const fn headers_len(v6: bool) -> usize {
-    if v6 { ETHERNET_HEADER + 40 } else { ETHERNET_HEADER + 20 }
-}
-
-/// Writes Ethernet and IP header for `payload` bytes into exactly [`headers_len`] bytes. IPv4: do not fragment, `id`.
-#[allow(unused_variables)]
-pub(crate) fn write_headers(
-    bytes: &mut [u8],
+/// The checksum of a transport's packet, complemented: over the pseudo-header, `header`, whose checksum field is 0, and
+/// the pieces behind it.
+pub(crate) fn checksum_of<'a>(
     outbound: &Outbound,
-    macs: ([u8; 6], [u8; 6]),
-    payload: usize,
-    id: u16,
-) {
-    todo!()
-}
-
-/// True if the transport checksum of a received packet is right.
-#[allow(unused_variables)]
-pub(crate) fn checksum_is_right(header: &Header, payload: &[u8]) -> bool {
-    todo!()
-}
-
-/// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
-#[allow(unused_variables)]
-pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
-    todo!()
+    header: &[u8],
+    rest: impl Iterator<Item = &'a [u8]>,
+) -> u16 {
+    let mut total = sum(header);
+    let mut length = header.len();
+    for piece in rest {
+        let part = sum(piece);
+        // A piece that starts in the middle of a word has its bytes in the other halves.
+        total = add_sums(
+            total,
+            if length % 2 == 0 {
+                part
+            } else {
+                part.swap_bytes()
+            },
+        );
+        length += piece.len();
+    }
+    let pseudo = pseudo_sum(
+        outbound.source,
+        outbound.destination,
+        outbound.protocol,
+        length,
+    );
+    !add_sums(total, pseudo)
 }

@@ -400,7 +400,9 @@ impl Outgoing {
 
     /// How many segments the link makes of it.
     pub fn segments(&self) -> u32 {
-        self.len.div_ceil(u32::from(self.segment_size.max(1))).max(1)
+        self.len
+            .div_ceil(u32::from(self.segment_size.max(1)))
+            .max(1)
     }
 
     /// Writes the header, with a checksum of 0, into exactly [`header_len`](Self::header_len) bytes.

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use kiln_image::{Digest, Image, digest};
 use kiln_monitor::backends::foreign::{limits, plan as other};
 use kiln_monitor::devices::manifest::{self, Source};
-use kiln_monitor::devices::net::{Link, NetOption, TapOptions};
+use kiln_monitor::devices::net::{Link, LinkOptions, NetOption};
 use kiln_monitor::size::Size;
 use kiln_monitor::spec::{BlockOption, PortForward};
 use kiln_monitor::{Error, Spec, names};
@@ -90,6 +90,12 @@ impl Machine {
                         tap: Some(tap.interface.clone()),
                         mac: tap.mac.map(ethernet),
                     });
+                }
+                Source::Packet(packet) => {
+                    return Err(Failure::new(format!(
+                        "other monitors have no packet sockets: use --net {}=tap:{} with a tap device",
+                        device.name, packet.interface
+                    )));
                 }
                 Source::File(block) => disks.push(BlockOption {
                     file: absolute(block)?,
@@ -203,9 +209,9 @@ fn connected(spec: &Spec, image: &Image, format: Format) -> Result<Vec<NetOption
             Some(_) => {}
             None => nets.push(NetOption {
                 device: Some(name.to_owned()),
-                link: Link::Tap(TapOptions {
+                link: Link::Tap(LinkOptions {
                     interface,
-                    ..TapOptions::default()
+                    ..LinkOptions::default()
                 }),
             }),
         }
@@ -260,7 +266,7 @@ fn absolute(block: &BlockOption) -> Result<std::path::PathBuf, Failure> {
 }
 
 /// The static configuration of a link as a word; none if there is nothing to say.
-fn configuration(device: &str, tap: &TapOptions) -> Option<String> {
+fn configuration(device: &str, tap: &LinkOptions) -> Option<String> {
     let prefixed = |key: &str, address: Option<(String, u8)>| {
         address.map(|(address, prefix)| format!(",{key}={address}/{prefix}"))
     };
@@ -332,6 +338,6 @@ mod tests {
             configuration("lan", &tap).unwrap(),
             "kiln.net=lan,ip4=10.0.0.2/24,gw4=10.0.0.1,dns6=fd00::1"
         );
-        assert_eq!(configuration("lan", &TapOptions::default()), None);
+        assert_eq!(configuration("lan", &LinkOptions::default()), None);
     }
 }

@@ -19,6 +19,7 @@ use super::blob::Blob;
 use super::layout::Layout;
 use super::os::{call, checked};
 use super::privileges::{become_nobody, drop_capabilities, landlock, limit, unregister_rseq};
+use super::ring::Ring;
 use super::setup::{Common, SEALED, Setup, Step};
 use crate::backend::Launch;
 use crate::backends::kvm::machine::{self, Made, RUN_SPACE};
@@ -36,11 +37,13 @@ pub struct Plan<'a> {
     /// The boot record.
     pub boot: &'a [u8],
     /// The guest's memory.
-    pub memory: OwnedFd,
+    pub memory: &'a OwnedFd,
     /// Read end of the control pipe.
     pub control: OwnedFd,
     /// Shared with the supervisor.
     pub common: *mut Common,
+    /// The ring of copied frames; null if there is none.
+    pub ring: *mut Ring,
     /// The seccomp filter.
     pub filter: &'a [u64],
     /// What the gate is told of the devices.
@@ -510,6 +513,9 @@ fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> 
     let state = unsafe { &mut *((gate.start + code_len) as *mut State) };
     // SAFETY: only an address is taken. The report's page is one of those that are kept.
     state.report = unsafe { &raw mut (*plan.common).report };
+    // SAFETY: likewise.
+    state.traffic = unsafe { &raw const (*plan.common).traffic };
+    state.ring = plan.ring.cast();
     state.code = Range {
         start: gate.start,
         end: gate.start + code_len,
@@ -522,7 +528,13 @@ fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> 
         start: layout.report,
         end: layout.report + REPORT_SIZE as u64,
     };
-    state.keep[..5].copy_from_slice(&[layout.image, window, report, gate, layout.machine]);
+    let ring = if plan.ring.is_null() {
+        Range::default()
+    } else {
+        layout.ring()
+    };
+    let keep = [layout.image, window, report, ring, gate, layout.machine];
+    state.keep[..keep.len()].copy_from_slice(&keep);
     state.readable[..5].copy_from_slice(&[
         layout.image,
         layout.boot,

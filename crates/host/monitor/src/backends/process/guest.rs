@@ -2,15 +2,20 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kiln_abi::ExitReason;
+use kiln_abi::{DeviceKind, ExitReason};
 use kiln_gate::Report;
+use kiln_gate::traffic::Traffic;
 
 use super::child::Forked;
+use super::counters::Counters;
+use super::ring::{Reader, Ring};
 use super::setup::{Common, Setup, Stage};
 use super::{Error, Missing, os, protections};
-use crate::backend::{Ended, Guest, How, Protection, Usage};
+use crate::backend::{Device, Ended, Guest, How, LinkCounts, MetricBlock, Protection, Usage};
+use crate::capture::Copied;
 
 const SIGKILL: u32 = 9;
 const SIGSYS: u32 = 31;
@@ -21,6 +26,11 @@ pub struct ProcessGuest {
     pid: u32,
     pidfd: OwnedFd,
     common: os::Shared<Common>,
+    /// Copies of frames, if it has links that do not end in the supervisor.
+    ring: Option<os::Shared<Ring>>,
+    reader: Reader,
+    links: u64,
+    counters: Counters,
     control: std::fs::File,
     image_start: u64,
     root: bool,
@@ -30,25 +40,49 @@ pub struct ProcessGuest {
     ended: Option<Ended>,
 }
 
+/// What a guest's handle is made of.
+pub(super) struct Parts {
+    pub forked: Forked,
+    pub common: os::Shared<Common>,
+    pub ring: Option<os::Shared<Ring>>,
+    /// Links, by bit, whose frames the gate can copy.
+    pub links: u64,
+    pub counters: Counters,
+    pub control: OwnedFd,
+    pub image_start: u64,
+    pub machine: bool,
+}
+
+/// Network links, by bit, whose other end is not the supervisor's own.
+pub(super) fn outside(devices: &[Device]) -> u64 {
+    let links = (0u32..).zip(devices).filter(|(_, device)| {
+        device.info.kind == DeviceKind::Net as u32 && device.interface.is_some()
+    });
+    links.fold(0, |links, (device, _)| links | 1 << device)
+}
+
 impl ProcessGuest {
-    pub(super) fn new(
-        forked: Forked,
-        common: os::Shared<Common>,
-        control: OwnedFd,
-        image_start: u64,
-        machine: bool,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         Self {
-            pid: forked.pid,
-            pidfd: forked.pidfd,
-            common,
-            control: control.into(),
-            image_start,
-            root: forked.root,
-            no_namespaces: forked.no_namespaces,
-            machine,
+            pid: parts.forked.pid,
+            pidfd: parts.forked.pidfd,
+            common: parts.common,
+            ring: parts.ring,
+            reader: Reader::default(),
+            links: parts.links,
+            counters: parts.counters,
+            control: parts.control.into(),
+            image_start: parts.image_start,
+            root: parts.forked.root,
+            no_namespaces: parts.forked.no_namespaces,
+            machine: parts.machine,
             ended: None,
         }
+    }
+
+    fn traffic(&self) -> &Traffic {
+        // SAFETY: a field of a mapped record, all of whose own fields are atomic.
+        unsafe { self.common.atomics(|common| &raw const (*common).traffic) }
     }
 
     /// Blocks until the guest's first instruction is about to run.
@@ -180,6 +214,54 @@ impl Guest for ProcessGuest {
             resident,
             ..Self::counted(&self.report())
         }
+    }
+
+    fn copies(&self) -> u64 {
+        self.links
+    }
+
+    fn copy(&mut self, wanted: u64, snaplen: u32) {
+        let Some(ring) = &self.ring else {
+            return;
+        };
+        // SAFETY: as in `traffic`, which would borrow the reader too.
+        let traffic = unsafe { self.common.atomics(|common| &raw const (*common).traffic) };
+        self.reader.want(traffic, wanted & self.links, snaplen);
+        if wanted & self.links == 0 {
+            ring.forget();
+        }
+    }
+
+    fn copied(&mut self, take: &mut dyn FnMut(Copied<'_>)) {
+        let Some(ring) = &self.ring else {
+            return;
+        };
+        // SAFETY: as above; a ring is made of atomic words.
+        let (traffic, ring) = unsafe {
+            (
+                self.common.atomics(|common| &raw const (*common).traffic),
+                ring.atomics(|ring| ring),
+            )
+        };
+        self.reader.read(traffic, ring, os::wall(), take);
+    }
+
+    fn link_counts(&self, device: u32) -> Option<LinkCounts> {
+        let counts = self.traffic().counts.get(device as usize)?;
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Some(LinkCounts {
+            received_frames: value(&counts.received_frames),
+            received_bytes: value(&counts.received_bytes),
+            sent_frames: value(&counts.sent_frames),
+            sent_bytes: value(&counts.sent_bytes),
+        })
+    }
+
+    fn metrics(&self) -> Vec<MetricBlock> {
+        let traffic = self.traffic();
+        let count = traffic.block_count.load(Ordering::Acquire);
+        self.counters
+            .read(traffic.blocks.load(Ordering::Relaxed), count)
     }
 }
 

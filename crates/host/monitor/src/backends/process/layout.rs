@@ -5,7 +5,7 @@
 //!   ...
 //!   window     boot record | stack | trap stack | free memory, with unmapped pages between
 //!   ...
-//!   report     shared with the supervisor
+//!   report     shared with the supervisor; a way behind it, for some guests, the ring of copied frames
 //!   ...
 //!   gate       code, state
 //!   ...
@@ -23,6 +23,7 @@ use super::child::TIMER;
 use super::filter::Rules;
 use crate::backends::kvm;
 use kiln_gate::state::{DeviceState, Range};
+use kiln_gate::traffic::RING_SIZE;
 use kiln_gate::vcpu::vcpu_fd;
 
 /// Bytes of stack for traps. The handler formats a message and walks the stack.
@@ -44,6 +45,9 @@ const WINDOW_REGION: (u64, u64) = (0x3100_0000_0000, 1 << 33);
 const REPORT_REGION: (u64, u64) = (0x5200_0000_0000, 1 << 31);
 const GATE_REGION: (u64, u64) = (0x5b00_0000_0000, 1 << 32);
 const MACHINE_REGION: (u64, u64) = (0x6c00_0000_0000, 1 << 31);
+
+/// From the report to the ring of copied frames.
+const RING_AT: u64 = 1 << 24;
 
 /// `bytes` rounded up to whole pages.
 pub fn page_up(bytes: u64) -> u64 {
@@ -179,6 +183,15 @@ impl Layout {
             },
             machine,
         })
+    }
+
+    /// Where the ring of copied frames lies if there is one.
+    pub fn ring(&self) -> Range {
+        let start = self.report + RING_AT;
+        Range {
+            start,
+            end: start + RING_SIZE as u64,
+        }
     }
 
     /// Whether the guest gets a virtual machine.

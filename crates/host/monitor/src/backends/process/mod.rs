@@ -16,6 +16,8 @@
 //! | [`privileges`] | what the child gives up |
 //! | [`filter`] | the seccomp filter |
 //! | [`guest`] | the supervisor's handle |
+//! | [`ring`] | copies of frames on their way from the gate |
+//! | [`counters`] | the counters in the guest's memory |
 //! | [`os`] | the few raw system calls |
 
 #![allow(
@@ -31,11 +33,13 @@
 pub mod blob;
 pub mod boot;
 pub mod child;
+pub mod counters;
 pub mod filter;
 pub mod guest;
 pub mod layout;
 pub(in crate::backends) mod os;
 mod privileges;
+pub mod ring;
 pub mod setup;
 
 use std::io;
@@ -47,8 +51,10 @@ use kvm_ioctls::Kvm;
 use crate::backend::{Device, Launch, Protection};
 use blob::Blob;
 use child::Plan;
-use guest::ProcessGuest;
+use counters::Counters;
+use guest::{Parts, ProcessGuest};
 use layout::Layout;
+use ring::Ring;
 use setup::Common;
 
 /// Why a guest could not be started.
@@ -140,6 +146,14 @@ pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error>
     let memory = os::memory_file(launch.memory).map_err(Error::host("make the guest's memory"))?;
     let common =
         os::Shared::<Common>::new(layout.report).map_err(Error::host("map shared memory"))?;
+    let links = guest::outside(&launch.devices);
+    let ring = match links {
+        0 => None,
+        _ => Some(
+            os::Shared::<Ring>::new(layout.ring().start)
+                .map_err(Error::host("map shared memory"))?,
+        ),
+    };
     let (control, control_write) = os::pipe().map_err(Error::host("make a pipe"))?;
     let devices: Vec<DeviceState> = launch.devices.iter().map(device_state).collect();
     let filter = filter::build(&layout.rules(&blob, &devices));
@@ -150,20 +164,26 @@ pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error>
         layout: &layout,
         blob: &blob,
         boot: &boot,
-        memory,
+        memory: &memory,
         control,
         common: common.as_ptr(),
+        ring: ring
+            .as_ref()
+            .map_or(std::ptr::null_mut(), os::Shared::as_ptr),
         parent: std::process::id(),
         kvm: kvm.as_ref(),
     };
     let forked = child::fork(&plan)?;
-    Ok(ProcessGuest::new(
+    Ok(ProcessGuest::new(Parts {
         forked,
         common,
-        control_write,
-        layout.image.start,
-        kvm.is_some(),
-    ))
+        ring,
+        links,
+        counters: Counters::new(memory, &layout),
+        control: control_write,
+        image_start: layout.image.start,
+        machine: kvm.is_some(),
+    }))
 }
 
 fn device_state(device: &Device) -> DeviceState {

@@ -104,14 +104,14 @@ pub fn reap(pid: u32) -> io::Result<(i32, u64)> {
     Ok((status, nanos(usage.ru_utime) + nanos(usage.ru_stime)))
 }
 
-/// A value in memory that the supervisor and the guest's process share.
+/// A value in memory that the supervisor and the guest's process share. Zeroes are a valid `T`.
 #[derive(Debug)]
 pub struct Shared<T> {
     at: *mut T,
 }
 
-impl<T: Copy> Shared<T> {
-    /// Maps zeroed memory for a `T` at `address`.
+impl<T> Shared<T> {
+    /// Maps zeroed memory for a `T` at `address`. Pages that nobody touches cost nothing.
     pub fn new(address: u64) -> io::Result<Self> {
         // SAFETY: a fresh mapping at a place that is free, or an error.
         let at = unsafe {
@@ -119,7 +119,10 @@ impl<T: Copy> Shared<T> {
                 address as *mut libc::c_void,
                 size_of::<T>(),
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+                libc::MAP_SHARED
+                    | libc::MAP_ANONYMOUS
+                    | libc::MAP_NORESERVE
+                    | libc::MAP_FIXED_NOREPLACE,
                 -1,
                 0,
             )
@@ -138,8 +141,24 @@ impl<T: Copy> Shared<T> {
     /// A copy of a part, as of now. The other side may be writing: `P` must take every bit pattern, and nothing in the
     /// copy can be trusted.
     pub fn read<P: Copy>(&self, part: fn(*const T) -> *const P) -> P {
-        // SAFETY: mapped as long as `self` lives, aligned to a page; `T` and its parts are plain data.
+        // SAFETY: mapped as long as `self` lives, aligned to a page; such parts are plain data.
         unsafe { part(self.at).read_volatile() }
+    }
+
+    /// A part that both sides may change at any time.
+    ///
+    /// # Safety
+    /// All fields of `P` are atomic.
+    pub unsafe fn atomics<P>(&self, part: fn(*const T) -> *const P) -> &P {
+        // SAFETY: mapped as long as `self` lives, aligned to a page, zero at first; atomic fields take every bit pattern,
+        // and the caller promises that there are no others.
+        unsafe { &*part(self.at) }
+    }
+
+    /// Gives the memory back to the host: it reads as zero from then on.
+    pub fn forget(&self) {
+        // SAFETY: shared memory of our own. What is lost if the host refuses is memory, no more.
+        unsafe { libc::madvise(self.at.cast(), size_of::<T>(), libc::MADV_REMOVE) };
     }
 }
 

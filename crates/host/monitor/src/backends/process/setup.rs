@@ -4,6 +4,7 @@ use std::io;
 
 use kiln_gate::Report;
 use kiln_gate::report::REPORT_SIZE;
+use kiln_gate::traffic::Traffic;
 
 use super::Error;
 
@@ -26,13 +27,16 @@ pub struct Setup {
     pub hardware: u32,
 }
 
-/// The memory that child and supervisor share: a page that stays for the gate's report, then one that does not.
-#[derive(Clone, Copy, Debug)]
+/// The memory that child and supervisor share: a page that stays for the gate's report, then one that does not. Zeroes are a
+/// valid one.
+#[derive(Debug)]
 #[repr(C)]
 pub struct Common {
     /// Written by the gate and, as far as anybody can tell, by the guest.
     pub report: Report,
-    fill: [u8; REPORT_SIZE - size_of::<Report>()],
+    /// Likewise.
+    pub traffic: Traffic,
+    fill: [u8; REPORT_SIZE - size_of::<Report>() - size_of::<Traffic>()],
     /// Written by the child.
     pub setup: Setup,
 }

@@ -129,3 +129,18 @@ fn a_waiting_client_may_go_away() {
     let ended = Response::Ended { exit_code: 0 };
     setup.server.answer(requests[0].0, &ended, Instant::now());
 }
+
+#[test]
+fn a_connection_can_be_given_away() {
+    let mut setup = setup();
+    let mut stream = setup.connect();
+    stream.write_all(b"{\"request\":\"wait\"}\n").unwrap();
+    let requests = setup.turns();
+    let socket = setup.server.take(requests[0].0).expect("it waits");
+    assert!(setup.server.take(requests[0].0).is_none());
+    rustix::io::write(&socket, b"more than a line\nof text").unwrap();
+    drop(socket);
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "more than a line\nof text");
+}

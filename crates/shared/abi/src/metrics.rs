@@ -1,0 +1,208 @@
+//! Counters that a guest keeps for its monitor to read.
+//!
+//! A guest may have *blocks* of counters in its memory: a [`Header`], then that many 64-bit values. It says once where they
+//! lie ([`Op::Metrics`](crate::Op::Metrics)) and from then on only counts. The monitor reads them when somebody asks
+//! (`kiln stats --format prometheus`), at any time and without the guest's knowledge: it is the one thing that a monitor
+//! reads of a guest which does not wait in a call. It never writes there, so a run does not depend on who looks.
+//!
+//! What the values of a block mean is fixed here, by its [kind](Header::kind): value *n* of a block of kind [`NET`] is
+//! metric *n* of [`Net::ALL`]. Metrics are added behind the last one only; a reader takes as many as both sides know. A change
+//! of what a value means is another [version](Header::version).
+//!
+//! To a monitor every byte of a block is hostile; it can at worst show numbers that are not true.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// First bytes of a [`Header`]: "KMET".
+pub const MAGIC: u32 = u32::from_le_bytes(*b"KMET");
+
+/// [`Header::version`] of the blocks described here.
+pub const VERSION: u16 = 1;
+
+/// [`Header::kind`]: the network stack on one link.
+pub const NET: u16 = 1;
+
+/// The most values of one block.
+pub const MAX_VALUES: usize = 128;
+
+/// What a block begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// What is counted, for example [`NET`].
+    pub kind: u16,
+    /// [`VERSION`].
+    pub version: u16,
+    /// The device that it is about.
+    pub device: u32,
+    /// How many values follow, at most [`MAX_VALUES`].
+    pub count: u32,
+}
+
+/// Whether a value only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// It only grows.
+    Counter,
+    /// It is how much there is now.
+    Gauge,
+}
+
+/// What one value means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name, in the manner of Prometheus: units in it, and `_total` at the end of counters.
+    pub name: &'static str,
+    /// One sentence about it.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub shape: Shape,
+}
+
+macro_rules! metrics {
+    ($(#[$doc:meta])* $type:ident { $($variant:ident: $shape:ident $name:literal $help:literal,)* }) => {
+        $(#[$doc])*
+        #[allow(clippy::doc_markdown, reason = "the sentences are shown as they are")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum $type {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl $type {
+            /// What the values mean, in their order.
+            pub const ALL: &'static [Metric] = &[$(Metric {
+                name: $name,
+                help: $help,
+                shape: Shape::$shape,
+            },)*];
+        }
+    };
+}
+
+metrics! {
+    /// Values of a block of kind [`NET`]. Where the RFCs on management have a name for a number (4022 for TCP, 4113 for
+    /// UDP, 4293 for IP), it is the same number.
+    Net {
+        FramesReceived: Counter "received_frames_total" "Frames that the stack took from its link.",
+        BytesReceived: Counter "received_bytes_total" "Bytes of those frames, link headers included.",
+        FramesSent: Counter "sent_frames_total" "Frames that the stack gave to its link; one with segmentation offload counts once.",
+        BytesSent: Counter "sent_bytes_total" "Bytes of those frames, link headers included.",
+        ReceivedMalformed: Counter "received_malformed_total" "Received packets dropped: headers cut short or contradicting each other.",
+        ReceivedBadChecksum: Counter "received_bad_checksum_total" "Received packets dropped: wrong checksum.",
+        ReceivedMartian: Counter "received_martian_total" "Received packets dropped: a source address that cannot come from outside.",
+        ReceivedUnsupported: Counter "received_unsupported_total" "Received packets dropped: a protocol or fragments that the stack does not take.",
+        SentDropped: Counter "sent_dropped_total" "Packets dropped on their way out: no room, or no way to the next station.",
+        FragmentsReceived: Counter "ip_fragments_received_total" "Fragments received.",
+        Reassembled: Counter "ip_reassembled_total" "Packets put together from fragments.",
+        ReassemblyFailed: Counter "ip_reassembly_failed_total" "Packets of which not all fragments came in time, or for which there was no room.",
+        NeighborFailed: Counter "neighbor_failed_total" "Stations on the link that did not answer ARP or neighbor discovery.",
+        IcmpReceived: Counter "icmp_received_messages_total" "ICMP and ICMPv6 messages received.",
+        IcmpSent: Counter "icmp_sent_messages_total" "ICMP and ICMPv6 messages sent.",
+        UdpReceived: Counter "udp_received_datagrams_total" "Datagrams given to sockets.",
+        UdpNoPort: Counter "udp_no_port_total" "Datagrams to ports that nobody has bound.",
+        UdpDropped: Counter "udp_dropped_datagrams_total" "Datagrams dropped because the socket had no room for them.",
+        UdpSent: Counter "udp_sent_datagrams_total" "Datagrams sent.",
+        UdpSockets: Gauge "udp_sockets" "UDP sockets now.",
+        TcpActiveOpens: Counter "tcp_active_opens_total" "Connections opened from here.",
+        TcpPassiveOpens: Counter "tcp_passive_opens_total" "Connections accepted from others: handshake complete.",
+        TcpAttemptFails: Counter "tcp_attempt_fails_total" "Connections that ended before their handshake was complete.",
+        TcpResets: Counter "tcp_established_resets_total" "Established connections that a reset ended.",
+        TcpSegmentsReceived: Counter "tcp_received_segments_total" "Segments received.",
+        TcpSegmentsSent: Counter "tcp_sent_segments_total" "Segments sent, retransmitted ones not counted.",
+        TcpRetransmitted: Counter "tcp_retransmitted_segments_total" "Segments sent again.",
+        TcpResetsSent: Counter "tcp_sent_resets_total" "Segments sent with RST.",
+        TcpTimeouts: Counter "tcp_retransmission_timeouts_total" "Times that a retransmission timer fired.",
+        TcpRecoveries: Counter "tcp_fast_recoveries_total" "Times that a loss was found and repaired without a timeout.",
+        TcpLossProbes: Counter "tcp_tail_loss_probes_total" "Tail loss probes sent.",
+        TcpSpurious: Counter "tcp_spurious_retransmissions_total" "Retransmissions that turned out not to have been needed.",
+        TcpOutOfOrder: Counter "tcp_out_of_order_segments_total" "Segments received out of order.",
+        TcpSynsDropped: Counter "tcp_dropped_syns_total" "Connection requests dropped: backlog or memory full.",
+        TcpCookiesSent: Counter "tcp_syn_cookies_sent_total" "SYN cookies sent.",
+        TcpCookiesReceived: Counter "tcp_syn_cookies_received_total" "Valid SYN cookies that came back.",
+        TcpConnections: Gauge "tcp_connections" "Connections that hold state now, whatever state it is.",
+        TcpEstablished: Gauge "tcp_established_connections" "Connections that are established now, or waiting for the program to close its side.",
+        TcpTimeWait: Gauge "tcp_time_wait_connections" "Ended connections that are remembered now.",
+        BufferBytes: Gauge "buffer_bytes" "Bytes of buffers that sockets hold now.",
+    }
+}
+
+/// A block in a guest's memory. One thread counts in it, whoever likes reads.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Block<const COUNT: usize> {
+    header: Header,
+    values: [AtomicU64; COUNT],
+}
+
+/// A block of kind [`NET`].
+pub type NetBlock = Block<{ Net::ALL.len() }>;
+
+impl NetBlock {
+    /// A block of zeroes for the link with this number.
+    pub const fn new(device: u32) -> Self {
+        Self {
+            header: Header {
+                magic: MAGIC,
+                kind: NET,
+                version: VERSION,
+                device,
+                count: Net::ALL.len() as u32,
+            },
+            values: [const { AtomicU64::new(0) }; Net::ALL.len()],
+        }
+    }
+
+    /// Counts `more`.
+    pub fn add(&self, metric: Net, more: u64) {
+        let value = &self.values[metric as usize];
+        // Nobody else writes: no need for the processor to see to that.
+        let sum = value.load(Ordering::Relaxed).wrapping_add(more);
+        value.store(sum, Ordering::Relaxed);
+    }
+
+    /// Says how much there is, for gauges and for numbers that are counted elsewhere.
+    pub fn set(&self, metric: Net, value: u64) {
+        self.values[metric as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self, metric: Net) -> u64 {
+        self.values[metric as usize].load(Ordering::Relaxed)
+    }
+}
+
+const _: () = assert!(Net::ALL.len() <= MAX_VALUES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_in_the_manner_of_prometheus() {
+        for (index, metric) in Net::ALL.iter().enumerate() {
+            let is_counter = metric.shape == Shape::Counter;
+            assert_eq!(metric.name.ends_with("_total"), is_counter, "{metric:?}");
+            let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+            assert!(metric.name.bytes().all(fits), "{metric:?}");
+            assert!(metric.help.ends_with('.'), "{metric:?}");
+            let first = Net::ALL.iter().position(|other| other.name == metric.name);
+            assert_eq!(first, Some(index), "{metric:?}");
+        }
+    }
+
+    #[test]
+    fn values_lie_where_their_number_says() {
+        let block = NetBlock::new(3);
+        block.add(Net::FramesSent, 2);
+        block.add(Net::FramesSent, 3);
+        block.set(Net::BufferBytes, 7);
+        assert_eq!(block.get(Net::FramesSent), 5);
+        assert_eq!(block.get(Net::BufferBytes), 7);
+        assert_eq!(core::mem::offset_of!(NetBlock, values), 16);
+        assert_eq!(Net::BufferBytes as usize + 1, Net::ALL.len());
+        assert_eq!(block.header.count as usize, Net::ALL.len());
+    }
+}

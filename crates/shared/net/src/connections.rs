@@ -1,0 +1,417 @@
+//! Every TCP connection from its SYN to its end, and what programs do with them.
+//!
+//! The protocol of a connection is its [`Tcb`]. Around it is what the stack must know: whose it is ([`Phase`]), over
+//! which link and by which neighbour it goes, who waits for it.
+//!
+//! ```text
+//! SYN arrives -> HalfOpen -> Queued -accept()-> Open -drop-> Lingering -> (table of ended connections)
+//!                            connect() ------->
+//! ```
+//!
+//! Whatever touches a connection puts it into the list of those that are *ready*. Each is looked at once per poll
+//! (`egress`): what it wants to say leaves, its timer is set, its memory counted, and it is removed if it is over. So a
+//! batch of segments costs one look, and a connection on which nothing happens costs nothing.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+use core::task::Waker;
+use core::time::Duration;
+
+use kiln_abi::Instant;
+
+use crate::addresses::peer;
+use crate::config::Config;
+use crate::error::Error;
+use crate::random::Random;
+use crate::stack::Core;
+use crate::stats::Stats;
+use crate::table::{Ends, Key, Pair, Secret, Table};
+use crate::tcp::{Changed, KeepAlive, Seq, Settings, State, Tcb};
+use crate::wheel::Wheel;
+
+/// First of the ephemeral ports, which go up to 65535. RFC 6056 section 3.2 advises a wide range.
+const FIRST_EPHEMERAL: u16 = 32_768;
+/// Ports tried before giving up.
+const PORT_ATTEMPTS: usize = 256;
+/// IPv4 and TCP headers without options.
+const HEADERS4: u16 = 40;
+/// IPv6 and TCP headers without options.
+const HEADERS6: u16 = 60;
+/// How long an acknowledgement waits for company, RFC 9293 section 3.8.6.3; what Linux takes.
+const ACK_DELAY: Duration = Duration::from_millis(40);
+/// A clock of 4 microseconds drives initial sequence numbers, RFC 9293 section 3.4.1.
+const ISS_TICK_NANOS: u64 = 4000;
+
+/// Who cares for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// A listener has it, the handshake is not complete.
+    HalfOpen { port: u16, listener: u32 },
+    /// A listener has it, complete.
+    Queued { port: u16, listener: u32 },
+    /// The program has it.
+    Open,
+    /// Nobody but the stack.
+    Lingering { until: Instant },
+}
+
+/// A connection.
+pub(crate) struct Connection {
+    pub tcb: Tcb,
+    pub pair: Pair,
+    pub next_hop: IpAddr,
+    /// Over which link.
+    pub port: u8,
+    /// In the list of those that are ready.
+    pub is_ready: bool,
+    pub phase: Phase,
+    pub reader: Option<Waker>,
+    pub writer: Option<Waker>,
+    /// When the timer that was set last fires; [`Instant::FOREVER`] without one.
+    pub scheduled: Instant,
+    /// Bytes that were counted for its buffers.
+    pub counted: usize,
+}
+
+impl Ends for Connection {
+    fn pair(&self) -> Pair {
+        self.pair
+    }
+}
+
+/// All connections.
+pub(crate) struct Connections {
+    pub table: Table<Connection>,
+    pub ready: VecDeque<Key>,
+    pub wheel: Wheel<Key>,
+    /// How many nobody but the stack has.
+    pub lingering: usize,
+    /// Bytes in all buffers.
+    pub held: usize,
+    /// When memory was looked for last.
+    pub relieved: Instant,
+    pub settings: Settings,
+    secret: Secret,
+    fired: Vec<Key>,
+}
+
+impl Connections {
+    pub(crate) fn new(config: &Config, random: &mut Random, now: Instant) -> Self {
+        let buffers = config.tcp_buffers();
+        let mut secret = || Secret(random.next_u64(), random.next_u64());
+        Self {
+            table: Table::new(secret()),
+            secret: secret(),
+            ready: VecDeque::new(),
+            wheel: Wheel::new(now),
+            lingering: 0,
+            held: 0,
+            relieved: now,
+            fired: Vec::new(),
+            settings: Settings {
+                mss: 536,
+                receive_limit: buffers.receive as u32,
+                send_limit: buffers.send as u32,
+                algorithm: config.congestion,
+                timestamps: true,
+                sack: true,
+                ecn: true,
+                nodelay: false,
+                ack_delay: ACK_DELAY,
+                keepalive: None,
+                user_timeout: None,
+                handshake_timeout: config.connect_timeout,
+                linger: config.linger,
+                time_wait: config.time_wait,
+                probe_mtu: true,
+            },
+        }
+    }
+
+    pub(crate) fn get(&mut self, key: Key) -> Option<&mut Connection> {
+        self.table.get_mut(key)
+    }
+
+    pub(crate) fn count(&self, stats: &mut Stats) {
+        stats.connections = self.table.len();
+        stats.lingering = self.lingering;
+        for (_, connection) in self.table.iter() {
+            match connection.phase {
+                Phase::HalfOpen { .. } => stats.half_open += 1,
+                Phase::Open => stats.open += 1,
+                Phase::Queued { .. } | Phase::Lingering { .. } => {}
+            }
+        }
+        stats.buffer_bytes += self.held;
+    }
+}
+
+impl Core {
+    /// Starts to connect. `only` is the link to use, if not any.
+    pub(crate) fn connect(&mut self, remote: SocketAddr, only: Option<u8>) -> Result<Key, Error> {
+        let remote = SocketAddr::new(peer(remote.ip()), remote.port());
+        if remote.port() == 0 || remote.ip().is_multicast() {
+            return Err(Error::InvalidInput);
+        }
+        let (port, way) = self.route(remote.ip(), only)?;
+        let local_port = self.free_port(|core, candidate| {
+            let local = SocketAddr::new(way.source, candidate);
+            let pair = Pair { local, remote };
+            core.connections.table.find(&pair).is_some()
+                || core.ended.contains(&pair)
+                || core.listeners.find(local, port, None).is_some()
+        })?;
+        if !self.make_room() {
+            return Err(Error::Exhausted);
+        }
+        let local = SocketAddr::new(way.source, local_port);
+        let pair = Pair { local, remote };
+        let settings = self.settings(port, remote.ip());
+        let tcb = Tcb::connect(
+            &settings,
+            self.iss(&pair),
+            self.clock_offset(&pair),
+            self.now,
+        );
+        self.stats.connected += 1;
+        let key = self.enter(tcb, pair, port, way.next_hop, Phase::Open);
+        self.make_ready(key);
+        Ok(key)
+    }
+
+    /// How a connection over a link is set up.
+    pub(crate) fn settings(&self, port: usize, remote: IpAddr) -> Settings {
+        let headers = if remote.is_ipv4() { HEADERS4 } else { HEADERS6 };
+        let mtu = self
+            .ports
+            .get(port)
+            .map_or(576, |port| port.interface.mtu());
+        Settings {
+            mss: mtu.saturating_sub(headers).max(1),
+            ..self.connections.settings
+        }
+    }
+
+    /// RFC 6528: a clock, and for each pair of ends a different place on it.
+    pub(crate) fn iss(&self, pair: &Pair) -> Seq {
+        let clock = (self.now.as_nanos() / ISS_TICK_NANOS) as u32;
+        Seq(clock.wrapping_add(self.connections.secret.hash(pair) as u32))
+    }
+
+    /// RFC 7323 section 5.4: timestamps of different peers have nothing to do with each other.
+    pub(crate) fn clock_offset(&self, pair: &Pair) -> u32 {
+        (self.connections.secret.hash(pair) >> 32) as u32
+    }
+
+    /// Adds a connection.
+    pub(crate) fn enter(
+        &mut self,
+        tcb: Tcb,
+        pair: Pair,
+        port: usize,
+        next_hop: IpAddr,
+        phase: Phase,
+    ) -> Key {
+        self.connections.table.insert(Connection {
+            tcb,
+            pair,
+            next_hop,
+            port: port as u8,
+            is_ready: false,
+            phase,
+            reader: None,
+            writer: None,
+            scheduled: Instant::FOREVER,
+            counted: 0,
+        })
+    }
+
+    /// Puts a connection among those that are looked at with the next poll.
+    pub(crate) fn make_ready(&mut self, key: Key) {
+        self.pending = true;
+        if let Some(connection) = self.connections.table.get_mut(key)
+            && !connection.is_ready
+        {
+            connection.is_ready = true;
+            self.connections.ready.push_back(key);
+        }
+    }
+
+    /// Tells those who wait for a connection what has changed.
+    pub(crate) fn apply(&mut self, key: Key, changed: Changed) {
+        let Some(connection) = self.connections.table.get_mut(key) else {
+            return;
+        };
+        if !connection.is_ready {
+            connection.is_ready = true;
+            self.connections.ready.push_back(key);
+        }
+        self.pending = true;
+        let over = Changed(Changed::CLOSED.0 | Changed::TIME_WAIT.0);
+        if changed.any(Changed(Changed::READABLE.0 | over.0))
+            && let Some(waker) = connection.reader.take()
+        {
+            waker.wake();
+        }
+        if changed.any(Changed(Changed::WRITABLE.0 | Changed::CONNECTED.0 | over.0))
+            && let Some(waker) = connection.writer.take()
+        {
+            waker.wake();
+        }
+        if changed.any(Changed::CONNECTED)
+            && let Phase::HalfOpen { port, listener } = connection.phase
+        {
+            self.complete(key, port, listener);
+        }
+    }
+
+    /// Runs the timers of connections.
+    pub(crate) fn expire_connections(&mut self) {
+        let now = self.now;
+        let mut fired = core::mem::take(&mut self.connections.fired);
+        self.connections.wheel.expire(now, &mut fired);
+        for key in fired.drain(..) {
+            let Some(connection) = self.connections.table.get_mut(key) else {
+                continue;
+            };
+            if connection.scheduled <= now {
+                connection.scheduled = Instant::FOREVER;
+            }
+            let mut changed = connection.tcb.advance(now);
+            if let Phase::Lingering { until } = connection.phase
+                && until <= now
+                && connection.tcb.state() != State::Closed
+            {
+                connection.tcb.abort(Error::TimedOut);
+                changed = Changed(changed.0 | Changed::CLOSED.0);
+            }
+            self.apply(key, changed);
+        }
+        if fired.capacity() <= 1024 {
+            self.connections.fired = fired;
+        }
+    }
+
+    /// Looks at a connection that has nothing to say now: counts its memory, sets its timer, removes it if it is over.
+    pub(crate) fn settle(&mut self, key: Key) {
+        let Some(connection) = self.connections.table.get_mut(key) else {
+            return;
+        };
+        let held = connection.tcb.held();
+        self.connections.held = (self.connections.held + held).saturating_sub(connection.counted);
+        connection.counted = held;
+        let is_held = matches!(connection.phase, Phase::Open);
+        match connection.tcb.state() {
+            State::Closed if is_held => {
+                self.connections.table.hide(key);
+            }
+            State::Closed => self.remove(key),
+            State::TimeWait => {
+                let (pair, ended) = (connection.pair, connection.tcb.time_wait());
+                if let Some(ended) = ended
+                    && self.connections.table.find(&pair) == Some(key)
+                {
+                    self.ended.insert(pair, ended);
+                    self.connections.table.hide(key);
+                }
+                if !is_held {
+                    self.remove(key);
+                }
+            }
+            _ => {
+                let deadline = match connection.phase {
+                    Phase::Lingering { until } => until.min(connection.tcb.deadline()),
+                    _ => connection.tcb.deadline(),
+                };
+                if deadline < connection.scheduled {
+                    connection.scheduled = deadline;
+                    self.connections.wheel.insert(deadline, key);
+                }
+            }
+        }
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn remove(&mut self, key: Key) {
+        let Some(connection) = self.connections.table.remove(key) else {
+            return;
+        };
+        self.connections.held = self.connections.held.saturating_sub(connection.counted);
+        match connection.phase {
+            Phase::HalfOpen { port, listener } => {
+                if let Some(known) = self.listeners.get(port, listener) {
+                    known.half_open = known.half_open.saturating_sub(1);
+                }
+            }
+            Phase::Queued { port, listener } => {
+                if let Some(known) = self.listeners.get(port, listener) {
+                    known.complete.retain(|queued| *queued != key);
+                }
+            }
+            Phase::Lingering { .. } => self.connections.lingering -= 1,
+            Phase::Open => {}
+        }
+    }
+
+    /// Shuts down the sending direction.
+    pub(crate) fn close(&mut self, key: Key) {
+        let now = self.now;
+        if let Some(connection) = self.connections.get(key) {
+            connection.tcb.close(now);
+            self.make_ready(key);
+        }
+    }
+
+    /// Ends a connection with a reset.
+    pub(crate) fn abort(&mut self, key: Key, error: Error) {
+        if let Some(connection) = self.connections.get(key) {
+            connection.tcb.abort(error);
+            self.apply(key, Changed::CLOSED);
+        }
+    }
+
+    /// The program has dropped a connection: it closes in its own time.
+    pub(crate) fn release_connection(&mut self, key: Key) {
+        let now = self.now;
+        let until = now + self.config.linger;
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        (connection.reader, connection.writer) = (None, None);
+        connection.phase = Phase::Lingering { until };
+        connection.tcb.orphan(now);
+        self.connections.lingering += 1;
+        self.make_ready(key);
+    }
+
+    /// Sets how long written data may stay unacknowledged.
+    pub(crate) fn set_user_timeout(&mut self, key: Key, timeout: Option<Duration>) {
+        let now = self.now;
+        if let Some(connection) = self.connections.get(key) {
+            connection.tcb.set_user_timeout(timeout, now);
+            self.make_ready(key);
+        }
+    }
+
+    /// Sets after how long an idle connection is probed.
+    pub(crate) fn set_keepalive(&mut self, key: Key, keepalive: Option<KeepAlive>) {
+        let now = self.now;
+        if let Some(connection) = self.connections.get(key) {
+            connection.tcb.set_keepalive(keepalive, now);
+            self.make_ready(key);
+        }
+    }
+
+    /// A random port that is not `taken`, RFC 6056 section 3.3.1.
+    pub(crate) fn free_port(&mut self, taken: impl Fn(&Self, u16) -> bool) -> Result<u16, Error> {
+        for _ in 0..PORT_ATTEMPTS {
+            let range = u32::from(u16::MAX - FIRST_EPHEMERAL) + 1;
+            let port = FIRST_EPHEMERAL + self.random.below(range) as u16;
+            if !taken(self, port) {
+                return Ok(port);
+            }
+        }
+        Err(Error::Exhausted)
+    }
+}

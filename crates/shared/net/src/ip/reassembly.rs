@@ -1,0 +1,258 @@
+//! Putting fragments together (RFC 791, RFC 8200 section 4.5).
+//!
+//! What overlaps is dropped with everything else of its datagram, in IPv4 as RFC 5722 demands it for IPv6: only attackers
+//! send it. The numbers of datagrams and of bytes are limited; the oldest datagram gives way.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use core::time::Duration;
+
+use kiln_abi::Instant;
+
+use super::Header;
+use super::packet::Fragment;
+use crate::tcp::Ecn;
+
+/// Most datagrams at once, fragments of one, and bytes of all.
+const MAX_DATAGRAMS: usize = 16;
+const MAX_PIECES: usize = 128;
+const MAX_BYTES: usize = 256 * 1024;
+/// What a fragment costs besides its data.
+const OVERHEAD: usize = 64;
+/// RFC 1122 section 3.3.2 wants 60 s or more, and Linux has shown 30 s to be enough; RFC 8200 section 4.5.
+const TIME4: Duration = Duration::from_secs(30);
+const TIME6: Duration = Duration::from_mins(1);
+/// Most bytes of the first fragment that are kept for an error.
+const MAX_QUOTE: usize = 1232;
+
+#[derive(Debug)]
+struct Piece {
+    start: usize,
+    data: Vec<u8>,
+}
+
+/// A datagram of which fragments are missing.
+#[derive(Debug)]
+struct Datagram {
+    source: IpAddr,
+    destination: IpAddr,
+    /// IPv4 numbers datagrams for each protocol; 0 for IPv6.
+    protocol: u8,
+    id: u32,
+    until: Instant,
+    /// Of the first fragment, if it has arrived, with the start of its packet.
+    first: Option<(Header, Vec<u8>)>,
+    /// By place.
+    pieces: Vec<Piece>,
+    /// Known once the last fragment has arrived.
+    total: Option<usize>,
+    received: usize,
+    congested: bool,
+    not_capable: bool,
+    /// Something was wrong: nothing of it is kept, nor taken any more.
+    broken: bool,
+}
+
+/// A datagram that was given up because its time was over, and its first fragment was there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Expired {
+    pub header: Header,
+    pub quote: Vec<u8>,
+}
+
+/// What a fragment has led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Waiting,
+    /// Everything is there: header of the first fragment, payload.
+    Complete(Header, Vec<u8>),
+    /// The datagram was given up.
+    Broken,
+}
+
+/// Datagrams of which fragments are missing.
+#[derive(Debug, Default)]
+pub(super) struct Reassembly {
+    /// The oldest first.
+    list: Vec<Datagram>,
+    bytes: usize,
+}
+
+impl Datagram {
+    fn cost(&self) -> usize {
+        let quote = self.first.as_ref().map_or(0, |(_, quote)| quote.len());
+        self.received + self.pieces.len() * OVERHEAD + quote
+    }
+
+    fn give_up(&mut self) {
+        self.broken = true;
+        self.pieces = Vec::new();
+        self.first = None;
+        self.received = 0;
+    }
+
+    /// Takes in a piece. False if it contradicts others.
+    fn add(&mut self, fragment: Fragment, data: &[u8]) -> bool {
+        let start = fragment.offset;
+        let end = start + data.len();
+        if !fragment.more {
+            if self.total.is_some_and(|total| total != end) {
+                return false;
+            }
+            self.total = Some(end);
+        }
+        let beyond = |total: usize| {
+            end > total
+                || self
+                    .pieces
+                    .last()
+                    .is_some_and(|last| last.start + last.data.len() > total)
+        };
+        if self.total.is_some_and(beyond) || self.pieces.len() >= MAX_PIECES {
+            return false;
+        }
+        let at = self.pieces.partition_point(|piece| piece.start < start);
+        if let Some(next) = self.pieces.get(at) {
+            // The network may duplicate packets.
+            if next.start == start && next.data == data {
+                return true;
+            }
+            if next.start < end {
+                return false;
+            }
+        }
+        let before = at.checked_sub(1).and_then(|before| self.pieces.get(before));
+        if before.is_some_and(|before| before.start + before.data.len() > start) {
+            return false;
+        }
+        let piece = Piece {
+            start,
+            data: data.to_vec(),
+        };
+        self.pieces.insert(at, piece);
+        self.received += data.len();
+        true
+    }
+
+    /// The datagram, if everything is there. `None` too if routers have marked only some of the fragments of a sender that
+    /// knows nothing of congestion marks (RFC 3168 section 5.3).
+    fn complete(&mut self) -> Option<(Header, Vec<u8>)> {
+        let (mut header, _) = self.first.take()?;
+        let mut bytes = Vec::with_capacity(self.received);
+        for piece in &self.pieces {
+            bytes.extend_from_slice(&piece.data);
+        }
+        if self.congested {
+            header.ecn = Ecn::Ce;
+        }
+        (!(self.congested && self.not_capable)).then_some((header, bytes))
+    }
+}
+
+impl Reassembly {
+    /// Takes in a fragment with its data. `whole` is the packet that it came in.
+    pub(super) fn add(
+        &mut self,
+        header: &Header,
+        fragment: Fragment,
+        data: &[u8],
+        whole: &[u8],
+        now: Instant,
+    ) -> Outcome {
+        let v6 = header.source.is_ipv6();
+        let protocol = if v6 { 0 } else { header.protocol };
+        let same = |datagram: &Datagram| {
+            datagram.id == fragment.id
+                && datagram.protocol == protocol
+                && datagram.source == header.source
+                && datagram.destination == header.destination
+        };
+        let mut at = self.list.iter().position(same);
+        // Room first: this datagram may be the one that gives way.
+        while self.bytes + data.len() + OVERHEAD + MAX_QUOTE > MAX_BYTES
+            || (at.is_none() && self.list.len() >= MAX_DATAGRAMS)
+        {
+            if self.list.is_empty() {
+                return Outcome::Broken;
+            }
+            let oldest = self.list.remove(0);
+            self.bytes -= oldest.cost();
+            at = match at {
+                Some(0) => return Outcome::Broken,
+                other => other.map(|at| at - 1),
+            };
+        }
+        let at = at.unwrap_or_else(|| {
+            self.list.push(Datagram {
+                source: header.source,
+                destination: header.destination,
+                protocol,
+                id: fragment.id,
+                until: now + if v6 { TIME6 } else { TIME4 },
+                first: None,
+                pieces: Vec::new(),
+                total: None,
+                received: 0,
+                congested: false,
+                not_capable: false,
+                broken: false,
+            });
+            self.list.len() - 1
+        });
+        let Some(datagram) = self.list.get_mut(at) else {
+            return Outcome::Broken;
+        };
+        if datagram.broken {
+            return Outcome::Waiting;
+        }
+        self.bytes -= datagram.cost();
+        if !datagram.add(fragment, data) {
+            // It stays in the list: the fragments that are still on their way must not start it anew.
+            datagram.give_up();
+            return Outcome::Broken;
+        }
+        datagram.congested |= header.ecn == Ecn::Ce;
+        datagram.not_capable |= header.ecn == Ecn::NotEct;
+        if fragment.offset == 0 && datagram.first.is_none() {
+            let quote = whole.get(..MAX_QUOTE).unwrap_or(whole);
+            datagram.first = Some((*header, quote.to_vec()));
+        }
+        if datagram.total == Some(datagram.received) {
+            let mut datagram = self.list.remove(at);
+            return match datagram.complete() {
+                Some((header, bytes)) => Outcome::Complete(header, bytes),
+                None => Outcome::Broken,
+            };
+        }
+        self.bytes += datagram.cost();
+        Outcome::Waiting
+    }
+
+    /// When [`advance`](Self::advance) has something to do.
+    pub(super) fn deadline(&self) -> Instant {
+        let times = self.list.iter().map(|datagram| datagram.until);
+        times.min().unwrap_or(Instant::FOREVER)
+    }
+
+    /// Gives up what is too old. How many were given up is counted in `failed`.
+    pub(super) fn advance(&mut self, now: Instant, failed: &mut u64) -> Vec<Expired> {
+        let mut expired = Vec::new();
+        let mut freed = 0;
+        self.list.retain_mut(|datagram| {
+            if now < datagram.until {
+                return true;
+            }
+            freed += datagram.cost();
+            *failed += u64::from(!datagram.broken);
+            if let Some((header, quote)) = datagram.first.take() {
+                expired.push(Expired { header, quote });
+            }
+            false
+        });
+        self.bytes -= freed;
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,393 @@
+//! Listeners: who is let in.
+//!
+//! A SYN for a listener makes a connection that is half open. What an attacker can make the stack hold is limited: when a
+//! listener has its fill of half-open connections, or memory is short, SYNs are answered with cookies (RFC 4987) and
+//! nothing is kept. When it has its fill of complete connections that nobody accepts, SYNs are ignored: a peer whose SYN
+//! is ignored tries again a second later, one that is refused gives up or, worse, tries again at once.
+//!
+//! Several listeners may share an address if all of them say so ([`ListenOptions::reuse_port`]); peers are spread over
+//! them by a keyed hash, as with Linux's `SO_REUSEPORT`.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+use core::task::Waker;
+use core::time::Duration;
+
+use kiln_abi::Instant;
+
+use crate::connections::Phase;
+use crate::error::Error;
+use crate::random::Random;
+use crate::stack::Core;
+use crate::table::{Key, Pair, Secret};
+use crate::tcp::cookie::Cookies;
+use crate::tcp::{Flags, Segment, Seq, Tcb, synack_for_cookie};
+use crate::wait::WaitQueue;
+
+/// Half-open connections of a listener before cookies are used, at least.
+const MIN_HALF_OPEN: usize = 128;
+/// How long after the last cookie one may come back.
+const COOKIE_LIFE: Duration = Duration::from_mins(2);
+/// How long a peer may take to complete the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How a listener listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Complete connections that wait to be accepted; further SYNs are ignored.
+    pub backlog: usize,
+    /// Share the address with others that say so too.
+    pub reuse_port: bool,
+}
+
+impl Default for ListenOptions {
+    /// A backlog of 128, alone.
+    fn default() -> Self {
+        Self {
+            backlog: 128,
+            reuse_port: false,
+        }
+    }
+}
+
+pub(crate) struct Listener {
+    id: u32,
+    local: SocketAddr,
+    /// The link it is bound to, if not all.
+    only: Option<u8>,
+    options: ListenOptions,
+    pub half_open: usize,
+    pub complete: VecDeque<Key>,
+    waiting: WaitQueue,
+}
+
+impl Listener {
+    /// True if no more complete connections may wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.complete.len() >= self.options.backlog
+    }
+
+    /// How exactly the listener's address is `destination`: 0 if it is not.
+    fn fit(&self, destination: SocketAddr, port: usize) -> u8 {
+        if self.only.is_some_and(|only| usize::from(only) != port) {
+            return 0;
+        }
+        let fit = match self.local.ip() {
+            IpAddr::V6(address) if address.is_unspecified() => 1,
+            IpAddr::V4(address) if address.is_unspecified() && destination.is_ipv4() => 2,
+            address if address == destination.ip() => 3,
+            _ => return 0,
+        };
+        fit + if self.only.is_some() { 3 } else { 0 }
+    }
+}
+
+/// All listeners.
+pub(crate) struct Listeners {
+    by_port: BTreeMap<u16, Vec<Listener>>,
+    cookies: Cookies,
+    last_cookie: Option<Instant>,
+    secret: Secret,
+}
+
+impl Listeners {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&random.next_u64().to_le_bytes());
+        key[8..].copy_from_slice(&random.next_u64().to_le_bytes());
+        Self {
+            by_port: BTreeMap::new(),
+            cookies: Cookies::new(key),
+            last_cookie: None,
+            secret: Secret(random.next_u64(), random.next_u64()),
+        }
+    }
+
+    pub(crate) fn get(&mut self, port: u16, id: u32) -> Option<&mut Listener> {
+        let listeners = self.by_port.get_mut(&port)?;
+        listeners.iter_mut().find(|listener| listener.id == id)
+    }
+
+    /// The listener that is meant by `destination`, over the link `port`: the one that fits best, of several that fit
+    /// equally the one that `pair` is spread to.
+    pub(crate) fn find(
+        &self,
+        destination: SocketAddr,
+        port: usize,
+        pair: Option<&Pair>,
+    ) -> Option<&Listener> {
+        let listeners = self.by_port.get(&destination.port())?;
+        let fit = |listener: &&Listener| listener.fit(destination, port);
+        let best = listeners.iter().map(|listener| fit(&listener)).max()?;
+        if best == 0 {
+            return None;
+        }
+        let mut equal = listeners.iter().filter(|listener| fit(listener) == best);
+        let number = match pair {
+            Some(pair) if listeners.len() > 1 => {
+                let count = equal.clone().count() as u64;
+                (u128::from(self.secret.hash(pair)) * u128::from(count) >> 64) as usize
+            }
+            _ => 0,
+        };
+        equal.nth(number)
+    }
+}
+
+/// True if two sockets cannot both be bound to these addresses of one port: they overlap. `[::]` takes both families.
+pub(crate) fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    let wildcard =
+        |one: IpAddr, other: IpAddr| one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    a == b || wildcard(a, b) || wildcard(b, a)
+}
+
+/// What is to be done about a SYN.
+enum Admission {
+    Refuse,
+    Ignore,
+    Cookie,
+    Enter { listener: u32 },
+}
+
+impl Core {
+    /// Starts to listen.
+    pub(crate) fn listen(
+        &mut self,
+        address: SocketAddr,
+        options: ListenOptions,
+        only: Option<u8>,
+    ) -> Result<(u32, SocketAddr), Error> {
+        let mut local = SocketAddr::new(address.ip(), address.port());
+        if !local.ip().is_unspecified() && !self.is_own(local.ip()) {
+            return Err(Error::AddressNotAvailable);
+        }
+        if local.port() == 0 {
+            local.set_port(self.free_port(|core, port| {
+                let candidate = SocketAddr::new(local.ip(), port);
+                core.is_listening(candidate, ListenOptions::default(), only)
+            })?);
+        } else if self.is_listening(local, options, only) {
+            return Err(Error::AddressInUse);
+        }
+        let id = self.id();
+        let listeners = self.listeners.by_port.entry(local.port()).or_default();
+        listeners.push(Listener {
+            id,
+            local,
+            only,
+            options: ListenOptions {
+                backlog: options.backlog.clamp(1, 65_536),
+                ..options
+            },
+            half_open: 0,
+            complete: VecDeque::new(),
+            waiting: WaitQueue::default(),
+        });
+        Ok((id, local))
+    }
+
+    /// True if a listener is in the way of another one.
+    fn is_listening(&self, local: SocketAddr, options: ListenOptions, only: Option<u8>) -> bool {
+        let listeners = self.listeners.by_port.get(&local.port());
+        listeners.into_iter().flatten().any(|known| {
+            let shared = known.options.reuse_port && options.reuse_port;
+            let same_link = match (known.only, only) {
+                (Some(known), Some(only)) => known == only,
+                (None, None) => true,
+                // One that is bound to a link goes before one that is not.
+                _ => false,
+            };
+            same_link && !shared && overlap(known.local.ip(), local.ip())
+        })
+    }
+
+    /// Takes a complete connection from a listener, or remembers the waker.
+    pub(crate) fn accept(
+        &mut self,
+        port: u16,
+        listener: u32,
+        waker: &Waker,
+    ) -> Option<(Key, SocketAddr)> {
+        let known = self.listeners.get(port, listener)?;
+        let Some(key) = known.complete.pop_front() else {
+            known.waiting.register(waker);
+            return None;
+        };
+        let connection = self.connections.get(key)?;
+        connection.phase = Phase::Open;
+        Some((key, connection.pair.remote))
+    }
+
+    /// A segment of no connection: a SYN for a listener, an answer to a cookie, or nothing of ours. True if it has been
+    /// dealt with, else it is to be answered with a reset. `iss` is given for a new incarnation (RFC 6191).
+    pub(crate) fn admit(
+        &mut self,
+        port: usize,
+        pair: &Pair,
+        segment: &Segment<'_>,
+        iss: Option<Seq>,
+    ) -> bool {
+        let opens = segment.flags.has(Flags::SYN)
+            && !segment.flags.any(Flags::ACK | Flags::RST | Flags::FIN);
+        let peer = pair.remote.ip();
+        if peer.is_multicast() || peer.is_unspecified() || pair.remote.port() == 0 {
+            return true;
+        }
+        if !opens {
+            return segment.flags.has(Flags::ACK)
+                && !segment.flags.any(Flags::SYN | Flags::RST)
+                && self.admit_cookie(port, pair, segment);
+        }
+        match self.decide(port, pair) {
+            Admission::Refuse => false,
+            Admission::Ignore => {
+                self.stats.backlog_overflows += 1;
+                true
+            }
+            Admission::Cookie => {
+                self.send_cookie(port, pair, segment);
+                true
+            }
+            Admission::Enter { listener } => {
+                let Some(next_hop) = self.way_back(port, peer) else {
+                    return true;
+                };
+                let mut settings = self.settings(port, peer);
+                settings.handshake_timeout = HANDSHAKE_TIMEOUT;
+                let iss = iss.unwrap_or_else(|| self.iss(pair));
+                let clock = self.clock_offset(pair);
+                let tcb = Tcb::accept(&settings, segment, iss, clock, self.now);
+                let phase = Phase::HalfOpen {
+                    port: pair.local.port(),
+                    listener,
+                };
+                if let Some(known) = self.listeners.get(pair.local.port(), listener) {
+                    known.half_open += 1;
+                }
+                let key = self.enter(tcb, *pair, port, next_hop, phase);
+                self.make_ready(key);
+                true
+            }
+        }
+    }
+
+    fn decide(&mut self, port: usize, pair: &Pair) -> Admission {
+        let Some(listener) = self.listeners.find(pair.local, port, Some(pair)) else {
+            return Admission::Refuse;
+        };
+        let (id, half_open) = (listener.id, listener.half_open);
+        let backlog = listener.options.backlog;
+        if listener.is_full() {
+            return Admission::Ignore;
+        }
+        if half_open >= backlog.max(MIN_HALF_OPEN) || !self.has_room() {
+            return Admission::Cookie;
+        }
+        Admission::Enter { listener: id }
+    }
+
+    fn send_cookie(&mut self, port: usize, pair: &Pair, syn: &Segment<'_>) {
+        self.stats.cookies_sent += 1;
+        self.listeners.last_cookie = Some(self.now);
+        let settings = self.settings(port, pair.remote.ip());
+        let offset = self.clock_offset(pair);
+        let (cookies, now) = (&self.listeners.cookies, self.now);
+        let answer = synack_for_cookie(
+            cookies,
+            &settings,
+            pair.local,
+            pair.remote,
+            syn,
+            offset,
+            now,
+        );
+        self.send_segment(port, pair, &answer);
+    }
+
+    /// The third segment of a handshake of which nothing was kept.
+    fn admit_cookie(&mut self, port: usize, pair: &Pair, segment: &Segment<'_>) -> bool {
+        let now = self.now;
+        let recent = |last: Instant| now.since(last) < COOKIE_LIFE;
+        if !self.listeners.last_cookie.is_some_and(recent) {
+            return false;
+        }
+        let Some(listener) = self.listeners.find(pair.local, port, Some(pair)) else {
+            return false;
+        };
+        let (id, full) = (listener.id, listener.is_full());
+        let offset = self.clock_offset(pair);
+        let echo = segment.options.timestamps.map(|timestamps| timestamps.echo);
+        let (irs, iss) = (segment.seq - 1, segment.ack - 1);
+        let checked = self
+            .listeners
+            .cookies
+            .check(pair.local, pair.remote, irs, iss, echo, now);
+        let Some(remembered) = checked else {
+            return false;
+        };
+        let Some(next_hop) = self.way_back(port, pair.remote.ip()) else {
+            return true;
+        };
+        // The peer sends its data again, and with them the same acknowledgement.
+        if full || !self.make_room() {
+            self.stats.backlog_overflows += 1;
+            return true;
+        }
+        self.stats.cookies_accepted += 1;
+        let settings = self.settings(port, pair.remote.ip());
+        let tcb = Tcb::from_cookie(&settings, &remembered, segment, offset, now);
+        let phase = Phase::HalfOpen {
+            port: pair.local.port(),
+            listener: id,
+        };
+        if let Some(known) = self.listeners.get(pair.local.port(), id) {
+            known.half_open += 1;
+        }
+        let key = self.enter(tcb, *pair, port, next_hop, phase);
+        self.complete(key, pair.local.port(), id);
+        self.segment_for(key, segment);
+        true
+    }
+
+    /// The handshake of a listener's connection is complete.
+    pub(crate) fn complete(&mut self, key: Key, port: u16, listener: u32) {
+        let Some(known) = self.listeners.get(port, listener) else {
+            return;
+        };
+        known.half_open = known.half_open.saturating_sub(1);
+        known.complete.push_back(key);
+        known.waiting.wake();
+        self.stats.accepted += 1;
+        if let Some(connection) = self.connections.get(key) {
+            connection.phase = Phase::Queued { port, listener };
+        }
+    }
+
+    /// The program has dropped a listener: connections that it has not accepted are reset.
+    pub(crate) fn release_listener(&mut self, id: u32) {
+        self.listeners.by_port.retain(|_, listeners| {
+            listeners.retain(|known| known.id != id);
+            !listeners.is_empty()
+        });
+        let of_listener = |phase: Phase| match phase {
+            Phase::HalfOpen { listener, .. } | Phase::Queued { listener, .. } => listener == id,
+            _ => false,
+        };
+        let orphans: Vec<Key> = self
+            .connections
+            .table
+            .iter()
+            .filter(|(_, connection)| of_listener(connection.phase))
+            .map(|(key, _)| key)
+            .collect();
+        let until = self.now + self.config.linger;
+        for key in orphans {
+            if let Some(connection) = self.connections.get(key) {
+                connection.phase = Phase::Lingering { until };
+                self.connections.lingering += 1;
+            }
+            self.abort(key, Error::ConnectionAborted);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The handle of a stack and the state behind it; how time passes.
+//!
+//! A driver repeats, for each of its links:
+//!
+//! ```text
+//! run the program's tasks until all wait
+//! stack.poll(now)
+//! link.transmit(|frames| put all frames into a batch of send operations, followed by receive operations;
+//!                        enter the monitor, to wait until stack.deadline(now) if nothing is left to do;
+//!                        return how many frames were taken)
+//! link.receive(header, frame, now) for each received frame
+//! ```
+//!
+//! A whole batch of received frames is answered by the one `poll` behind it, for instance with one acknowledgement
+//! per connection.
+//!
+//! The handle is cheap to clone and belongs to one thread. Wakers may be called while the stack is at work; should
+//! waking drop a task that owns a socket, the socket is put aside and given back at the end of the call.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use kiln_abi::Instant;
+
+use crate::config::{Config, LinkConfig};
+use crate::connections::Connections;
+use crate::ended::Ended;
+use crate::link::{Link, Port};
+use crate::listen::Listeners;
+use crate::random::Random;
+use crate::stats::Stats;
+use crate::table::Key;
+use crate::udp::UdpTable;
+use crate::wait::{Timers, WaitQueue};
+
+/// How often local traffic goes round within one `poll`.
+const LOOPBACK_ROUNDS: usize = 64;
+
+/// The loopback link's place among the links.
+pub(crate) const LOOPBACK: usize = 0;
+
+/// A TCP/IP stack. Clones are handles to the same stack.
+#[derive(Clone)]
+pub struct Stack {
+    shared: Rc<Shared>,
+    /// The link that sockets made with this handle are bound to.
+    pub(crate) only: Option<u8>,
+}
+
+struct Shared {
+    core: RefCell<Core>,
+    orphans: RefCell<Vec<Orphan>>,
+}
+
+/// A socket whose owner has dropped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Orphan {
+    Connection(Key),
+    /// Only the writing half.
+    Writer(Key),
+    Listener(u32),
+    Udp(u32),
+}
+
+/// The state behind the handle.
+pub(crate) struct Core {
+    pub config: Config,
+    pub now: Instant,
+    pub random: Random,
+    pub ports: Vec<Port>,
+    pub connections: Connections,
+    pub listeners: Listeners,
+    pub ended: Ended,
+    pub udp: UdpTable,
+    pub timers: Timers,
+    pub configured: WaitQueue,
+    pub stats: Stats,
+    /// Something has changed since the last `poll`.
+    pub pending: bool,
+    next: Instant,
+    next_id: u32,
+    /// Where frames of the loopback link lie while they are received.
+    spare: Vec<u8>,
+}
+
+impl Stack {
+    /// A stack without links; see [`attach`](Self::attach).
+    pub fn new(config: Config, now: Instant) -> Self {
+        let config = config.checked();
+        let mut random = Random::new(config.seed);
+        let core = Core {
+            connections: Connections::new(&config, &mut random, now),
+            listeners: Listeners::new(&mut random),
+            ended: Ended::new(&config, &mut random),
+            udp: UdpTable::default(),
+            ports: Vec::from([Port::loopback(&config)]),
+            config,
+            now,
+            random,
+            timers: Timers::default(),
+            configured: WaitQueue::default(),
+            stats: Stats::default(),
+            pending: true,
+            next: now,
+            next_id: 0,
+            spare: Vec::new(),
+        };
+        Self {
+            shared: Rc::new(Shared {
+                core: RefCell::new(core),
+                orphans: RefCell::default(),
+            }),
+            only: None,
+        }
+    }
+
+    /// Adds a link, which comes up now. At most 250.
+    pub fn attach(&self, config: LinkConfig, now: Instant) -> Link {
+        let index = self.with(|core| {
+            core.advance(now);
+            core.pending = true;
+            core.attach(config.checked())
+        });
+        Link::new(self.clone(), index)
+    }
+
+    /// A handle whose sockets are bound to one link: they receive from it alone and send over nothing else.
+    #[must_use]
+    pub fn on(&self, link: &Link) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            only: Some(link.index() as u8),
+        }
+    }
+
+    /// Lets the protocols act: answers what was received, sends what was written, retransmits, wakes tasks.
+    ///
+    /// Costs next to nothing if nothing has happened since the last call and no timer is due.
+    pub fn poll(&self, now: Instant) {
+        self.with(|core| {
+            core.advance(now);
+            if core.pending || core.next <= core.now {
+                core.run();
+            }
+            core.timers.fire(core.now);
+        });
+    }
+
+    /// Until when nothing is to be done unless a frame arrives or a socket is used: `now` or earlier if
+    /// [`poll`](Self::poll) has something to do at once, [`Instant::FOREVER`] if there is no timer.
+    ///
+    /// While frames wait that a link does not take, wait for the link too.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        self.with(|core| {
+            if core.pending {
+                now
+            } else {
+                core.next.min(core.timers.next())
+            }
+        })
+    }
+
+    /// True while connections that the program has dropped are still finishing.
+    pub fn is_closing(&self) -> bool {
+        self.with(|core| core.connections.lingering > 0)
+    }
+
+    /// A snapshot of the counters.
+    pub fn stats(&self) -> Stats {
+        self.with(|core| core.snapshot())
+    }
+
+    /// Runs `f` on the state, then gives back the sockets that were dropped meanwhile.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.shared.core.borrow_mut();
+        let result = f(&mut core);
+        while let Some(orphan) = self.shared.orphans.borrow_mut().pop() {
+            core.release(orphan);
+        }
+        result
+    }
+
+    /// Gives back a socket. Called from destructors, which may run at any time.
+    pub(crate) fn release(&self, orphan: Orphan) {
+        match self.shared.core.try_borrow_mut() {
+            Ok(mut core) => core.release(orphan),
+            Err(_) => self.shared.orphans.borrow_mut().push(orphan),
+        }
+        // Dropping sockets wakes nobody who owns one of this stack while `core` is borrowed, but for wakers of tasks
+        // that end by it: those end up among the orphans and are given back by the next call.
+    }
+}
+
+impl Core {
+    /// The time never runs backwards.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        self.ended.expire(self.now);
+    }
+
+    pub(crate) fn id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    fn run(&mut self) {
+        self.pending = false;
+        for index in 0..self.ports.len() {
+            self.advance_port(index);
+        }
+        self.expire_connections();
+        for _ in 0..LOOPBACK_ROUNDS {
+            self.send_ready();
+            if self.ports[LOOPBACK].queue.is_empty() {
+                break;
+            }
+            self.circulate();
+        }
+        self.pending |= !self.ports[LOOPBACK].queue.is_empty();
+        let ports = self.ports.iter().map(|port| port.interface.deadline());
+        let ports = ports.min().unwrap_or(Instant::FOREVER);
+        self.next = ports.min(self.connections.wheel.next());
+    }
+
+    /// Receives what the loopback link has sent.
+    fn circulate(&mut self) {
+        let count = self.ports[LOOPBACK].queue.len();
+        for _ in 0..count {
+            let mut frame = core::mem::take(&mut self.spare);
+            frame.clear();
+            let port = &mut self.ports[LOOPBACK];
+            let header = port.first_frame(&self.connections.table, &mut frame);
+            port.queue.take(1);
+            if let Some(header) = header {
+                self.receive(LOOPBACK, header, &frame);
+            }
+            self.spare = frame;
+        }
+        // Most stacks never talk to themselves, or rarely.
+        if self.spare.capacity() > 4096 {
+            self.spare = Vec::new();
+        }
+    }
+
+    fn release(&mut self, orphan: Orphan) {
+        self.pending = true;
+        match orphan {
+            Orphan::Connection(key) => self.release_connection(key),
+            Orphan::Writer(key) => self.close(key),
+            Orphan::Listener(id) => self.release_listener(id),
+            Orphan::Udp(id) => self.release_udp(id),
+        }
+    }
+
+    fn snapshot(&self) -> Stats {
+        let mut stats = Stats {
+            dropped_queue_full: self.ports.iter().map(|port| port.queue.lost).sum(),
+            time_wait: self.ended.len(),
+            ..self.stats
+        };
+        self.connections.count(&mut stats);
+        self.udp.count(&mut stats);
+        stats
+    }
+}

@@ -1,0 +1,97 @@
+//! Packet sockets on an interface of the host, as root in network namespaces of the tests' own.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use kiln_system_tests::netns::Netns;
+use kiln_system_tests::{Running, Session, backend, skip};
+
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 2);
+
+macro_rules! netns {
+    () => {
+        match Netns::new() {
+            Ok(netns) => netns,
+            Err(reason) => return skip(reason),
+        }
+    };
+}
+
+/// Two interfaces that are one cable: `near` with an address, `far` without.
+fn cable(netns: &Netns) {
+    netns.ip("link add near type veth peer name far");
+    netns.ip("addr add 10.9.1.1/24 dev near");
+    netns.ip("addr add fd00:9::1/64 dev near nodad");
+    netns.ip("link set near up");
+    netns.ip("link set far up");
+}
+
+#[track_caller]
+fn serving(netns: &Netns, session: &Session, options: &str) -> Running {
+    let mut running = netns.start_guest(session, options, "netprobe", "serve");
+    running.wait_for("serving");
+    running
+}
+
+#[track_caller]
+fn echoes(netns: &Netns, to: SocketAddr) {
+    let mut stream = netns.within(|| TcpStream::connect(to).expect("a connection"));
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
+    let sent: Vec<u8> = (0usize..4 << 20)
+        .map(|i| (i * 7 / 3).to_le_bytes()[0])
+        .collect();
+    let mut writer = stream.try_clone().expect("a second handle");
+    let writing = std::thread::spawn({
+        let sent = sent.clone();
+        move || writer.write_all(&sent).expect("written")
+    });
+    let mut back = vec![0; sent.len()];
+    stream.read_exact(&mut back).expect("an echo");
+    writing.join().expect("the writer");
+    assert!(back == sent, "4 MiB came back changed");
+}
+
+#[test]
+fn tcp_over_both_families() {
+    if !backend::only_on(&["process", "kvm"], "other monitors have no packet sockets") {
+        return;
+    }
+    let (netns, session) = (netns!(), Session::new());
+    cable(&netns);
+    let _running = serving(
+        &netns,
+        &session,
+        "--net packet:far,ip=10.9.1.2/24,ip6=fd00:9::2/64",
+    );
+    echoes(&netns, (GUEST, 7).into());
+    echoes(&netns, "[fd00:9::2]:7".parse().expect("an address"));
+}
+
+#[test]
+fn an_ethernet_address_of_the_guests_own() {
+    if !backend::only_on(&["process", "kvm"], "other monitors have no packet sockets") {
+        return;
+    }
+    let (netns, session) = (netns!(), Session::new());
+    cable(&netns);
+    let _running = serving(
+        &netns,
+        &session,
+        "--net packet:far,ip=10.9.1.2/24,mac=02:00:00:00:00:77",
+    );
+    echoes(&netns, (GUEST, 7).into());
+}
+
+#[test]
+fn an_interface_that_is_not_there() {
+    let (netns, session) = (netns!(), Session::new());
+    let guest = kiln_system_tests::guest("netprobe");
+    let arguments = format!("run --net packet:nothing0 {} serve", guest.display());
+    netns
+        .run(&session, kiln_system_tests::kiln(), &arguments)
+        .ends_with(125)
+        .tells("no network interface nothing0");
+}
