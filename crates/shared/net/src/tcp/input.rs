@@ -317,8 +317,12 @@ impl Tcb {
             }
             self.path_acked(now);
         }
-        // SND.WND, by the newest segment.
-        if self.snd_wl1 < segment.seq || (self.snd_wl1 == segment.seq && self.snd_wl2 <= ack) {
+        // SND.WND, by the newest segment. What acknowledges more than any before is that, even if it repeats old data: were
+        // SND.UNA to move and SND.WND to stay, the right edge would move with it.
+        let newer = self.snd_wl1 < segment.seq
+            || (self.snd_wl1 == segment.seq && self.snd_wl2 <= ack)
+            || newly > 0;
+        if newer {
             if window > 0 {
                 self.persist_backoff = 0;
             }

@@ -189,7 +189,9 @@ impl Tcb {
             window
         };
         if len > allowance {
-            len = whole(allowance, size);
+            // The first segment of all may always leave again: fast retransmit, partial acknowledgement (RFC 6582 section 3.2).
+            let least = if start == self.snd_una { size } else { 0 };
+            len = len.min(whole(allowance, size).max(least));
         }
         len = len.min(window).min(longest_of(longest, size));
         let fin = fin && len == wanted && window > len;

@@ -12,10 +12,12 @@ macro_rules! established {
     };
 }
 
+mod any;
 mod closing;
 mod data;
 mod dialogue;
 mod hostile;
+mod loss;
 mod opening;
 mod options;
 mod path;
