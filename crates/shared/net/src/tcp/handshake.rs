@@ -85,6 +85,12 @@ impl Tcb {
         tcb.take_syn(&syn, now);
         tcb.snd_una = ack.ack;
         tcb.snd_nxt = ack.ack;
+        // The cookie was said by a clock that was late by 64 ms at most: better than nothing.
+        if let Some(timestamps) = syn.options.timestamps
+            && let Some(rtt) = tcb.echo_age(timestamps.echo, now)
+        {
+            tcb.recovery.measured(rtt, now);
+        }
         tcb
     }
 
@@ -243,15 +249,7 @@ impl Tcb {
         self.establish(changed);
         self.marks.set(Marks::ACK_NOW);
         // Sixth to eighth step of section 3.10.7.4.
-        self.take_text(
-            segment.seq + 1,
-            segment.payload,
-            flags.has(Flags::FIN),
-            segment.joined,
-            flags,
-            now,
-            changed,
-        );
+        self.take_text(segment, now, changed);
     }
 
     /// ESTABLISHED, or what follows it if the program has closed already.

@@ -72,18 +72,8 @@ impl Tcb {
             self.establish(changed);
         }
         self.after_ack(now, changed);
-        let fin = segment.flags.has(Flags::FIN);
-        if !(segment.payload.is_empty() && !fin) {
-            let skip = u32::from(segment.flags.has(Flags::SYN));
-            self.take_text(
-                segment.seq + skip,
-                segment.payload,
-                fin,
-                segment.joined,
-                segment.flags,
-                now,
-                changed,
-            );
+        if !segment.payload.is_empty() || segment.flags.has(Flags::FIN) {
+            self.take_text(segment, now, changed);
         }
     }
 
@@ -369,20 +359,7 @@ impl Tcb {
     }
 
     /// Seventh, process the segment text; finds out where the FIN is for the eighth step.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the parts of a segment, some of them changed"
-    )]
-    pub(super) fn take_text(
-        &mut self,
-        seq: Seq,
-        text: &[u8],
-        mut fin: bool,
-        joined: u16,
-        flags: Flags,
-        now: Instant,
-        changed: &mut Changed,
-    ) {
+    pub(super) fn take_text(&mut self, segment: &Segment<'_>, now: Instant, changed: &mut Changed) {
         if !matches!(
             self.state,
             State::Established | State::FinWait1 | State::FinWait2
@@ -393,7 +370,9 @@ impl Tcb {
             }
             return;
         }
-        let mut text = text;
+        let seq = segment.seq + u32::from(segment.flags.has(Flags::SYN));
+        let mut text = segment.payload;
+        let mut fin = segment.flags.has(Flags::FIN);
         let mut end = seq + text.len() as u32;
         if end > self.rcv_adv {
             text = text
@@ -422,7 +401,7 @@ impl Tcb {
             }
             if self.insert_text(seq, text) {
                 *changed |= Changed::READABLE;
-                self.schedule_ack(joined, flags, now);
+                self.schedule_ack(segment, now);
             }
         }
         if fin && self.rcv_nxt != self.peer_fin {
@@ -454,8 +433,8 @@ impl Tcb {
 
     /// RFC 5681 section 4.2: at least every second segment is acknowledged, and none waits for long. While the connection
     /// is young, what does not end a message is acknowledged at once.
-    fn schedule_ack(&mut self, joined: u16, flags: Flags, now: Instant) {
-        let segments = joined.clamp(1, 255) as u8;
+    fn schedule_ack(&mut self, segment: &Segment<'_>, now: Instant) {
+        let segments = segment.joined.clamp(1, 255) as u8;
         self.unacked_segments = self.unacked_segments.saturating_add(segments);
         if self.unacked_segments >= 2 {
             self.marks.set(Marks::ACK_NOW);
@@ -464,7 +443,7 @@ impl Tcb {
         }
         if self.quick_acks > 0 {
             self.quick_acks = self.quick_acks.saturating_sub(segments);
-            if !flags.has(Flags::PSH) {
+            if !segment.flags.has(Flags::PSH) {
                 self.marks.set(Marks::ACK_NOW);
             }
         }
@@ -542,7 +521,7 @@ impl Tcb {
     }
 
     /// How long ago this end's clock showed `echo`, if that is not in the future.
-    fn echo_age(&self, echo: u32, now: Instant) -> Option<Duration> {
+    pub(super) fn echo_age(&self, echo: u32, now: Instant) -> Option<Duration> {
         let age = self.clock(now).wrapping_sub(echo);
         (age >> 31 == 0).then(|| Duration::from_millis(u64::from(age)))
     }

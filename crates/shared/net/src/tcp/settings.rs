@@ -17,6 +17,10 @@ pub struct KeepAlive {
 
 /// How connections are set up. Shared by many, given when one is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches that a program may set one by one"
+)]
 pub struct Settings {
     /// The largest segment that the link can bring: its MTU without IP and TCP headers.
     pub mss: u16,

@@ -14,7 +14,7 @@ use super::pmtu::PathMtu;
 use super::receive::ReceiveBuffer;
 use super::recovery::Recovery;
 use super::send::{Pieces, SendBuffer};
-use super::settings::{KeepAlive, Settings};
+use super::settings::KeepAlive;
 use super::time_wait::TimeWait;
 use super::window::Tuning;
 use super::{Block, Changed, Flags, Outgoing, Segment, Seq};

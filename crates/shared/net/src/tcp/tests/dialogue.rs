@@ -27,6 +27,7 @@ use std::vec::Vec;
 
 use kiln_abi::Instant;
 
+use super::script::{ANY, Parsed, number};
 use crate::error::Error;
 use crate::tcp::congestion::Algorithm;
 use crate::tcp::*;
@@ -66,9 +67,9 @@ pub fn settings() -> Settings {
         ack_delay: Duration::from_millis(40),
         keepalive: None,
         user_timeout: None,
-        handshake_timeout: Duration::from_secs(60),
+        handshake_timeout: Duration::from_mins(1),
         linger: Duration::from_secs(30),
-        time_wait: Duration::from_secs(60),
+        time_wait: Duration::from_mins(1),
         probe_mtu: false,
     }
 }
@@ -212,7 +213,7 @@ impl Dialogue {
             panic!("{}: no time", self.place);
         };
         let start = if relative { self.now.as_nanos() } else { START };
-        Instant::from_nanos(start + (seconds * 1e9).round() as u64)
+        Instant::from_nanos(start) + Duration::from_secs_f64(seconds)
     }
 
     /// Lets time pass, with what is due; until something leaves, if that is wanted.
@@ -437,14 +438,11 @@ impl Dialogue {
             joined: data.len().div_ceil(1460).max(1) as u16,
         };
         let now = self.now;
-        match &mut self.tcb {
-            Some(tcb) => {
-                let _ = tcb.receive(&segment, now);
-            }
-            None => {
-                let offset = CLOCK.wrapping_sub((START / 1_000_000) as u32);
-                self.tcb = Some(Tcb::accept(&self.settings, &segment, self.own, offset, now));
-            }
+        if let Some(tcb) = &mut self.tcb {
+            let _ = tcb.receive(&segment, now);
+        } else {
+            let offset = CLOCK.wrapping_sub((START / 1_000_000) as u32);
+            self.tcb = Some(Tcb::accept(&self.settings, &segment, self.own, offset, now));
         }
     }
 
@@ -515,122 +513,4 @@ impl Dialogue {
 /// What a byte of the stream is.
 fn pattern(at: u32) -> u8 {
     (at % 251) as u8
-}
-
-const ANY: u32 = 0xaaaa_aaaa;
-
-/// A segment as written.
-struct Parsed {
-    flags: Flags,
-    seq: u32,
-    len: u32,
-    ack: Option<u32>,
-    window: Option<u16>,
-    options: Option<Options>,
-    ecn: Ecn,
-    ecn_said: bool,
-}
-
-impl Parsed {
-    fn new(text: &str) -> Self {
-        let text = text.trim();
-        let (head, options) = match text.split_once('<') {
-            Some((head, options)) => (head, Some(options.trim_end_matches('>'))),
-            None => (text, None),
-        };
-        let mut words = head.split_whitespace().peekable();
-        let ecn = match words.peek() {
-            Some(&"[ce]") => Some(Ecn::Ce),
-            Some(&"[ect0]") => Some(Ecn::Ect0),
-            Some(&"[noecn]") => Some(Ecn::NotEct),
-            _ => None,
-        };
-        if ecn.is_some() {
-            words.next();
-        }
-        let flags = words.next().expect("flags");
-        let range = words.next().expect("a range");
-        let (seq, rest) = range.split_once(':').expect("start:end(len)");
-        let len = rest
-            .split_once('(')
-            .and_then(|(_, len)| len.strip_suffix(')'))
-            .expect("(len)");
-        let mut parsed = Self {
-            flags: flags
-                .chars()
-                .fold(Flags::default(), |flags, letter| flags | flag(letter)),
-            seq: number(seq),
-            len: number(len),
-            ack: None,
-            window: None,
-            options: options
-                .filter(|&options| options != "...")
-                .map(read_options),
-            ecn: ecn.unwrap_or_default(),
-            ecn_said: ecn.is_some(),
-        };
-        while let Some(word) = words.next() {
-            let value = words.next().expect("a value");
-            match word {
-                "ack" => parsed.ack = Some(number(value)),
-                "win" => parsed.window = Some(number(value) as u16),
-                _ => panic!("what is {word}?"),
-            }
-        }
-        parsed
-    }
-}
-
-fn flag(letter: char) -> Flags {
-    match letter {
-        'S' => Flags::SYN,
-        'F' => Flags::FIN,
-        'R' => Flags::RST,
-        'P' => Flags::PSH,
-        '.' => Flags::ACK,
-        'U' => Flags::URG,
-        'E' => Flags::ECE,
-        'W' => Flags::CWR,
-        _ => Flags::default(),
-    }
-}
-
-/// A relative number; negative ones are before the initial one.
-fn number(text: &str) -> u32 {
-    if text == "_" {
-        return ANY;
-    }
-    let number: i64 = text
-        .parse()
-        .unwrap_or_else(|_| panic!("{text} is no number"));
-    number as u32
-}
-
-fn read_options(text: &str) -> Options {
-    let mut options = Options::default();
-    for option in text.split(',') {
-        let words: Vec<&str> = option.split_whitespace().collect();
-        match words[..] {
-            ["mss", mss] => options.mss = Some(number(mss) as u16),
-            ["wscale", shift] => options.window_scale = Some(number(shift) as u8),
-            ["sackOK"] => options.sack_permitted = true,
-            ["TS", "val", value, "ecr", echo] => {
-                options.timestamps = Some(Timestamps {
-                    value: number(value),
-                    echo: number(echo),
-                });
-            }
-            ["sack", ref blocks @ ..] => {
-                for block in blocks {
-                    let (start, end) = block.split_once(':').expect("start:end");
-                    options.sack.push(Block {
-                        start: Seq(number(start)),
-                        end: Seq(number(end)),
-                    });
-                }
-            }
-            _ => {}
-        }
-    }
-    options
 }

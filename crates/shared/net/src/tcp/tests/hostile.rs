@@ -279,7 +279,7 @@ fn deliver(link: &Link, dice: &mut Dice, wires: Vec<Wire>, inbox: &mut Vec<Wire>
 fn run(mut a: End, mut b: End, link: Link, seed: u64) -> bool {
     let mut dice = Dice(seed | 1);
     let mut now = START;
-    let limit = START + Duration::from_secs(4 * 3600);
+    let limit = START + Duration::from_hours(4);
     a.tcb = Some(Tcb::connect(&a.settings, a.iss, 99, now));
     for step in 0.. {
         assert!(step < 1_000_000, "no end in sight");
@@ -443,7 +443,6 @@ prop_compose! {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 300,
         max_shrink_iters: 500,
         ..ProptestConfig::default()
     })]

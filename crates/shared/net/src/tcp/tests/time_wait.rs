@@ -16,7 +16,7 @@ fn remembered(timestamps: bool) -> TimeWait {
         window: 700,
         timestamps: timestamps.then_some((100, 0)),
         until: NOW + Duration::from_secs(7),
-        period: Duration::from_secs(60),
+        period: Duration::from_mins(1),
     }
 }
 
@@ -55,7 +55,7 @@ fn resets_do_not_end_it() {
 fn a_repeated_fin_starts_the_time_again() {
     let mut rest = remembered(false);
     answered(rest.receive(&segment(Flags::FIN | Flags::ACK, 4, None), NOW));
-    assert_eq!(rest.until, NOW + Duration::from_secs(60));
+    assert_eq!(rest.until, NOW + Duration::from_mins(1));
     // With data that had arrived before.
     let mut rest = remembered(false);
     let fin = Segment {
@@ -63,7 +63,7 @@ fn a_repeated_fin_starts_the_time_again() {
         ..segment(Flags::FIN | Flags::ACK, 0, None)
     };
     answered(rest.receive(&fin, NOW));
-    assert_eq!(rest.until, NOW + Duration::from_secs(60));
+    assert_eq!(rest.until, NOW + Duration::from_mins(1));
     // A FIN somewhere else does not.
     let mut rest = remembered(false);
     answered(rest.receive(&segment(Flags::FIN | Flags::ACK, 99, None), NOW));
