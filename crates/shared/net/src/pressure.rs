@@ -1,7 +1,7 @@
 //! When memory is short.
 //!
 //! Buffers grow with what is in them, and their limits add up to more than there is. What connections hold is counted
-//! against three quarters of the stack's budget; the rest is for queues, datagrams and fragments. As it fills up, load is
+//! against seven eighths of the stack's budget; the rest is for queues, datagrams and fragments. As it fills up, load is
 //! shed in this order:
 //!
 //! 1. from 7/8: what lies behind gaps is given up (the peer sends it again), and SYNs are answered with cookies, so nothing
@@ -21,8 +21,9 @@ use crate::connections::{Connection, Phase};
 use crate::stack::Core;
 use crate::table::Key;
 
-/// Bytes that a connection takes besides its buffers.
-pub(crate) const EACH: usize = 1024;
+/// Bytes that a connection takes besides its buffers: itself, and its places in the tables.
+pub(crate) const EACH: usize = size_of::<Connection>() + 64;
+const _: () = assert!(EACH <= 1024, "an idle connection takes more than one KiB");
 /// Written data that a connection may hold even when memory is short.
 pub(crate) const SPARE_WRITTEN: usize = 4096;
 /// Between two looks at all connections.
@@ -30,7 +31,7 @@ const RELIEF_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Core {
     fn limit(&self) -> usize {
-        self.config.memory_budget / 4 * 3
+        self.config.memory_budget / 8 * 7
     }
 
     fn used(&self) -> usize {
