@@ -112,7 +112,6 @@ impl Tcb {
             snd_nxt: iss,
             snd_wnd: 0,
             snd_wl1: Seq(0),
-            snd_wl2: Seq(0),
             max_snd_wnd: 0,
             small_end: iss,
             irs: Seq(0),
@@ -177,7 +176,7 @@ impl Tcb {
         self.rcv_adv = self.rcv_nxt + self.tuning.window().min(0xffff);
         self.receive = ReceiveBuffer::new(self.rcv_nxt, 0);
         self.set_buffer_limit();
-        self.set_send_window(u32::from(syn.window), syn.seq, self.snd_una);
+        self.set_send_window(u32::from(syn.window), syn.seq);
         if self.state == State::SynReceived && !syn.payload.is_empty() {
             // Queued until the connection is established. A FIN is left for the peer to repeat.
             self.insert_text(syn.seq + 1, syn.payload);
@@ -249,7 +248,7 @@ impl Tcb {
         self.establish(changed);
         self.marks.set(Marks::ACK_NOW);
         // Sixth to eighth step of section 3.10.7.4.
-        self.take_text(segment, now, changed);
+        self.take_text(segment, now, &mut |_| 0, changed);
     }
 
     /// ESTABLISHED, or what follows it if the program has closed already.

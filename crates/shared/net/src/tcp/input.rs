@@ -34,6 +34,9 @@ fn days(now: Instant) -> u32 {
     (now.as_nanos() >> 30) as u32
 }
 
+/// Where text may go without being buffered, see [`Tcb::receive_with`].
+pub(super) type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> usize;
+
 /// What a step says about the rest of a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -47,6 +50,7 @@ impl Tcb {
         &mut self,
         segment: &Segment<'_>,
         now: Instant,
+        sink: Sink<'_>,
         changed: &mut Changed,
     ) {
         if !self.is_expected(segment) {
@@ -73,7 +77,7 @@ impl Tcb {
         }
         self.after_ack(now, changed);
         if !segment.payload.is_empty() || segment.flags.has(Flags::FIN) {
-            self.take_text(segment, now, changed);
+            self.take_text(segment, now, sink, changed);
         }
     }
 
@@ -307,16 +311,14 @@ impl Tcb {
             }
             self.path_acked(now);
         }
-        // SND.WND, by the newest segment. What acknowledges more than any before is that, even if it repeats old data: were
-        // SND.UNA to move and SND.WND to stay, the right edge would move with it.
-        let newer = self.snd_wl1 < segment.seq
-            || (self.snd_wl1 == segment.seq && self.snd_wl2 <= ack)
-            || newly > 0;
-        if newer {
+        // SND.WND, by the newest segment. SND.WL2 is not kept: no segment comes here whose SEG.ACK is before it. What
+        // acknowledges more than any before is new even if it repeats old data: were SND.UNA to move and SND.WND to stay,
+        // the right edge would move with it.
+        if self.snd_wl1 <= segment.seq || newly > 0 {
             if window > 0 {
                 self.persist_backoff = 0;
             }
-            self.set_send_window(window, segment.seq, ack);
+            self.set_send_window(window, segment.seq);
             // The right edge may have moved: what waits for the probe timer asks again.
             self.persist_at = Instant::FOREVER;
         }
@@ -359,7 +361,13 @@ impl Tcb {
     }
 
     /// Seventh, process the segment text; finds out where the FIN is for the eighth step.
-    pub(super) fn take_text(&mut self, segment: &Segment<'_>, now: Instant, changed: &mut Changed) {
+    pub(super) fn take_text(
+        &mut self,
+        segment: &Segment<'_>,
+        now: Instant,
+        sink: Sink<'_>,
+        changed: &mut Changed,
+    ) {
         if !matches!(
             self.state,
             State::Established | State::FinWait1 | State::FinWait2
@@ -399,8 +407,13 @@ impl Tcb {
                 *changed |= Changed::CLOSED;
                 return;
             }
-            if self.insert_text(seq, text) {
+            let given = self.give_text(seq, text, sink, now);
+            let rest = text.get(given as usize..).unwrap_or_default();
+            let advanced = !rest.is_empty() && self.insert_text(seq + given, rest);
+            if advanced {
                 *changed |= Changed::READABLE;
+            }
+            if advanced || given > 0 {
                 self.schedule_ack(segment, now);
             }
         }
@@ -410,6 +423,21 @@ impl Tcb {
         if self.marks.has(Marks::PEER_FIN_SEEN) && self.rcv_nxt == self.peer_fin {
             self.take_fin(now, changed);
         }
+    }
+
+    /// Offers text to the reader itself, if it is what comes next. Returns how many bytes it has taken.
+    fn give_text(&mut self, seq: Seq, text: &[u8], sink: Sink<'_>, now: Instant) -> u32 {
+        if seq != self.rcv_nxt || !self.receive.is_empty() || self.receive.has_gap() {
+            return 0;
+        }
+        let given = sink(text).min(text.len());
+        if given > 0 {
+            self.receive.pass(given as u32);
+            self.rcv_nxt += given as u32;
+            self.bytes_received += given as u64;
+            self.has_read(given, now);
+        }
+        given as u32
     }
 
     /// Puts text into the buffer. True if RCV.NXT has moved.

@@ -120,6 +120,12 @@ impl ReceiveBuffer {
         self.next
     }
 
+    /// The next `count` bytes have gone to the reader without coming here. Only while none are held.
+    pub fn pass(&mut self, count: u32) {
+        debug_assert!(self.is_empty() && !self.has_gap());
+        self.next += count;
+    }
+
     /// Takes data that start at `seq`. What is before RCV.NXT or beyond the limit is cut off here.
     pub fn insert(&mut self, seq: Seq, data: &[u8]) -> Inserted {
         let mut result = Inserted::default();

@@ -38,7 +38,6 @@ pub struct Tcb {
     pub(super) snd_nxt: Seq,
     pub(super) snd_wnd: u32,
     pub(super) snd_wl1: Seq,
-    pub(super) snd_wl2: Seq,
     /// RFC 5961 section 5.2 and RFC 9293 section 3.8.6.2.1.
     pub(super) max_snd_wnd: u32,
     /// Behind the last segment that was not full, for Minshall's variant of the Nagle algorithm.
@@ -131,13 +130,25 @@ impl From<Duration> for Milliseconds {
 impl Tcb {
     /// SEGMENT ARRIVES, RFC 9293 section 3.10.7.
     pub fn receive(&mut self, segment: &Segment<'_>, now: Instant) -> Changed {
+        self.receive_with(segment, now, &mut |_| 0)
+    }
+
+    /// As [`receive`](Self::receive) without a copy for a reader who is ready: text that comes next, while none is
+    /// buffered, is offered to `sink`, which returns how many bytes it has taken. They count as read; what is left is
+    /// buffered. May be called in the very moment in which the handshake completes.
+    pub fn receive_with(
+        &mut self,
+        segment: &Segment<'_>,
+        now: Instant,
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> Changed {
         self.segments_in += u64::from(segment.joined.max(1));
         let mut changed = Changed::default();
         match self.state {
             State::Closed => {}
             State::SynSent => self.syn_sent(segment, now, &mut changed),
             State::TimeWait => self.in_time_wait(segment, now),
-            _ => self.segment_arrives(segment, now, &mut changed),
+            _ => self.segment_arrives(segment, now, sink, &mut changed),
         }
         self.settle(now);
         if self.may_have_output() {

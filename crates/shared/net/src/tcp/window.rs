@@ -146,12 +146,11 @@ impl Tcb {
             .set_limit(self.tuning.window.saturating_add(slack));
     }
 
-    /// SND.WND from an acceptable segment, with the numbers of that segment.
+    /// SND.WND from an acceptable segment with the number `seq`.
     #[inline]
-    pub(super) fn set_send_window(&mut self, window: u32, seq: Seq, ack: Seq) {
+    pub(super) fn set_send_window(&mut self, window: u32, seq: Seq) {
         self.snd_wnd = window;
         self.snd_wl1 = seq;
-        self.snd_wl2 = ack;
         self.max_snd_wnd = self.max_snd_wnd.max(window);
     }
 }

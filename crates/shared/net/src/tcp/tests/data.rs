@@ -1,6 +1,9 @@
 //! Data both ways: segments, acknowledgements, windows. RFC 9293 section 3.7.4, 3.8.6.
 
-use super::dialogue::run;
+use std::vec::Vec;
+
+use super::dialogue::{Dialogue, run};
+use crate::tcp::*;
 
 #[test]
 fn acknowledgements_wait_for_a_second_segment_or_40_ms() {
@@ -408,4 +411,44 @@ fn old_segments_do_not_change_the_window() {
         .2 < . 101:101(0) ack 1001 win 9000
         .2 > . 2001:3001(1000) ack 101
     ");
+}
+
+#[test]
+fn a_reader_who_is_ready_gets_text_without_a_copy() {
+    let mut dialogue = Dialogue::new(Seq(u32::MAX), Seq(u32::MAX - 50));
+    dialogue.play(
+        "0 < S 0:0(0) win 65535 <mss 1000>
+         0 > S. 0:0(0) ack 1
+         0 < . 1:1(0) ack 1 win 65535",
+    );
+    let now = dialogue.now;
+    let segment = |seq: u32, payload| Segment {
+        seq: Seq(u32::MAX - 50) + seq,
+        ack: Seq(0),
+        window: 65_535,
+        flags: Flags::ACK | Flags::PSH,
+        payload,
+        joined: 1,
+        ..Segment::default()
+    };
+    let mut taken = Vec::new();
+    let mut sink = |text: &[u8]| {
+        let part = &text[..text.len().min(4)];
+        taken.extend_from_slice(part);
+        part.len()
+    };
+    let tcb = dialogue.tcb();
+    let changed = tcb.receive_with(&segment(1, b"abc"), now, &mut sink);
+    assert!(!changed.any(Changed::READABLE));
+    // What is behind a gap, and what follows when it is filled, goes through the buffer.
+    let _ = tcb.receive_with(&segment(8, b"hij"), now, &mut sink);
+    let changed = tcb.receive_with(&segment(4, b"defg"), now, &mut sink);
+    assert!(changed.any(Changed::READABLE));
+    assert_eq!(tcb.readable(), 7);
+    tcb.consume(7, now);
+    let changed = tcb.receive_with(&segment(11, b"klmnopq"), now, &mut sink);
+    assert!(changed.any(Changed::READABLE));
+    assert_eq!(tcb.peek(), b"opq");
+    assert_eq!(taken, b"abcklmn");
+    dialogue.play("0 > . 1:1(0) ack 18");
 }
