@@ -6,7 +6,7 @@
 //!
 //! 1. from 7/8: what lies behind gaps is given up (the peer sends it again), and SYNs are answered with cookies, so nothing
 //!    is kept of them;
-//! 2. still from 7/8: connections that no program holds any more are reset, the oldest first;
+//! 2. still from 7/8: connections that no program holds any more are forgotten, the older half of them at a time;
 //! 3. when it is full: data that arrive for a connection with unread data are dropped, writes beyond a few KiB wait, and
 //!    nobody new is let in.
 //!
@@ -82,21 +82,25 @@ impl Core {
         if !self.is_short() || self.connections.lingering == 0 {
             return;
         }
-        let lingering = |(key, connection): (Key, &Connection)| match connection.phase {
-            Phase::Lingering { until } => Some((until, key)),
+        // The older half of them, by the time they have left: the next look takes the next half.
+        let left = |connection: &Connection| match connection.phase {
+            Phase::Lingering { until } => Some(until),
             _ => None,
         };
-        let mut oldest: Vec<(Instant, Key)> = self
-            .connections
-            .table
-            .iter()
-            .filter_map(lingering)
-            .collect();
-        oldest.sort_unstable_by_key(|(until, _)| *until);
-        for (_, key) in oldest {
-            if !self.is_short() {
-                break;
+        let (mut first, mut last) = (Instant::FOREVER, Instant::ZERO);
+        for (_, connection) in self.connections.table.iter() {
+            if let Some(until) = left(connection) {
+                (first, last) = (first.min(until), last.max(until));
             }
+        }
+        let middle = first + last.since(first) / 2;
+        let mut old = Vec::new();
+        for (key, connection) in self.connections.table.iter() {
+            if left(connection).is_some_and(|until| until <= middle) {
+                old.push(key);
+            }
+        }
+        for key in old {
             // A peer with something more to say gets a reset for it.
             self.stats.lingering_dropped += 1;
             self.remove(key);
