@@ -77,20 +77,23 @@ impl Entry {
 
 /// All UDP sockets, by port.
 #[derive(Default)]
-pub(crate) struct UdpTable(BTreeMap<u16, Vec<Entry>>);
+pub(crate) struct UdpTable {
+    by_port: BTreeMap<u16, Vec<Entry>>,
+    sockets: usize,
+    /// Bytes in all buffers.
+    held: usize,
+}
 
 impl UdpTable {
     fn get(&mut self, port: u16, id: u32) -> Result<&mut Entry, Error> {
-        let entries = self.0.get_mut(&port).ok_or(Error::NotConnected)?;
+        let entries = self.by_port.get_mut(&port).ok_or(Error::NotConnected)?;
         let found = entries.iter_mut().find(|entry| entry.id == id);
         found.ok_or(Error::NotConnected)
     }
 
     pub(crate) fn count(&self, stats: &mut Stats) {
-        for entry in self.0.values().flatten() {
-            stats.udp_sockets += 1;
-            stats.buffer_bytes += entry.held;
-        }
+        stats.udp_sockets = self.sockets;
+        stats.buffer_bytes += self.held;
     }
 }
 
@@ -106,7 +109,7 @@ impl Core {
             return Err(Error::AddressNotAvailable);
         }
         let taken = |core: &Self, port: u16| {
-            let entries = core.udp.0.get(&port);
+            let entries = core.udp.by_port.get(&port);
             entries.into_iter().flatten().any(|entry| {
                 let same_link = entry.only.is_none() == only.is_none()
                     && entry.only.is_none_or(|known| only == Some(known));
@@ -119,7 +122,8 @@ impl Core {
             return Err(Error::AddressInUse);
         }
         let id = self.id();
-        self.udp.0.entry(local.port()).or_default().push(Entry {
+        self.udp.sockets += 1;
+        self.udp.by_port.entry(local.port()).or_default().push(Entry {
             id,
             local,
             only,
@@ -136,7 +140,7 @@ impl Core {
     /// Takes in a datagram for a socket.
     pub(crate) fn receive_datagram(&mut self, port: usize, header: &Header, payload: &[u8]) {
         let Some((source, destination, data)) = parse(payload) else {
-            self.stats.dropped_malformed += 1;
+            self.ports[port].stats.dropped_malformed += 1;
             return;
         };
         let to = SocketAddr::new(header.destination, destination);
@@ -146,7 +150,7 @@ impl Core {
             IpAddr::V4(address) => address.is_multicast() || !self.is_own(to.ip()),
             IpAddr::V6(address) => address.is_multicast(),
         };
-        let entries = self.udp.0.get_mut(&destination);
+        let entries = self.udp.by_port.get_mut(&destination);
         let mut entries: Vec<&mut Entry> = entries.into_iter().flatten().collect();
         if many {
             // A copy for each who wants it.
@@ -159,6 +163,7 @@ impl Core {
             entries.retain(|entry| Some(entry.fit(to, from, port)) == best && best != Some(0));
             entries.truncate(1);
             if entries.is_empty() {
+                self.stats.datagrams_unwanted += 1;
                 let now = self.now;
                 let (interface, mut context) = self.port(port);
                 interface.port_unreachable(header, payload, now, &mut context);
@@ -171,6 +176,8 @@ impl Core {
                 continue;
             }
             entry.held += data.len() + OVERHEAD;
+            self.udp.held += data.len() + OVERHEAD;
+            self.stats.datagrams_in += 1;
             entry.arrived.push_back(Datagram {
                 source: from,
                 data: data.into(),
@@ -184,7 +191,7 @@ impl Core {
         let TroubleKind::Hard(error) = trouble.kind else {
             return;
         };
-        let entries = self.udp.0.get_mut(&trouble.local.port());
+        let entries = self.udp.by_port.get_mut(&trouble.local.port());
         for entry in entries.into_iter().flatten() {
             if entry.peer == Some(trouble.remote) {
                 entry.error = Some(error);
@@ -250,6 +257,7 @@ impl Core {
         match sent {
             Ok(()) => {
                 self.pending = true;
+                self.stats.datagrams_out += 1;
                 Poll::Ready(Ok(data.len()))
             }
             Err(Error::Exhausted) if !self.ports[port].queue.is_empty() => {
@@ -275,6 +283,7 @@ impl Core {
             if entry.arrived.is_empty() && entry.arrived.capacity() > 64 {
                 entry.arrived = VecDeque::new();
             }
+            self.udp.held -= datagram.data.len() + OVERHEAD;
             let count = datagram.data.len().min(buffer.len());
             buffer[..count].copy_from_slice(&datagram.data[..count]);
             return Poll::Ready(Ok((count, datagram.source)));
@@ -317,16 +326,20 @@ impl Core {
 
     /// The program has dropped a socket.
     pub(crate) fn release_udp(&mut self, id: u32) {
-        let mut groups = Vec::new();
-        self.udp.0.retain(|_, entries| {
+        let (mut groups, mut held, mut sockets) = (Vec::new(), 0, 0);
+        self.udp.by_port.retain(|_, entries| {
             entries.retain_mut(|entry| {
                 if entry.id == id {
+                    held += entry.held;
+                    sockets += 1;
                     groups = core::mem::take(&mut entry.groups);
                 }
                 entry.id != id
             });
             !entries.is_empty()
         });
+        self.udp.held -= held;
+        self.udp.sockets -= sockets;
         for (group, link) in groups {
             self.leave_group(group, link);
         }
