@@ -123,17 +123,21 @@ impl Core {
         }
         let id = self.id();
         self.udp.sockets += 1;
-        self.udp.by_port.entry(local.port()).or_default().push(Entry {
-            id,
-            local,
-            only,
-            peer: None,
-            error: None,
-            arrived: VecDeque::new(),
-            held: 0,
-            readers: WaitQueue::default(),
-            groups: Vec::new(),
-        });
+        self.udp
+            .by_port
+            .entry(local.port())
+            .or_default()
+            .push(Entry {
+                id,
+                local,
+                only,
+                peer: None,
+                error: None,
+                arrived: VecDeque::new(),
+                held: 0,
+                readers: WaitQueue::default(),
+                groups: Vec::new(),
+            });
         Ok((id, local))
     }
 
