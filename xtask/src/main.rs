@@ -208,7 +208,8 @@ fn fuzz() -> Result<(), String> {
 }
 
 fn bench() -> Result<(), String> {
-    cargo(&["build", "--release", "--package", "kiln-cli"])?;
+    let built = ["--package", "kiln-cli", "--package", "kiln-lossy"];
+    cargo(&[&["build", "--release"], &built[..]].concat())?;
     cargo(&["run", "--release", "--package", "bench-suite"])?;
     cargo(&["run", "--release", "--package", "bench-mem"])
 }

@@ -4,6 +4,8 @@
 //! that sends them is made: headers in the link's queue, data in the connection's buffer. Received frames land in buffers
 //! of the driver and are copied once, into the connection they belong to.
 
+mod counters;
+
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -18,6 +20,7 @@ pub use kiln_net::{
 };
 use kiln_net::{Config, Link, LinkConfig};
 
+use self::counters::Counters;
 use crate::reactor::{self, Driver, Wait};
 use crate::sync::Lock;
 use crate::{boot, memory, random, time};
@@ -58,8 +61,10 @@ pub fn start() {
     let mut links = Vec::new();
     for (number, device) in (0..).zip(boot::devices()).filter(|(_, d)| is_link(d)) {
         let link = stack.attach(LinkConfig::from_device(device), now);
+        let counters = Counters::new(number, links.is_empty());
         links.push((device, stack.on(&link)));
-        reactor::register(Box::new(LinkDriver::new(number, device, link, count)));
+        let driver = LinkDriver::new(number, device, link, counters, count);
+        reactor::register(Box::new(driver));
     }
     NETWORK.with(|network| *network = Some(Network { stack, links }));
 }
@@ -87,6 +92,7 @@ pub fn stack(name: &str) -> Option<Stack> {
 struct LinkDriver {
     device: u32,
     link: Link,
+    counters: Option<Counters>,
     buffers: Vec<u8>,
     buffer_len: usize,
     /// Segments of the operations under way: pieces of frames to send, then buffers to receive into.
@@ -105,7 +111,13 @@ struct LinkDriver {
 
 impl LinkDriver {
     /// The driver of one of `links` links, which share the heap and the batch.
-    fn new(device: u32, info: &DeviceInfo, link: Link, links: usize) -> Self {
+    fn new(
+        device: u32,
+        info: &DeviceInfo,
+        link: Link,
+        counters: Option<Counters>,
+        links: usize,
+    ) -> Self {
         let joined = info.net_features & DeviceInfo::NET_GRO != 0;
         let buffer_len = if joined {
             MAX_FRAME
@@ -118,6 +130,7 @@ impl LinkDriver {
         Self {
             device,
             link,
+            counters,
             buffers: vec![0; count * buffer_len],
             buffer_len,
             segments: Vec::new(),
@@ -134,6 +147,9 @@ impl Driver for LinkDriver {
     fn submit(&mut self, now: Instant, ops: &mut Vec<RawOp>) -> Wait {
         let stack = self.link.stack();
         stack.poll(now);
+        if let Some(counters) = &mut self.counters {
+            counters.publish(&self.link, now);
+        }
         self.segments.clear();
         self.starts.clear();
         self.sends = 0;

@@ -453,13 +453,23 @@ impl Supervisor<'_> {
                 values: block.values,
             })
         };
+        let mut guest: Vec<GuestMetrics> = Vec::new();
+        for told in self.guest.metrics().into_iter().filter_map(known) {
+            // Nor does who says something of a link twice.
+            if !guest
+                .iter()
+                .any(|other| (other.kind, &other.link) == (told.kind, &told.link))
+            {
+                guest.push(told);
+            }
+        }
         Metrics {
             stats: self.stats(),
             links: self.links(),
             usernet: usernet
                 .map(|(name, _, value)| (name.to_owned(), value))
                 .collect(),
-            guest: self.guest.metrics().into_iter().filter_map(known).collect(),
+            guest,
         }
     }
 }

@@ -9,6 +9,9 @@
 //! metric *n* of [`Net::ALL`]. Metrics are added behind the last one only; a reader takes as many as both sides know. A change
 //! of what a value means is another [version](Header::version).
 //!
+//! A network stack has one block for each link. The first holds all of [`Net::ALL`]; the others end behind the values that
+//! are about a link alone ([`Net::OF_LINK`]), so that sums over links are right.
+//!
 //! To a monitor every byte of a block is hostile; it can at worst show numbers that are not true.
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +22,7 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"KMET");
 /// [`Header::version`] of the blocks described here.
 pub const VERSION: u16 = 1;
 
-/// [`Header::kind`]: the network stack on one link.
+/// [`Header::kind`]: the network stack, on one link.
 pub const NET: u16 = 1;
 
 /// The most values of one block.
@@ -84,17 +87,17 @@ macro_rules! metrics {
 
 metrics! {
     /// Values of a block of kind [`NET`]. Where the RFCs on management have a name for a number (4022 for TCP, 4113 for
-    /// UDP, 4293 for IP), it is the same number.
+    /// UDP, 4293 for IP), it is the same number. The first [`Net::OF_LINK`] are about one link, the others about the stack.
     Net {
         FramesReceived: Counter "received_frames_total" "Frames that the stack took from its link.",
         BytesReceived: Counter "received_bytes_total" "Bytes of those frames, link headers included.",
-        FramesSent: Counter "sent_frames_total" "Frames that the stack gave to its link; one with segmentation offload counts once.",
+        FramesSent: Counter "sent_frames_total" "Frames that the stack made ready for its link; one with segmentation offload counts once.",
         BytesSent: Counter "sent_bytes_total" "Bytes of those frames, link headers included.",
         ReceivedMalformed: Counter "received_malformed_total" "Received packets dropped: headers cut short or contradicting each other.",
         ReceivedBadChecksum: Counter "received_bad_checksum_total" "Received packets dropped: wrong checksum.",
         ReceivedMartian: Counter "received_martian_total" "Received packets dropped: a source address that cannot come from outside.",
         ReceivedUnsupported: Counter "received_unsupported_total" "Received packets dropped: a protocol or fragments that the stack does not take.",
-        SentDropped: Counter "sent_dropped_total" "Packets dropped on their way out: no room, or no way to the next station.",
+        SentDropped: Counter "sent_dropped_total" "Packets dropped on their way out: no room. Data of TCP wait instead.",
         FragmentsReceived: Counter "ip_fragments_received_total" "Fragments received.",
         Reassembled: Counter "ip_reassembled_total" "Packets put together from fragments.",
         ReassemblyFailed: Counter "ip_reassembly_failed_total" "Packets of which not all fragments came in time, or for which there was no room.",
@@ -109,7 +112,7 @@ metrics! {
         TcpActiveOpens: Counter "tcp_active_opens_total" "Connections opened from here.",
         TcpPassiveOpens: Counter "tcp_passive_opens_total" "Connections accepted from others: handshake complete.",
         TcpAttemptFails: Counter "tcp_attempt_fails_total" "Connections that ended before their handshake was complete.",
-        TcpResets: Counter "tcp_established_resets_total" "Established connections that a reset ended.",
+        TcpResets: Counter "tcp_established_resets_total" "Established connections that ended at once: a reset from either side, or no answer.",
         TcpSegmentsReceived: Counter "tcp_received_segments_total" "Segments received.",
         TcpSegmentsSent: Counter "tcp_sent_segments_total" "Segments sent, retransmitted ones not counted.",
         TcpRetransmitted: Counter "tcp_retransmitted_segments_total" "Segments sent again.",
@@ -117,7 +120,7 @@ metrics! {
         TcpTimeouts: Counter "tcp_retransmission_timeouts_total" "Times that a retransmission timer fired.",
         TcpRecoveries: Counter "tcp_fast_recoveries_total" "Times that a loss was found and repaired without a timeout.",
         TcpLossProbes: Counter "tcp_tail_loss_probes_total" "Tail loss probes sent.",
-        TcpSpurious: Counter "tcp_spurious_retransmissions_total" "Retransmissions that turned out not to have been needed.",
+        TcpSpurious: Counter "tcp_spurious_recoveries_total" "Recoveries and timeouts that turned out not to have been needed.",
         TcpOutOfOrder: Counter "tcp_out_of_order_segments_total" "Segments received out of order.",
         TcpSynsDropped: Counter "tcp_dropped_syns_total" "Connection requests dropped: backlog or memory full.",
         TcpCookiesSent: Counter "tcp_syn_cookies_sent_total" "SYN cookies sent.",
@@ -126,6 +129,11 @@ metrics! {
         TcpEstablished: Gauge "tcp_established_connections" "Connections that are established now, or waiting for the program to close its side.",
         TcpTimeWait: Gauge "tcp_time_wait_connections" "Ended connections that are remembered now.",
         BufferBytes: Gauge "buffer_bytes" "Bytes of buffers that sockets hold now.",
+        TcpHalfOpen: Gauge "tcp_half_open_connections" "Connections of listeners whose handshake is not complete now.",
+        TcpResetsReceived: Counter "tcp_received_resets_total" "Segments received with RST.",
+        TcpDuplicates: Counter "tcp_duplicate_segments_total" "Segments received a second time.",
+        TcpMemoryDropped: Counter "tcp_memory_dropped_segments_total" "Segments dropped because memory was short.",
+        AddressConflicts: Counter "address_conflicts_total" "Received frames that showed another owner of an address of this guest.",
     }
 }
 
@@ -137,19 +145,33 @@ pub struct Block<const COUNT: usize> {
     values: [AtomicU64; COUNT],
 }
 
+impl Net {
+    /// How many of the values, from the first, are about one link.
+    pub const OF_LINK: usize = Self::UdpReceived as usize;
+}
+
 /// A block of kind [`NET`].
 pub type NetBlock = Block<{ Net::ALL.len() }>;
 
 impl NetBlock {
-    /// A block of zeroes for the link with this number.
+    /// A block of zeroes for the link with this number, and for the stack.
     pub const fn new(device: u32) -> Self {
+        Self::with(device, Net::ALL.len())
+    }
+
+    /// A block of zeroes for the link with this number alone: its reader sees only the values [of a link](Net::OF_LINK).
+    pub const fn of_link(device: u32) -> Self {
+        Self::with(device, Net::OF_LINK)
+    }
+
+    const fn with(device: u32, count: usize) -> Self {
         Self {
             header: Header {
                 magic: MAGIC,
                 kind: NET,
                 version: VERSION,
                 device,
-                count: Net::ALL.len() as u32,
+                count: count as u32,
             },
             values: [const { AtomicU64::new(0) }; Net::ALL.len()],
         }
@@ -202,7 +224,8 @@ mod tests {
         assert_eq!(block.get(Net::FramesSent), 5);
         assert_eq!(block.get(Net::BufferBytes), 7);
         assert_eq!(core::mem::offset_of!(NetBlock, values), 16);
-        assert_eq!(Net::BufferBytes as usize + 1, Net::ALL.len());
+        assert_eq!(Net::AddressConflicts as usize + 1, Net::ALL.len());
         assert_eq!(block.header.count as usize, Net::ALL.len());
+        assert_eq!(NetBlock::of_link(3).header.count, Net::IcmpSent as u32 + 1);
     }
 }

@@ -56,6 +56,17 @@ pub(crate) enum Phase {
     Lingering { until: Instant },
 }
 
+/// How far a connection has been seen to come, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The handshake is not complete.
+    Opening,
+    /// ESTABLISHED or CLOSE-WAIT.
+    Established,
+    /// Closed from here, or over.
+    Ended,
+}
+
 /// A connection.
 pub(crate) struct Connection {
     pub tcb: Tcb,
@@ -65,6 +76,7 @@ pub(crate) struct Connection {
     pub port: u8,
     /// In the list of those that are ready.
     pub is_ready: bool,
+    pub stage: Stage,
     pub phase: Phase,
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
@@ -80,6 +92,32 @@ impl Ends for Connection {
     }
 }
 
+impl Stage {
+    /// True if a connection in this state can still be in this stage.
+    fn fits(self, state: State) -> bool {
+        match self {
+            Self::Opening => matches!(state, State::SynSent | State::SynReceived),
+            Self::Established => matches!(state, State::Established | State::CloseWait),
+            Self::Ended => true,
+        }
+    }
+}
+
+impl Connection {
+    /// Counts how it has come to leave its stage.
+    fn end_stage(&mut self, established: &mut usize, stats: &mut Stats) {
+        let over = u64::from(self.tcb.state() == State::Closed);
+        match core::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Opening => stats.attempts_failed += over,
+            Stage::Established => {
+                *established -= 1;
+                stats.established_resets += over;
+            }
+            Stage::Ended => {}
+        }
+    }
+}
+
 /// All connections.
 pub(crate) struct Connections {
     pub table: Table<Connection>,
@@ -87,6 +125,8 @@ pub(crate) struct Connections {
     pub wheel: Wheel<Key>,
     /// How many nobody but the stack has.
     pub lingering: usize,
+    /// How many are in [`Stage::Established`].
+    pub established: usize,
     /// Bytes in all buffers.
     pub held: usize,
     /// When memory was looked for last.
@@ -106,6 +146,7 @@ impl Connections {
             ready: VecDeque::new(),
             wheel: Wheel::new(now),
             lingering: 0,
+            established: 0,
             held: 0,
             relieved: now,
             fired: Vec::new(),
@@ -136,13 +177,7 @@ impl Connections {
     pub(crate) fn count(&self, stats: &mut Stats) {
         stats.connections = self.table.len();
         stats.lingering = self.lingering;
-        for (_, connection) in self.table.iter() {
-            match connection.phase {
-                Phase::HalfOpen { .. } => stats.half_open += 1,
-                Phase::Open => stats.open += 1,
-                Phase::Queued { .. } | Phase::Lingering { .. } => {}
-            }
-        }
+        stats.established = self.established;
         stats.buffer_bytes += self.held;
     }
 }
@@ -219,6 +254,7 @@ impl Core {
             next_hop,
             port: port as u8,
             is_ready: false,
+            stage: Stage::Opening,
             phase,
             reader: None,
             writer: None,
@@ -246,6 +282,10 @@ impl Core {
         if !connection.is_ready {
             connection.is_ready = true;
             self.connections.ready.push_back(key);
+        }
+        if changed.any(Changed::CONNECTED) && connection.stage == Stage::Opening {
+            connection.stage = Stage::Established;
+            self.connections.established += 1;
         }
         self.pending = true;
         let over = Changed(Changed::CLOSED.0 | Changed::TIME_WAIT.0);
@@ -278,7 +318,10 @@ impl Core {
             if connection.scheduled <= now {
                 connection.scheduled = Instant::FOREVER;
             }
+            let before = connection.tcb.counters();
             let mut changed = connection.tcb.advance(now);
+            let after = connection.tcb.counters();
+            self.stats.add_tcp(&before, &after);
             if let Phase::Lingering { until } = connection.phase
                 && until <= now
                 && connection.tcb.state() != State::Closed
@@ -302,7 +345,11 @@ impl Core {
         self.connections.held = (self.connections.held + held).saturating_sub(connection.counted);
         connection.counted = held;
         let is_held = matches!(connection.phase, Phase::Open);
-        match connection.tcb.state() {
+        let state = connection.tcb.state();
+        if !connection.stage.fits(state) {
+            connection.end_stage(&mut self.connections.established, &mut self.stats);
+        }
+        match state {
             State::Closed if is_held => {
                 self.connections.table.hide(key);
             }
@@ -334,9 +381,10 @@ impl Core {
 
     /// Forgets a connection.
     pub(crate) fn remove(&mut self, key: Key) {
-        let Some(connection) = self.connections.table.remove(key) else {
+        let Some(mut connection) = self.connections.table.remove(key) else {
             return;
         };
+        connection.end_stage(&mut self.connections.established, &mut self.stats);
         self.connections.held = self.connections.held.saturating_sub(connection.counted);
         match connection.phase {
             Phase::HalfOpen { port, listener } => {

@@ -15,7 +15,7 @@ use crate::link::{MAX_PIECES, Port};
 use crate::queue::Borrowed;
 use crate::stack::{Core, LOOPBACK};
 use crate::table::Key;
-use crate::tcp::{Outgoing, Tcb};
+use crate::tcp::{Flags, Outgoing, Tcb};
 
 /// Data up to this length are copied behind the headers: looking them up later would cost more.
 const COPIED: u32 = 512;
@@ -83,7 +83,7 @@ impl Core {
         let mut context = Context {
             queue: &mut port.queue,
             random: &mut self.random,
-            stats: &mut self.stats,
+            stats: &mut port.stats,
             hostname: &self.config.hostname,
         };
         let neighbor = match port
@@ -96,9 +96,12 @@ impl Core {
         };
         let pair = connection.pair;
         let longest = port.longest(pair.remote.ip());
+        let before = connection.tcb.counters();
         let Some(outgoing) = connection.tcb.transmit(longest, now) else {
             return Turn::Done;
         };
+        let after = connection.tcb.counters();
+        self.stats.add_tcp(&before, &after);
         let Some(neighbor) = neighbor else {
             // As if it had been lost on the way: the protocol tries again, and gives up in the end.
             let changed = connection
@@ -108,6 +111,7 @@ impl Core {
             return Turn::More;
         };
         self.stats.segments_out += u64::from(outgoing.segments());
+        self.stats.resets_sent += u64::from(outgoing.flags.has(Flags::RST));
         let outbound = Outbound {
             source: pair.local.ip(),
             destination: pair.remote.ip(),

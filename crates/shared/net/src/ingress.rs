@@ -25,8 +25,6 @@ const SPARE_READABLE: usize = 4096;
 impl Core {
     /// Takes in a frame.
     pub(crate) fn receive(&mut self, port: usize, header: NetHeader, frame: &[u8]) {
-        self.stats.frames_in += 1;
-        self.stats.bytes_in += frame.len() as u64;
         let now = self.now;
         let (interface, mut context) = self.port(port);
         let trusted = header.checksum_trusted();
@@ -36,7 +34,7 @@ impl Core {
                 // The host vouches for what it has seen, which is not what was put together here.
                 let trusted = trusted && matches!(payload, Cow::Borrowed(_));
                 if !trusted && !ip::checksum_is_right(&packet, &payload) {
-                    self.stats.dropped_checksum += 1;
+                    self.ports[port].stats.dropped_checksum += 1;
                     return;
                 }
                 match packet.protocol {
@@ -50,7 +48,7 @@ impl Core {
 
     fn receive_segment(&mut self, port: usize, header: &Header, bytes: &[u8], gso_size: u16) {
         let Some((source, destination, mut segment)) = Segment::parse(bytes) else {
-            self.stats.dropped_malformed += 1;
+            self.ports[port].stats.dropped_malformed += 1;
             return;
         };
         segment.ecn = header.ecn;
@@ -58,6 +56,8 @@ impl Core {
             let joined = segment.payload.len().div_ceil(usize::from(gso_size));
             segment.joined = joined.clamp(1, usize::from(u16::MAX)) as u16;
         }
+        self.stats.segments_in += u64::from(segment.joined.max(1));
+        self.stats.resets_received += u64::from(segment.flags.has(Flags::RST));
         let pair = Pair {
             local: SocketAddr::new(header.destination, destination),
             remote: SocketAddr::new(header.source, source),
@@ -68,7 +68,7 @@ impl Core {
             if known.is_some_and(|connection| usize::from(connection.port) == port) {
                 self.segment_for(key, &segment);
             } else {
-                self.stats.dropped_martian += 1;
+                self.ports[port].stats.dropped_martian += 1;
             }
             return;
         }
@@ -81,7 +81,6 @@ impl Core {
         if !self.admit(port, &pair, &segment, iss)
             && let Some(reset) = reset_for(&segment)
         {
-            self.stats.resets_sent += 1;
             self.send_segment(port, &pair, &reset);
         }
     }
@@ -111,7 +110,10 @@ impl Core {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
+        let before = connection.tcb.counters();
         let changed = connection.tcb.receive(segment, now);
+        let after = connection.tcb.counters();
+        self.stats.add_tcp(&before, &after);
         self.apply(key, changed);
     }
 
@@ -136,7 +138,12 @@ impl Core {
             bytes[16..18].copy_from_slice(&sum.to_be_bytes());
         };
         // If it does not fit the peer will ask again.
-        let _ = interface.send(outbound, next_hop, length, fill, now, &mut context);
+        let sent = interface.send(outbound, next_hop, length, fill, now, &mut context);
+        context.stats.dropped_queue_full += u64::from(sent == Err(crate::Error::Exhausted));
+        if sent.is_ok() {
+            self.stats.segments_out += 1;
+            self.stats.resets_sent += u64::from(outgoing.flags.has(Flags::RST));
+        }
         self.pending |= port == LOOPBACK;
     }
 

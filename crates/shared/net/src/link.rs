@@ -14,6 +14,7 @@ use crate::connections::Connection;
 use crate::ip::{Context, Interface};
 use crate::queue::{Queue, Waiting};
 use crate::stack::{Core, Stack};
+use crate::stats::Stats;
 use crate::table::{Key, Table};
 use crate::tcp::Payload;
 use crate::wait::WaitQueue;
@@ -45,6 +46,9 @@ impl Link {
     pub fn receive(&self, header: NetHeader, frame: &[u8], now: Instant) {
         self.stack.with(|core| {
             core.advance(now);
+            let stats = &mut core.ports[self.index].stats;
+            stats.frames_in += 1;
+            stats.bytes_in += frame.len() as u64;
             core.receive(self.index, header, frame);
             core.pending = true;
         });
@@ -60,6 +64,12 @@ impl Link {
     pub fn transmit(&self, send: impl FnOnce(&Frames<'_>) -> usize) -> usize {
         self.stack.with(|core| core.transmit(self.index, send))
     }
+
+    /// A snapshot of what is counted of this link alone: its frames and what the internet protocols do on it. What TCP
+    /// and UDP count is 0.
+    pub fn stats(&self) -> Stats {
+        self.stack.with(|core| core.ports[self.index].snapshot())
+    }
 }
 
 impl fmt::Debug for Link {
@@ -72,6 +82,8 @@ impl fmt::Debug for Link {
 pub(crate) struct Port {
     pub interface: Interface,
     pub queue: Queue,
+    /// What the internet protocols count.
+    pub stats: Stats,
     pub offloads: Offloads,
     /// The identification of the next IPv4 packet of TCP (RFC 6864: any will do).
     pub packet_id: u16,
@@ -91,6 +103,7 @@ impl Port {
         Self {
             interface,
             queue: Queue::new(config.queue_limit()),
+            stats: Stats::default(),
             offloads,
             packet_id: 0,
             blocked: false,
@@ -106,6 +119,15 @@ impl Port {
             ..Offloads::default()
         };
         Self::new(Interface::loopback(LOOPBACK_MTU), config, offloads)
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        let (frames_out, bytes_out) = self.queue.added();
+        Stats {
+            frames_out,
+            bytes_out,
+            ..self.stats
+        }
     }
 
     /// The first frame as a whole, appended to `bytes`; nothing if it need not leave any more.
@@ -126,15 +148,16 @@ impl Port {
 impl Core {
     pub(crate) fn attach(&mut self, config: LinkConfig) -> usize {
         let mut queue = Queue::new(self.config.queue_limit());
+        let mut stats = Stats::default();
         let mut context = Context {
             queue: &mut queue,
             random: &mut self.random,
-            stats: &mut self.stats,
+            stats: &mut stats,
             hostname: &self.config.hostname,
         };
         let interface = Interface::new(&config, self.now, &mut context);
         let mut port = Port::new(interface, &self.config, config.offloads);
-        port.queue = queue;
+        (port.queue, port.stats) = (queue, stats);
         self.ports.push(port);
         self.addresses_changed();
         self.ports.len() - 1
@@ -146,7 +169,7 @@ impl Core {
         let context = Context {
             queue: &mut port.queue,
             random: &mut self.random,
-            stats: &mut self.stats,
+            stats: &mut port.stats,
             hostname: &self.config.hostname,
         };
         (&mut port.interface, context)
@@ -178,8 +201,7 @@ impl Core {
         });
         let taken = taken.min(port.queue.len());
         if taken > 0 {
-            self.stats.frames_out += taken as u64;
-            self.stats.bytes_out += port.queue.take(taken);
+            port.queue.take(taken);
             port.writers.wake();
             if port.blocked && port.queue.has_room() {
                 port.blocked = false;

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::ports::Ports;
 use crate::random::Random;
 use crate::stack::Core;
+use crate::stats::Stats;
 use crate::table::{Key, Pair, Secret};
 use crate::tcp::cookie::Cookies;
 use crate::tcp::{Flags, Segment, Seq, Tcb, synack_for_cookie};
@@ -102,6 +103,13 @@ impl Listeners {
             cookies: Cookies::new(key),
             last_cookie: None,
             secret: Secret(random.next_u64(), random.next_u64()),
+        }
+    }
+
+    pub(crate) fn count(&self, stats: &mut Stats) {
+        for listener in self.by_port.values().flatten() {
+            stats.half_open += listener.half_open;
+            stats.queued += listener.complete.len();
         }
     }
 

@@ -45,8 +45,8 @@ pub(crate) struct Queue {
     frames: VecDeque<Waiting>,
     end: usize,
     limit: usize,
-    /// Frames that found the queue full.
-    pub lost: u64,
+    /// Frames that were ever added, and their bytes.
+    added: (u64, u64),
 }
 
 /// Most frames that wait.
@@ -62,7 +62,7 @@ impl Queue {
             frames: VecDeque::new(),
             end: 0,
             limit,
-            lost: 0,
+            added: (0, 0),
         }
     }
 
@@ -79,11 +79,9 @@ impl Queue {
         self.frames.len()
     }
 
-    /// Appends a complete frame of `len` bytes that `fill` writes; they are 0 before. False, and counted as lost, if there
-    /// is no room.
+    /// Appends a complete frame of `len` bytes that `fill` writes; they are 0 before. False if there is no room.
     pub(crate) fn frame(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         if self.end + len > self.limit || self.frames.len() >= MAX_FRAMES {
-            self.lost += 1;
             return false;
         }
         self.append(len, None, |bytes| {
@@ -108,7 +106,9 @@ impl Queue {
         }
         let header = fill(&mut self.bytes[head.clone()]);
         self.end = head.end;
-        self.frames.push_back(Waiting { header, head, tail });
+        let waiting = Waiting { header, head, tail };
+        self.added = (self.added.0 + 1, self.added.1 + waiting.len() as u64);
+        self.frames.push_back(waiting);
     }
 
     /// The frames.
@@ -121,12 +121,14 @@ impl Queue {
         &self.bytes[frame.head.clone()]
     }
 
-    /// Forgets the first `count` frames. Returns how many bytes they were.
-    pub(crate) fn take(&mut self, count: usize) -> u64 {
-        let mut bytes = 0;
-        for frame in self.frames.drain(..count.min(self.frames.len())) {
-            bytes += frame.len() as u64;
-        }
+    /// How many frames were ever added, and how many bytes they had.
+    pub(crate) fn added(&self) -> (u64, u64) {
+        self.added
+    }
+
+    /// Forgets the first `count` frames.
+    pub(crate) fn take(&mut self, count: usize) {
+        self.frames.drain(..count.min(self.frames.len()));
         match self.frames.front() {
             None => self.end = 0,
             // The link is slow: what waits moves to the front once that is worth it.
@@ -140,6 +142,5 @@ impl Queue {
             }
             Some(_) => {}
         }
-        bytes
     }
 }

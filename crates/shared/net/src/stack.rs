@@ -255,12 +255,18 @@ impl Core {
 
     fn snapshot(&self) -> Stats {
         let mut stats = Stats {
-            dropped_queue_full: self.ports.iter().map(|port| port.queue.lost).sum(),
             time_wait: self.ended.len(),
             ..self.stats
         };
+        for port in &self.ports[LOOPBACK + 1..] {
+            stats.add_link(&port.snapshot());
+        }
+        // No driver sees the loopback's frames.
+        stats.add_link(&self.ports[LOOPBACK].stats);
         self.connections.count(&mut stats);
+        self.listeners.count(&mut stats);
         self.udp.count(&mut stats);
+        stats.open = stats.connections - stats.lingering - stats.half_open - stats.queued;
         stats
     }
 }

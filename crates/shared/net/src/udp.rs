@@ -78,20 +78,23 @@ impl Entry {
 
 /// All UDP sockets, by port.
 #[derive(Default)]
-pub(crate) struct UdpTable(Ports<Entry>);
+pub(crate) struct UdpTable {
+    by_port: Ports<Entry>,
+    sockets: usize,
+    /// Bytes in all buffers.
+    held: usize,
+}
 
 impl UdpTable {
     fn get(&mut self, port: u16, id: u32) -> Result<&mut Entry, Error> {
-        let mut entries = self.0.at_mut(port).iter_mut();
+        let mut entries = self.by_port.at_mut(port).iter_mut();
         let found = entries.find(|entry| entry.id == id);
         found.ok_or(Error::NotConnected)
     }
 
     pub(crate) fn count(&self, stats: &mut Stats) {
-        for entry in self.0.iter() {
-            stats.udp_sockets += 1;
-            stats.buffer_bytes += entry.held;
-        }
+        stats.udp_sockets = self.sockets;
+        stats.buffer_bytes += self.held;
     }
 }
 
@@ -107,7 +110,7 @@ impl Core {
             return Err(Error::AddressNotAvailable);
         }
         let taken = |core: &Self, port: u16| {
-            core.udp.0.at(port).iter().any(|entry| {
+            core.udp.by_port.at(port).iter().any(|entry| {
                 let same_link = entry.only.is_none() == only.is_none()
                     && entry.only.is_none_or(|known| only == Some(known));
                 same_link && overlap(entry.local.ip(), local.ip())
@@ -119,6 +122,7 @@ impl Core {
             return Err(Error::AddressInUse);
         }
         let id = self.id();
+        self.udp.sockets += 1;
         let entry = Entry {
             id,
             local,
@@ -130,14 +134,14 @@ impl Core {
             readers: WaitQueue::default(),
             groups: Vec::new(),
         };
-        self.udp.0.push(local.port(), entry);
+        self.udp.by_port.push(local.port(), entry);
         Ok((id, local))
     }
 
     /// Takes in a datagram for a socket.
     pub(crate) fn receive_datagram(&mut self, port: usize, header: &Header, payload: &[u8]) {
         let Some((source, destination, data)) = parse(payload) else {
-            self.stats.dropped_malformed += 1;
+            self.ports[port].stats.dropped_malformed += 1;
             return;
         };
         let to = SocketAddr::new(header.destination, destination);
@@ -147,7 +151,8 @@ impl Core {
             IpAddr::V4(address) => address.is_multicast() || !self.is_own(to.ip()),
             IpAddr::V6(address) => address.is_multicast(),
         };
-        let mut entries: Vec<&mut Entry> = self.udp.0.at_mut(destination).iter_mut().collect();
+        let entries = self.udp.by_port.at_mut(destination).iter_mut();
+        let mut entries: Vec<&mut Entry> = entries.collect();
         if many {
             // A copy for each who wants it.
             entries.retain(|entry| {
@@ -159,6 +164,7 @@ impl Core {
             entries.retain(|entry| Some(entry.fit(to, from, port)) == best && best != Some(0));
             entries.truncate(1);
             if entries.is_empty() {
+                self.stats.datagrams_unwanted += 1;
                 let now = self.now;
                 let (interface, mut context) = self.port(port);
                 interface.port_unreachable(header, payload, now, &mut context);
@@ -171,6 +177,8 @@ impl Core {
                 continue;
             }
             entry.held += data.len() + OVERHEAD;
+            self.udp.held += data.len() + OVERHEAD;
+            self.stats.datagrams_in += 1;
             entry.arrived.push_back(Datagram {
                 source: from,
                 data: data.into(),
@@ -184,7 +192,7 @@ impl Core {
         let TroubleKind::Hard(error) = trouble.kind else {
             return;
         };
-        for entry in self.udp.0.at_mut(trouble.local.port()) {
+        for entry in self.udp.by_port.at_mut(trouble.local.port()) {
             if entry.peer == Some(trouble.remote) {
                 entry.error = Some(error);
                 entry.readers.wake();
@@ -249,6 +257,7 @@ impl Core {
         match sent {
             Ok(()) => {
                 self.pending = true;
+                self.stats.datagrams_out += 1;
                 Poll::Ready(Ok(data.len()))
             }
             Err(Error::Exhausted) if !self.ports[port].queue.is_empty() => {
@@ -274,6 +283,7 @@ impl Core {
             if entry.arrived.is_empty() && entry.arrived.capacity() > 64 {
                 entry.arrived = VecDeque::new();
             }
+            self.udp.held -= datagram.data.len() + OVERHEAD;
             let count = datagram.data.len().min(buffer.len());
             buffer[..count].copy_from_slice(&datagram.data[..count]);
             return Poll::Ready(Ok((count, datagram.source)));
@@ -316,8 +326,12 @@ impl Core {
 
     /// The program has dropped a socket.
     pub(crate) fn release_udp(&mut self, id: u32) {
-        let entry = self.udp.0.take(|entry| entry.id == id);
-        for (group, link) in entry.into_iter().flat_map(|entry| entry.groups) {
+        let Some(entry) = self.udp.by_port.take(|entry| entry.id == id) else {
+            return;
+        };
+        self.udp.held -= entry.held;
+        self.udp.sockets -= 1;
+        for (group, link) in entry.groups {
             self.leave_group(group, link);
         }
     }

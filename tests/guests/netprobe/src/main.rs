@@ -2,7 +2,7 @@
 //!
 //! `serve` offers TCP and UDP echo on port 7, a sink that checks a pattern and answers with the length it got on port 9,
 //! a source of that pattern on port 19, and the reset of every connection on port 11. `metrics` does the same and shows
-//! counters to the host.
+//! counters to the host that are no good.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -45,7 +45,8 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from(([0u16; 8], port))
 }
 
-/// Shows counters to the host, then serves. A second block is about a device that is not there.
+/// Shows counters to the host, then serves. One block is about a link that has one already, the other about a device that
+/// is not there.
 async fn metrics() -> Result<(), Error> {
     static BLOCKS: [NetBlock; 2] = [NetBlock::new(0), NetBlock::new(60)];
     for block in &BLOCKS {

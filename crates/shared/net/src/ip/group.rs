@@ -442,6 +442,7 @@ impl Interface {
                 })
         };
         cx.stats.dropped_queue_full += u64::from(!queued);
+        cx.stats.icmp_out += u64::from(queued && to.is_ipv6());
     }
 }
 

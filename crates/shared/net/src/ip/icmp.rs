@@ -148,6 +148,7 @@ impl Interface {
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Input<'f> {
+        cx.stats.icmp_in += 1;
         if sum(message) != 0xffff || message.len() < HEADER {
             cx.stats.dropped_checksum += 1;
             return Input::Done;
@@ -174,6 +175,7 @@ impl Interface {
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Input<'f> {
+        cx.stats.icmp_in += 1;
         let pseudo = pseudo_sum(header.source, header.destination, ICMPV6, message.len());
         if add_sums(pseudo, sum(message)) != 0xffff {
             cx.stats.dropped_checksum += 1;

@@ -182,6 +182,7 @@ impl Interface {
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Result<Input<'f>, Fault> {
+        cx.stats.fragments_in += 1;
         if let Some(fault) = fragment_fault(header, fragment, data, about) {
             self.problem(header, about, fault, now, cx);
             return Err(Fault::Malformed);

@@ -7,7 +7,7 @@ use kiln_abi::Instant;
 
 use super::interface::Interface;
 use super::neighbor::{Evidence, Waiting};
-use super::packet::{BROADCAST_MAC, Mac, group_mac};
+use super::packet::{BROADCAST_MAC, ICMP, ICMPV6, Mac, group_mac};
 use super::{Context, Outbound, Resolved, Way, fragment, headers_len, write_headers};
 use crate::error::Error;
 
@@ -196,6 +196,7 @@ impl Interface {
         fill: Fill<'_>,
     ) -> Result<(), Error> {
         let v6 = outbound.destination.is_ipv6();
+        cx.stats.icmp_out += u64::from(matches!(outbound.protocol, ICMP | ICMPV6));
         let headers = headers_len(v6);
         let mtu = usize::from(self.path_mtu(outbound.destination, now));
         let macs = (self.mac, mac);

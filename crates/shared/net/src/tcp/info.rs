@@ -57,6 +57,18 @@ impl BitOrAssign for Changed {
     }
 }
 
+/// How often something out of the ordinary has happened to a connection. The numbers wrap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub retransmits: u32,
+    pub timeouts: u32,
+    pub recoveries: u32,
+    pub undone: u32,
+    pub probes: u32,
+    pub out_of_order: u32,
+    pub duplicates: u32,
+}
+
 /// What there is to know of a connection, like Linux's `TCP_INFO`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -114,6 +126,21 @@ pub struct Info {
 }
 
 impl Tcb {
+    /// A part of [`info`](Self::info), to be compared before and after an event.
+    #[inline]
+    pub(crate) fn counters(&self) -> Counters {
+        let sender = self.recovery.counters();
+        Counters {
+            retransmits: sender.retransmits,
+            timeouts: sender.timeouts,
+            recoveries: sender.recoveries,
+            undone: sender.undone,
+            probes: sender.probes,
+            out_of_order: self.out_of_order,
+            duplicates: self.duplicates,
+        }
+    }
+
     /// Statistics.
     pub fn info(&self, _now: Instant) -> Info {
         let rtt = self.recovery.rtt();

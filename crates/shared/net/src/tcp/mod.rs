@@ -52,6 +52,7 @@ mod timers;
 mod window;
 
 pub use handshake::synack_for_cookie;
+pub(crate) use info::Counters;
 pub use info::{Changed, Info, State};
 pub use segment::{Block, Ecn, Flags, Options, Outgoing, SackBlocks, Segment, Timestamps};
 pub use seq::Seq;
