@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kiln_abi::Instant;
-use smoltcp::wire::Icmpv6Packet;
 
 use super::address::{Conflict, Origin, Own, autonomous, link_local};
 use super::interface::Interface;
@@ -180,14 +179,14 @@ impl Interface {
     pub(super) fn receive_router_advert(
         &mut self,
         header: &Header,
-        message: &Icmpv6Packet<&[u8]>,
+        message: &[u8],
         now: Instant,
         cx: &mut Context<'_>,
     ) {
         let IpAddr::V6(router) = header.source else {
             return;
         };
-        if !router.is_unicast_link_local() || message.msg_code() != 0 {
+        if !router.is_unicast_link_local() || message.get(1) != Some(&0) {
             cx.stats.dropped_malformed += 1;
             return;
         }
@@ -221,7 +220,7 @@ impl Interface {
             self.start_dhcp6(now, cx);
         }
         self.rebuild_routes();
-        let mac = neighbor::link_layer(message.payload(), 1);
+        let mac = neighbor::link_layer(message.get(16..).unwrap_or_default(), 1);
         self.heard(router.into(), mac, Evidence::Asks, now, cx);
         self.neighbors.set_router(router.into());
         // New addresses are to be checked.

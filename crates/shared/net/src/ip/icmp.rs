@@ -5,7 +5,6 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 
 use kiln_abi::Instant;
-use smoltcp::wire::Icmpv6Packet;
 
 use super::input::{Cast, Origins};
 use super::interface::Interface;
@@ -198,20 +197,19 @@ impl Interface {
                 }
             }
             [ROUTER_ADVERT..=NEIGHBOR_ADVERT, ..] => {
-                let packet = Icmpv6Packet::new_checked(message);
                 // A hop limit of 255 shows that no router has forwarded it; RFC 6980 forbids fragments.
-                let (Ok(packet), 255, false) = (packet, header.hop_limit, about.fragmented) else {
+                if header.hop_limit != 255 || about.fragmented {
                     cx.stats.dropped_malformed += 1;
                     return Input::Done;
-                };
+                }
                 match message.first() {
                     Some(&NEIGHBOR_SOLICIT) => {
-                        self.receive_solicitation(header, &packet, about.from, now, cx);
+                        self.receive_solicitation(header, message, about.from, now, cx);
                     }
                     Some(&NEIGHBOR_ADVERT) => {
-                        self.receive_advertisement(header, &packet, about.from, now, cx);
+                        self.receive_advertisement(header, message, about.from, now, cx);
                     }
-                    _ => self.receive_router_advert(header, &packet, now, cx),
+                    _ => self.receive_router_advert(header, message, now, cx),
                 }
             }
             _ => {}
