@@ -9,8 +9,8 @@ use kiln_abi::Instant;
 use super::input::{Cast, Origins};
 use super::interface::Interface;
 use super::packet::{
-    self, FRAGMENT, Fault, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, add_sums, array, be16, be32,
-    pseudo_sum, put, sum, write_ip,
+    self, FRAGMENT, Fault, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, add_sums, append, array, be16,
+    be32, pseudo_sum, put, sum, write_ip,
 };
 use super::{Context, Header, Input, Outbound, TCP, Trouble, TroubleKind};
 use crate::error::Error;
@@ -438,6 +438,7 @@ pub(super) fn checksum(outbound: &Outbound, message: &mut [u8]) {
 }
 
 /// The start of a packet as it came, but for what [`Header`] does not hold.
+#[inline(never)]
 fn rebuilt(header: &Header, payload: &[u8]) -> Vec<u8> {
     let start = if header.source.is_ipv6() {
         IPV6_HEADER
@@ -454,7 +455,7 @@ fn rebuilt(header: &Header, payload: &[u8]) -> Vec<u8> {
         ecn: header.ecn,
     };
     write_ip(&mut bytes, &outbound, payload.len(), 0, 0);
-    bytes.extend_from_slice(kept);
+    append(&mut bytes, kept);
     bytes
 }
 

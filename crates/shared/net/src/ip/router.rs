@@ -317,6 +317,17 @@ const fn preference(flags: u8) -> Option<u8> {
 /// A tenth more or less (RFC 8415 section 15).
 #[inline(never)]
 pub(super) fn vary(interval: Duration, random: &mut Random) -> Duration {
-    let nanos = interval.as_secs() * 1_000_000_000 + u64::from(interval.subsec_nanos());
+    let nanos = nanos(interval);
     Duration::from_nanos(nanos - nanos / 10 + nanos / 5 / 1024 * u64::from(random.below(1025)))
+}
+
+/// A random part of a duration, in steps of a thousandth.
+#[inline(never)]
+pub(super) fn part_of(time: Duration, random: &mut Random) -> Duration {
+    Duration::from_nanos(nanos(time) / 1000 * u64::from(random.below(1000)))
+}
+
+/// Durations here are far from the greatest.
+const fn nanos(time: Duration) -> u64 {
+    time.as_secs() * 1_000_000_000 + time.subsec_nanos() as u64
 }

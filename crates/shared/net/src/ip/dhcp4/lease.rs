@@ -8,7 +8,7 @@ use kiln_abi::Instant;
 
 use super::{COOKIE, COOKIE_AT, END};
 use crate::config::is_host4;
-use crate::ip::packet::be32;
+use crate::ip::packet::{append, be32};
 
 const MAX_ROUTES: usize = 16;
 const MAX_SERVERS: usize = 3;
@@ -154,7 +154,7 @@ pub(super) fn option(message: &[u8], kind: u8) -> Vec<u8> {
             break;
         }
         if *code == kind {
-            found.extend_from_slice(data);
+            append(&mut found, data);
         }
         rest = behind;
     }

@@ -21,7 +21,9 @@ use kiln_abi::Instant;
 pub(super) use lease::Lease;
 
 use super::interface::Interface;
-use super::packet::{BROADCAST_MAC, array, be16, be32, checksum_is_right, fill_udp_checksum, put};
+use super::packet::{
+    BROADCAST_MAC, append, array, be16, be32, checksum_is_right, fill_udp_checksum, put,
+};
 use super::router::vary;
 use super::{Context, Header, Outbound, UDP};
 use crate::config::is_host4;
@@ -342,11 +344,11 @@ impl Client {
         put(&mut bytes, 18, &[u8::from(message.broadcast) << 7]);
         put(&mut bytes, 20, &message.client.octets());
         put(&mut bytes, 36, &self.mac);
-        bytes.extend_from_slice(&COOKIE);
+        append(&mut bytes, &COOKIE);
         let mut option = |kind, data: &[u8]| {
             if let Ok(length) = u8::try_from(data.len()) {
-                bytes.extend_from_slice(&[kind, length]);
-                bytes.extend_from_slice(data);
+                append(&mut bytes, &[kind, length]);
+                append(&mut bytes, data);
             }
         };
         let [a, b, c, d, e, f] = self.mac;
@@ -367,7 +369,7 @@ impl Client {
                 option(HOST_NAME, hostname.as_bytes());
             }
         }
-        bytes.push(END);
+        append(&mut bytes, &[END]);
         let length = bytes.len().max(UDP_HEADER + LEAST);
         bytes.resize(length, 0);
         put(&mut bytes, 4, &(length as u16).to_be_bytes());
