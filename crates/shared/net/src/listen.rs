@@ -107,7 +107,7 @@ impl Listeners {
     }
 
     pub(crate) fn count(&self, stats: &mut Stats) {
-        for listener in self.by_port.values().flatten() {
+        for listener in self.by_port.iter() {
             stats.half_open += listener.half_open;
             stats.queued += listener.complete.len();
         }

@@ -93,9 +93,8 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// True for an address of the interface.
-    #[inline]
     pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.list.iter().any(|own| own.address == address)
+        self.find(address).is_some()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Own> {
@@ -103,10 +102,12 @@ impl Addresses {
     }
 
     /// True if the address is being checked.
+    #[inline(never)]
     pub(super) fn is_checking(&self, address: IpAddr) -> bool {
         self.find(address).is_some_and(Own::is_checking)
     }
 
+    #[inline(never)]
     fn find(&self, address: IpAddr) -> Option<&Own> {
         self.list.iter().find(|own| own.address == address)
     }
@@ -219,26 +220,24 @@ impl Addresses {
         })
     }
 
-    /// The source address for packets to `destination`.
+    /// The source address for packets to `destination`: of the best ones the last.
+    #[inline(never)]
     pub(super) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
-        match destination {
-            IpAddr::V4(_) => {
-                let candidates = self.list.iter().filter(|own| own.address.is_ipv4());
-                let best = candidates.max_by_key(|own| {
+        let mut best: Option<(u32, IpAddr)> = None;
+        for own in &self.list {
+            let rank = match (own.address, destination) {
+                (IpAddr::V4(_), IpAddr::V4(_)) => {
                     let near = in_network(destination, own.address, own.prefix);
-                    (near, core::cmp::Reverse(own.origin))
-                });
-                best.map(|own| own.address)
-            }
-            IpAddr::V6(destination) => {
-                let candidates = self.list.iter().filter_map(|own| match own.address {
-                    IpAddr::V6(address) => Some((rank(address, own, destination), own)),
-                    IpAddr::V4(_) => None,
-                });
-                let best = candidates.max_by_key(|(rank, _)| *rank);
-                best.map(|(_, own)| own.address)
+                    u32::from(near) << 8 | (0xff - own.origin as u32)
+                }
+                (IpAddr::V6(address), IpAddr::V6(destination)) => rank(address, own, destination),
+                _ => continue,
+            };
+            if best.is_none_or(|(known, _)| known <= rank) {
+                best = Some((rank, own.address));
             }
         }
+        best.map(|(_, address)| address)
     }
 
     /// When [`advance`](Self::advance) has something to do.
@@ -289,25 +288,24 @@ impl Addresses {
 
 /// How good a source address is: the greater the better. Rules 1 to 3, 6 and 8 of RFC 6724 section 5; between 3 and 6
 /// comes RFC 4429's, that one being checked should wait.
-fn rank(source: Ipv6Addr, own: &Own, destination: Ipv6Addr) -> (bool, i16, bool, bool, bool, u32) {
+fn rank(source: Ipv6Addr, own: &Own, destination: Ipv6Addr) -> u32 {
     let (mine, wanted) = (scope(source), scope(destination));
-    let fitting = if mine >= wanted { 100 - mine } else { mine };
+    let fitting: u8 = if mine >= wanted { 100 - mine } else { mine };
     let common = (u128::from(source) ^ u128::from(destination)).leading_zeros();
-    (
-        source == destination,
-        fitting,
-        !own.deprecated,
-        !own.is_checking(),
-        label(source) == label(destination),
-        common.min(own.prefix.into()),
-    )
+    // The rules one behind the other, each with the bits that it needs.
+    u32::from(source == destination) << 24
+        | u32::from(fitting) << 16
+        | u32::from(!own.deprecated) << 10
+        | u32::from(!own.is_checking()) << 9
+        | u32::from(label(source) == label(destination)) << 8
+        | common.min(own.prefix.into())
 }
 
 /// RFC 4007; RFC 6724 section 3.1.
-pub(super) const fn scope(address: Ipv6Addr) -> i16 {
+pub(super) const fn scope(address: Ipv6Addr) -> u8 {
     let [first, second, ..] = address.octets();
     match first {
-        0xff => (second & 15) as i16,
+        0xff => second & 15,
         0xfe if second & 0xc0 == 0x80 => 2,
         0xfe if second & 0xc0 == 0xc0 => 5,
         _ if address.is_loopback() => 2,

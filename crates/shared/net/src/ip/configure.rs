@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kiln_abi::Instant;
-use smoltcp::wire::Icmpv6Packet;
 
 use super::address::{Conflict, Origin, Own, autonomous, link_local};
 use super::interface::Interface;
@@ -59,41 +58,40 @@ impl Interface {
     /// Makes the list of routes from everything that is known.
     pub(super) fn rebuild_routes(&mut self) {
         let mut list = Vec::new();
+        let mut add = |network: IpAddr, prefix: u8, gateway: Option<IpAddr>| {
+            list.push(Route::new(network, prefix, gateway));
+        };
+        let add: &mut dyn FnMut(IpAddr, u8, Option<IpAddr>) = &mut add;
         for own in self.addresses.iter() {
             match own.origin {
-                Origin::LinkLocal => list.push(Route::new(own.address, 10, None)),
+                Origin::LinkLocal => add(own.address, 10, None),
                 Origin::Router => {}
-                Origin::Static | Origin::Dhcp => {
-                    list.push(Route::new(own.address, own.prefix, None));
-                }
+                Origin::Static | Origin::Dhcp => add(own.address, own.prefix, None),
             }
         }
         for route in &self.config.routes {
             if route.network.is_ipv4() == route.gateway.is_ipv4() {
-                let gateway = Some(route.gateway);
-                list.push(Route::new(route.network, route.prefix, gateway));
+                add(route.network, route.prefix, Some(route.gateway));
             }
         }
-        let none4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let none6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         if let Ipv4Setup::Static {
             gateway: Some(gateway),
             ..
         } = self.config.ipv4
         {
-            list.push(Route::new(none4, 0, Some(gateway.into())));
+            add(Ipv4Addr::UNSPECIFIED.into(), 0, Some(gateway.into()));
         }
         if let Ipv6Setup::Static {
             gateway: Some(gateway),
             ..
         } = self.config.ipv6
         {
-            list.push(Route::new(none6, 0, Some(gateway.into())));
+            add(Ipv6Addr::UNSPECIFIED.into(), 0, Some(gateway.into()));
         }
         let lease = self.dhcp4.as_ref().and_then(|client| client.lease());
         for learned in lease.iter().flat_map(|lease| &lease.routes) {
             let gateway = learned.gateway.map(IpAddr::V4);
-            list.push(Route::new(learned.network.into(), learned.prefix, gateway));
+            add(learned.network.into(), learned.prefix, gateway);
         }
         list.extend(self.routers.routes());
         self.changes.addresses |= self.routes.replace(list);
@@ -109,6 +107,7 @@ impl Interface {
     }
 
     /// An address is not in the list any more.
+    #[inline(never)]
     pub(super) fn address_gone(&mut self, address: IpAddr, now: Instant) {
         if let IpAddr::V6(address) = address {
             self.need_group(solicited_node(address), false, now);
@@ -180,14 +179,14 @@ impl Interface {
     pub(super) fn receive_router_advert(
         &mut self,
         header: &Header,
-        message: &Icmpv6Packet<&[u8]>,
+        message: &[u8],
         now: Instant,
         cx: &mut Context<'_>,
     ) {
         let IpAddr::V6(router) = header.source else {
             return;
         };
-        if !router.is_unicast_link_local() || message.msg_code() != 0 {
+        if !router.is_unicast_link_local() || message.get(1) != Some(&0) {
             cx.stats.dropped_malformed += 1;
             return;
         }
@@ -221,7 +220,7 @@ impl Interface {
             self.start_dhcp6(now, cx);
         }
         self.rebuild_routes();
-        let mac = neighbor::link_layer(message.payload(), 1);
+        let mac = neighbor::link_layer(message.get(16..).unwrap_or_default(), 1);
         self.heard(router.into(), mac, Evidence::Asks, now, cx);
         self.neighbors.set_router(router.into());
         // New addresses are to be checked.

@@ -8,8 +8,8 @@ use core::time::Duration;
 use kiln_abi::Instant;
 
 use super::interface::Interface;
-use super::packet::{array, be16, be32, checksum_is_right, fill_udp_checksum, group_mac, put};
-use super::router::vary;
+use super::packet::{append, array, be16, be32, checksum_is_right, fill_udp_checksum, group_mac};
+use super::router::{part_of, vary};
 use super::{Context, Header, Outbound, UDP};
 use crate::config::is_host6;
 use crate::random::Random;
@@ -18,6 +18,8 @@ use crate::tcp::Ecn;
 pub(super) const CLIENT_PORT: u16 = 546;
 const SERVER_PORT: u16 = 547;
 const UDP_HEADER: usize = 8;
+/// Of a request's datagram.
+const LENGTH: u16 = 8 + 4 + 14 + 8 + 6;
 const SERVERS_AND_RELAYS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 
 const MAX_SERVERS: usize = 3;
@@ -58,7 +60,7 @@ impl Client {
             id: 0,
             since: None,
             interval: Duration::ZERO,
-            due: now + MAX_DELAY / 1000 * random.below(1000),
+            due: now + part_of(MAX_DELAY, random),
             servers: Vec::new(),
         }
     }
@@ -92,16 +94,22 @@ impl Client {
 
     fn request(&self, elapsed: u16) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
-        bytes.extend(
-            [CLIENT_PORT, SERVER_PORT, 0, 0]
-                .map(u16::to_be_bytes)
-                .as_flattened(),
-        );
-        bytes.extend((u32::from(INFORMATION_REQUEST) << 24 | self.id).to_be_bytes());
+        let kind_and_id = u32::from(INFORMATION_REQUEST) << 24 | self.id;
         // The identifier is that of the Ethernet address, type 3 (section 11.4).
-        bytes.extend([CLIENT_ID, 10, 3, 1].map(u16::to_be_bytes).as_flattened());
-        bytes.extend(self.mac);
-        let rest = [
+        let [i0, i1] = [(kind_and_id >> 16) as u16, kind_and_id as u16];
+        let head = [
+            CLIENT_PORT,
+            SERVER_PORT,
+            LENGTH,
+            0,
+            i0,
+            i1,
+            CLIENT_ID,
+            10,
+            3,
+            1,
+        ];
+        let tail = [
             OPTION_REQUEST,
             4,
             DNS_SERVERS,
@@ -110,9 +118,9 @@ impl Client {
             2,
             elapsed,
         ];
-        bytes.extend(rest.map(u16::to_be_bytes).as_flattened());
-        let length = bytes.len() as u16;
-        put(&mut bytes, 4, &length.to_be_bytes());
+        append(&mut bytes, head.map(u16::to_be_bytes).as_flattened());
+        append(&mut bytes, &self.mac);
+        append(&mut bytes, tail.map(u16::to_be_bytes).as_flattened());
         bytes
     }
 

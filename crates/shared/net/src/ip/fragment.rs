@@ -5,6 +5,7 @@ use super::{Context, ETHERNET_HEADER, Outbound, headers_len};
 use crate::error::Error;
 
 /// Queues `payload` in fragments whose IP packets have at most `mtu` bytes.
+#[inline(never)]
 pub(super) fn send(
     outbound: &Outbound,
     macs: (Mac, Mac),
@@ -20,33 +21,32 @@ pub(super) fn send(
     if each == 0 {
         return Err(Error::MessageTooLong);
     }
+    let mut carrier = *outbound;
+    if v6 {
+        carrier.protocol = FRAGMENT;
+    }
     let id = cx.random.next_u32();
     let mut offset = 0;
     for part in payload.chunks(each) {
         let more = offset + part.len() < payload.len();
-        let queued = cx
-            .queue
-            .frame(ETHERNET_HEADER + headers + part.len(), |bytes| {
-                let Some((ethernet, ip)) = bytes.split_first_chunk_mut::<ETHERNET_HEADER>() else {
-                    return;
-                };
-                write_ethernet(ethernet, macs, v6);
-                if v6 {
-                    let carrier = Outbound {
-                        protocol: FRAGMENT,
-                        ..*outbound
-                    };
-                    write_ip(ip, &carrier, extra + part.len(), 0, 0);
-                    let position = offset as u16 | u16::from(more);
-                    put(ip, IPV6_HEADER, &[outbound.protocol]);
-                    put(ip, IPV6_HEADER + 2, &position.to_be_bytes());
-                    put(ip, IPV6_HEADER + 4, &id.to_be_bytes());
-                } else {
-                    let position = (offset / 8) as u16 | u16::from(more) << 13;
-                    write_ip(ip, outbound, part.len(), id as u16, position);
-                }
-                put(ip, headers, part);
-            });
+        let (position, number) = if v6 {
+            (offset as u16 | u16::from(more), 0)
+        } else {
+            ((offset / 8) as u16 | u16::from(more) << 13, id as u16)
+        };
+        let queued = cx.frame(ETHERNET_HEADER + headers + part.len(), &mut |bytes| {
+            let Some((ethernet, ip)) = bytes.split_first_chunk_mut::<ETHERNET_HEADER>() else {
+                return;
+            };
+            write_ethernet(ethernet, macs, v6);
+            write_ip(ip, &carrier, extra + part.len(), number, position);
+            if v6 {
+                put(ip, IPV6_HEADER, &[outbound.protocol]);
+                put(ip, IPV6_HEADER + 2, &position.to_be_bytes());
+                put(ip, IPV6_HEADER + 4, &id.to_be_bytes());
+            }
+            put(ip, headers, part);
+        });
         if !queued {
             return Err(Error::Exhausted);
         }

@@ -17,6 +17,7 @@ use super::neighbor::{ALL_NODES, ALL_ROUTERS};
 use super::packet::{
     ICMPV6, IGMP, IPV4_HEADER, array, be16, group_mac, put, sum, write_ethernet, write_ip,
 };
+use super::router::part_of;
 use super::{Context, ETHERNET_HEADER, Outbound};
 use crate::error::Error;
 use crate::random::Random;
@@ -230,11 +231,6 @@ impl Groups {
     }
 }
 
-/// A random part of a duration, in steps of a thousandth.
-fn part_of(time: Duration, random: &mut Random) -> Duration {
-    time / 1000 * random.below(1000)
-}
-
 /// False for groups that everybody is in, and for those that stay inside the host (RFC 3810 section 6).
 fn is_reported(group: IpAddr) -> bool {
     match group {
@@ -422,24 +418,23 @@ impl Interface {
             .is_ok()
         } else {
             let macs = (self.mac, mac);
-            cx.queue
-                .frame(ETHERNET_HEADER + IPV4_HEADER + 4 + length, |bytes| {
-                    let Some((ethernet, ip)) = bytes.split_first_chunk_mut() else {
-                        return;
-                    };
-                    write_ethernet(ethernet, macs, false);
-                    write_ip(ip, &outbound, 4 + length, 0, 0x4000);
-                    // The option makes the header longer; routers treat the packet as control traffic.
-                    put(ip, 0, &[0x46, 0xc0]);
-                    put(ip, 10, &[0, 0]);
-                    put(ip, IPV4_HEADER, &[0x94, 4, 0, 0]);
-                    if let Some((header, message)) = ip.split_at_mut_checked(IPV4_HEADER + 4) {
-                        let total = !sum(header);
-                        put(header, 10, &total.to_be_bytes());
-                        fill(message);
-                        checksum(&outbound, message);
-                    }
-                })
+            cx.frame(ETHERNET_HEADER + IPV4_HEADER + 4 + length, &mut |bytes| {
+                let Some((ethernet, ip)) = bytes.split_first_chunk_mut() else {
+                    return;
+                };
+                write_ethernet(ethernet, macs, false);
+                write_ip(ip, &outbound, 4 + length, 0, 0x4000);
+                // The option makes the header longer; routers treat the packet as control traffic.
+                put(ip, 0, &[0x46, 0xc0]);
+                put(ip, 10, &[0, 0]);
+                put(ip, IPV4_HEADER, &[0x94, 4, 0, 0]);
+                if let Some((header, message)) = ip.split_at_mut_checked(IPV4_HEADER + 4) {
+                    let total = !sum(header);
+                    put(header, 10, &total.to_be_bytes());
+                    fill(message);
+                    checksum(&outbound, message);
+                }
+            })
         };
         cx.stats.dropped_queue_full += u64::from(!queued);
         cx.stats.icmp_out += u64::from(queued && to.is_ipv6());

@@ -5,13 +5,12 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 
 use kiln_abi::Instant;
-use smoltcp::wire::Icmpv6Packet;
 
 use super::input::{Cast, Origins};
 use super::interface::Interface;
 use super::packet::{
-    self, FRAGMENT, Fault, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, add_sums, array, be16, be32,
-    pseudo_sum, put, sum, write_ip,
+    self, FRAGMENT, Fault, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, add_sums, append, array, be16,
+    be32, pseudo_sum, put, sum, write_ip,
 };
 use super::{Context, Header, Input, Outbound, TCP, Trouble, TroubleKind};
 use crate::error::Error;
@@ -200,20 +199,19 @@ impl Interface {
                 }
             }
             [ROUTER_ADVERT..=NEIGHBOR_ADVERT, ..] => {
-                let packet = Icmpv6Packet::new_checked(message);
                 // A hop limit of 255 shows that no router has forwarded it; RFC 6980 forbids fragments.
-                let (Ok(packet), 255, false) = (packet, header.hop_limit, about.fragmented) else {
+                if header.hop_limit != 255 || about.fragmented {
                     cx.stats.dropped_malformed += 1;
                     return Input::Done;
-                };
+                }
                 match message.first() {
                     Some(&NEIGHBOR_SOLICIT) => {
-                        self.receive_solicitation(header, &packet, about.from, now, cx);
+                        self.receive_solicitation(header, message, about.from, now, cx);
                     }
                     Some(&NEIGHBOR_ADVERT) => {
-                        self.receive_advertisement(header, &packet, about.from, now, cx);
+                        self.receive_advertisement(header, message, about.from, now, cx);
                     }
-                    _ => self.receive_router_advert(header, &packet, now, cx),
+                    _ => self.receive_router_advert(header, message, now, cx),
                 }
             }
             _ => {}
@@ -442,6 +440,7 @@ pub(super) fn checksum(outbound: &Outbound, message: &mut [u8]) {
 }
 
 /// The start of a packet as it came, but for what [`Header`] does not hold.
+#[inline(never)]
 fn rebuilt(header: &Header, payload: &[u8]) -> Vec<u8> {
     let start = if header.source.is_ipv6() {
         IPV6_HEADER
@@ -458,7 +457,7 @@ fn rebuilt(header: &Header, payload: &[u8]) -> Vec<u8> {
         ecn: header.ecn,
     };
     write_ip(&mut bytes, &outbound, payload.len(), 0, 0);
-    bytes.extend_from_slice(kept);
+    append(&mut bytes, kept);
     bytes
 }
 

@@ -199,7 +199,7 @@ impl Interface {
 
     /// The DNS servers learned or configured, in the order in which they are to be asked.
     pub(crate) fn name_servers(&self) -> impl Iterator<Item = IpAddr> {
-        let learned6 = self.routers.servers().map(IpAddr::V6);
+        let learned6 = self.routers.servers();
         let learned6 = learned6.chain(self.dhcp6_servers());
         let mut servers: Vec<IpAddr> = Vec::new();
         let configured = self.config.dns.iter().copied();

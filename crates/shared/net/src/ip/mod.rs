@@ -69,6 +69,14 @@ pub(crate) struct Context<'a> {
     pub hostname: &'a str,
 }
 
+impl Context<'_> {
+    /// Queues a frame of `len` bytes that `fill` writes; they are 0 before. False, and counted, if there is no room.
+    #[inline(never)]
+    fn frame(&mut self, len: usize, fill: output::Fill<'_>) -> bool {
+        self.queue.frame(len, fill)
+    }
+}
+
 /// What a transport has to know of a received packet's IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {

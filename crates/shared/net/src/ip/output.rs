@@ -7,8 +7,8 @@ use kiln_abi::Instant;
 
 use super::interface::Interface;
 use super::neighbor::{Evidence, Waiting};
-use super::packet::{BROADCAST_MAC, ICMP, ICMPV6, Mac, group_mac};
-use super::{Context, Outbound, Resolved, Way, fragment, headers_len, write_headers};
+use super::packet::{BROADCAST_MAC, ICMP, ICMPV6, Mac, group_mac, write_ethernet, write_ip};
+use super::{Context, Outbound, Resolved, Way, fragment, headers_len};
 use crate::error::Error;
 
 /// Writes the payload of a datagram, once.
@@ -205,11 +205,12 @@ impl Interface {
             fill(&mut bytes);
             return fragment::send(outbound, macs, mtu, &bytes, cx);
         }
-        let queued = cx.queue.frame(headers + payload, |bytes| {
-            if let Some((head, body)) = bytes.split_at_mut_checked(headers) {
-                write_headers(head, outbound, macs, payload, 0);
-                fill(body);
+        let queued = cx.frame(headers + payload, &mut |bytes| {
+            if let Some((ethernet, ip)) = bytes.split_first_chunk_mut() {
+                write_ethernet(ethernet, macs, v6);
+                write_ip(ip, outbound, payload, 0, 0x4000);
             }
+            fill(bytes.get_mut(headers..).unwrap_or_default());
         });
         if queued {
             Ok(())
@@ -220,14 +221,6 @@ impl Interface {
 
     /// The way to `remote` over this interface. Groups and broadcast are on every link.
     pub(crate) fn way(&self, remote: IpAddr) -> Option<Way> {
-        let direct = |prefix| {
-            let source = self.addresses.source_for(remote)?;
-            Some(Way {
-                prefix,
-                next_hop: remote,
-                source,
-            })
-        };
         match remote {
             _ if self.loopback => {
                 return remote.is_loopback().then(|| Way {
@@ -241,10 +234,20 @@ impl Interface {
                 });
             }
             _ if remote.is_unspecified() || remote.is_loopback() => return None,
-            IpAddr::V4(group) if group.is_multicast() => return direct(4),
-            IpAddr::V6(group) if group.is_multicast() => return direct(8),
-            IpAddr::V4(address) if address.is_broadcast() => return direct(32),
             _ => {}
+        }
+        let everywhere = match remote {
+            IpAddr::V4(address) if address.is_broadcast() => Some(32),
+            _ if remote.is_multicast() => Some(if remote.is_ipv4() { 4 } else { 8 }),
+            _ => None,
+        };
+        if let Some(prefix) = everywhere {
+            let source = self.addresses.source_for(remote)?;
+            return Some(Way {
+                prefix,
+                next_hop: remote,
+                source,
+            });
         }
         let route = self.routes.find(remote)?;
         let next_hop = route.gateway.unwrap_or(remote);

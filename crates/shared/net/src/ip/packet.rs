@@ -5,6 +5,7 @@
 //! a packet is for us is for [`interface`](super::interface) to say, between [`ipv6`] and [`walk`]: no error is ever sent
 //! about somebody else's packet.
 
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{ETHERNET_HEADER, Header, Outbound, TCP, UDP};
@@ -99,6 +100,18 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 #[inline]
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
+}
+
+/// `a == b` out of line, where few instructions matter more than the last nanosecond.
+#[inline(never)]
+pub(super) fn same(a: &IpAddr, b: &IpAddr) -> bool {
+    a == b
+}
+
+/// Appends `part`.
+#[inline(never)]
+pub(super) fn append(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend_from_slice(part);
 }
 
 /// Copies `part` to where it fits.
@@ -328,7 +341,7 @@ pub(crate) fn write_headers(
         return;
     };
     write_ethernet(ethernet, macs, outbound.destination.is_ipv6());
-    write_ip(ip, outbound, payload, id, 0x4000);
+    write_ip_inline(ip, outbound, payload, id, 0x4000);
 }
 
 pub(super) fn write_ethernet(
@@ -342,7 +355,7 @@ pub(super) fn write_ethernet(
 }
 
 /// Writes an IP header. `position` is IPv4's field with flags and offset.
-#[inline]
+#[inline(never)]
 pub(super) fn write_ip(
     bytes: &mut [u8],
     outbound: &Outbound,
@@ -350,6 +363,12 @@ pub(super) fn write_ip(
     id: u16,
     position: u16,
 ) {
+    write_ip_inline(bytes, outbound, payload, id, position);
+}
+
+/// As [`write_ip`], for each packet of a transport.
+#[inline]
+fn write_ip_inline(bytes: &mut [u8], outbound: &Outbound, payload: usize, id: u16, position: u16) {
     match (outbound.source, outbound.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let Some(header) = bytes.first_chunk_mut::<IPV4_HEADER>() else {

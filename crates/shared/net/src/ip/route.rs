@@ -21,8 +21,8 @@ pub(super) struct Route {
     pub gateway: Option<IpAddr>,
     /// RFC 4191 section 2.1, the greater the better. Ordinary ones have [`MEDIUM`].
     pub preference: u8,
-    /// The gateway does not answer.
-    pub lost: bool,
+    /// The gateway does not answer; the greater the number, the later that was found out. 0 if it does.
+    pub lost: u32,
 }
 
 /// See [`Route::preference`].
@@ -35,7 +35,7 @@ impl Route {
             prefix,
             gateway,
             preference: MEDIUM,
-            lost: false,
+            lost: 0,
         }
     }
 }
@@ -44,16 +44,16 @@ impl Route {
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     list: Vec<Route>,
+    /// How often a gateway was lost.
+    losses: u32,
 }
 
 impl Routes {
     /// Replaces all routes. What is known about gateways stays known. True if they differ from before.
     pub(super) fn replace(&mut self, mut list: Vec<Route>) -> bool {
         for route in &mut list {
-            route.lost = self
-                .list
-                .iter()
-                .any(|old| old.lost && old.gateway == route.gateway);
+            let old = self.list.iter().find(|old| old.gateway == route.gateway);
+            route.lost = old.map_or(0, |old| old.lost);
         }
         let changed = list != self.list;
         self.list = list;
@@ -61,17 +61,21 @@ impl Routes {
     }
 
     /// The route to `remote`: that with the longest prefix, of these one whose gateway answers, of these the preferred one.
+    /// Among equals it is the first, or the one that was lost first: they take turns.
     pub(super) fn find(&self, remote: IpAddr) -> Option<&Route> {
-        let mut best: Option<&Route> = None;
-        let rank = |route: &Route| (route.prefix, !route.lost, route.preference);
+        let mut best: Option<(u64, &Route)> = None;
         for route in &self.list {
+            let rank = u64::from(route.prefix) << 48
+                | u64::from(route.lost == 0) << 40
+                | u64::from(route.preference) << 32
+                | u64::from(!route.lost);
             if in_network(remote, route.network, route.prefix)
-                && best.is_none_or(|best| rank(route) > rank(best))
+                && best.is_none_or(|(known, _)| rank > known)
             {
-                best = Some(route);
+                best = Some((rank, route));
             }
         }
-        best
+        best.map(|(_, route)| route)
     }
 
     /// True if `address` is in a network of the link.
@@ -86,24 +90,23 @@ impl Routes {
         self.list.iter().any(|route| route.gateway == Some(address))
     }
 
-    /// A gateway does not answer any more. Among equals others are tried before it is its turn again.
+    /// A gateway does not answer any more.
     pub(super) fn lose(&mut self, gateway: IpAddr) {
-        let mut behind = Vec::new();
-        self.list.retain_mut(|route| {
-            let lost = route.gateway == Some(gateway);
-            if lost {
-                route.lost = true;
-                behind.push(*route);
-            }
-            !lost
-        });
-        self.list.append(&mut behind);
+        self.losses += 1;
+        self.set_lost(gateway, self.losses);
     }
 
     /// A neighbour was heard.
     pub(super) fn regain(&mut self, gateway: IpAddr) {
+        self.set_lost(gateway, 0);
+    }
+
+    #[inline(never)]
+    fn set_lost(&mut self, gateway: IpAddr, lost: u32) {
         for route in &mut self.list {
-            route.lost &= route.gateway != Some(gateway);
+            if route.gateway == Some(gateway) {
+                route.lost = lost;
+            }
         }
     }
 }

@@ -8,10 +8,9 @@ use core::net::{IpAddr, Ipv6Addr};
 use core::time::Duration;
 
 use kiln_abi::Instant;
-use smoltcp::wire::{Icmpv6Packet, NdiscOption, NdiscPrefixInfoFlags, NdiscRouterFlags};
 
 use super::neighbor::options;
-use super::packet::{array, be32};
+use super::packet::{array, be32, same};
 use super::route::{MEDIUM, Route};
 use crate::config::is_host6;
 use crate::random::Random;
@@ -25,18 +24,51 @@ const MAX_SERVERS: usize = 3;
 const SOLICIT_FIRST: Duration = Duration::from_secs(4);
 const SOLICIT_MOST: Duration = Duration::from_hours(1);
 
+/// Bytes of an advertisement before its options.
+const HEADER: usize = 16;
+/// Flags of advertisements: addresses, and other things, come from DHCP.
+const MANAGED: u8 = 0x80;
+const OTHER: u8 = 0x40;
+/// Flags of prefixes.
+const ON_LINK: u8 = 0x80;
+const AUTONOMOUS: u8 = 0x40;
+
+const PREFIX_INFORMATION: u8 = 3;
+const MTU: u8 = 5;
 const ROUTE_INFORMATION: u8 = 24;
 const RECURSIVE_DNS: u8 = 25;
 
-/// Something that holds until then.
+/// What something that a router said is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Until<T> {
-    what: T,
-    until: Instant,
+enum Kind {
+    /// A default route.
+    Default,
+    /// A network on the link.
+    Prefix,
+    /// Another route.
+    Route,
+    /// A DNS server: the "route" is its address.
+    Server,
 }
 
-/// A prefix and its router, if it has one.
-type Known = Until<Route>;
+impl Kind {
+    const fn most(self) -> usize {
+        match self {
+            Self::Default => MAX_ROUTERS,
+            Self::Prefix => MAX_PREFIXES,
+            Self::Route => MAX_ROUTES,
+            Self::Server => MAX_SERVERS,
+        }
+    }
+}
+
+/// Something that holds until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    kind: Kind,
+    what: Route,
+    until: Instant,
+}
 
 /// A prefix to make an address of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +94,8 @@ pub(super) struct Advert {
 /// What is known from routers.
 #[derive(Debug, Default)]
 pub(super) struct Routers {
-    /// Default routes.
-    defaults: Vec<Known>,
-    /// Networks on the link.
-    prefixes: Vec<Known>,
-    /// Other routes.
-    routes: Vec<Known>,
-    servers: Vec<Until<Ipv6Addr>>,
+    /// At most so many of each kind.
+    known: Vec<Known>,
     /// When to ask next, and how long the interval was.
     solicit: Option<(Instant, Duration)>,
 }
@@ -78,78 +105,77 @@ impl Routers {
     /// many hosts that start together; monitors start guests one by one.
     pub(super) fn new(now: Instant) -> Self {
         Self {
+            known: Vec::new(),
             solicit: Some((now, Duration::ZERO)),
-            ..Self::default()
         }
     }
 
     /// Takes in an advertisement whose IP header was in order. Nothing if it is malformed.
+    #[inline(never)]
     pub(super) fn receive(
         &mut self,
         router: Ipv6Addr,
-        message: &Icmpv6Packet<&[u8]>,
+        message: &[u8],
         now: Instant,
     ) -> Option<Advert> {
-        let options = options(message.payload())?;
-        let bytes: &[u8] = message.as_ref();
-        let lifetime: u16 = array(bytes, 6).map(u16::from_be_bytes)?;
-        let millis = |at| match be32(bytes, at) {
+        let options = options(message.get(HEADER..)?)?;
+        let [_, _, _, _, limit, flags, lifetime @ ..]: [u8; 8] = array(message, 0)?;
+        let lifetime = u16::from_be_bytes(lifetime);
+        let millis = |at| match be32(message, at) {
             None | Some(0) => None,
             Some(millis) => Some(Duration::from_millis(millis.into())),
         };
-        let flags = message.router_flags();
         let mut advert = Advert {
             reachable: millis(8),
             retrans: millis(12),
-            hop_limit: Some(message.current_hop_limit()).filter(|limit| *limit != 0),
-            dhcp: flags.intersects(NdiscRouterFlags::OTHER | NdiscRouterFlags::MANAGED),
+            hop_limit: Some(limit).filter(|limit| *limit != 0),
+            dhcp: flags & (MANAGED | OTHER) != 0,
             ..Advert::default()
         };
         let gateway = Some(IpAddr::V6(router));
-        let everything = Route {
-            preference: preference(*bytes.get(5)?).unwrap_or(MEDIUM),
-            ..Route::new(Ipv6Addr::UNSPECIFIED.into(), 0, gateway)
-        };
+        let mut everything = Route::new(Ipv6Addr::UNSPECIFIED.into(), 0, gateway);
+        everything.preference = preference(flags).unwrap_or(MEDIUM);
         let until = now + Duration::from_secs(lifetime.into());
-        learn(&mut self.defaults, MAX_ROUTERS, everything, until, now);
+        self.learn(Kind::Default, everything, until, now);
         if lifetime > 0 {
             self.solicit = None;
         }
-        for option in options {
-            self.option(router, &option, now, &mut advert);
+        for (kind, option) in options {
+            self.option(router, kind, option, now, &mut advert);
         }
         Some(advert)
     }
 
+    /// Takes in an option that has its length; others have looked at no more of it.
+    #[inline(never)]
     fn option(
         &mut self,
         router: Ipv6Addr,
-        option: &NdiscOption<&[u8]>,
+        kind: u8,
+        option: &[u8],
         now: Instant,
         advert: &mut Advert,
     ) {
-        let data = option.data();
-        let kind = u8::from(option.option_type());
-        let until = |at| match be32(data, at) {
+        let until = |at| match be32(option, at) {
             None => now,
             Some(u32::MAX) => Instant::FOREVER,
             Some(seconds) => now + Duration::from_secs(seconds.into()),
         };
+        let [_, _, length, flags] = array(option, 0).unwrap_or_default();
         match kind {
-            // Prefix information.
-            3 => {
-                let prefix = option.prefix();
-                let (valid, preferred) = (until(2), until(6));
+            PREFIX_INFORMATION => {
+                let Some(prefix) = array::<16>(option, 16).map(Ipv6Addr::from) else {
+                    return;
+                };
+                let (valid, preferred) = (until(4), until(8));
                 if !is_host6(prefix) || prefix.is_unicast_link_local() {
                     return;
                 }
-                let flags = option.prefix_flags();
-                let length = option.prefix_len();
-                if flags.contains(NdiscPrefixInfoFlags::ON_LINK) && length <= 128 {
+                if flags & ON_LINK != 0 && length <= 128 {
                     let route = Route::new(prefix.into(), length, None);
-                    learn(&mut self.prefixes, MAX_PREFIXES, route, valid, now);
+                    self.learn(Kind::Prefix, route, valid, now);
                 }
-                if flags.contains(NdiscPrefixInfoFlags::ADDRCONF)
+                if flags & AUTONOMOUS != 0
                     && length == 64
                     && preferred <= valid
                     && advert.prefixes.len() < MAX_PREFIXES
@@ -161,11 +187,10 @@ impl Routers {
                     });
                 }
             }
-            5 => advert.mtu = Some(option.mtu()),
+            MTU => advert.mtu = be32(option, 4),
             ROUTE_INFORMATION => {
-                let [length, flags] = array(data, 0).unwrap_or([255, 0]);
                 let mut prefix = [0; 16];
-                let given = data.get(6..).unwrap_or_default();
+                let given = option.get(8..).unwrap_or_default();
                 for (place, byte) in prefix.iter_mut().zip(given) {
                     *place = *byte;
                 }
@@ -174,20 +199,19 @@ impl Routers {
                     && given.len() * 8 >= usize::from(length)
                     && let Some(preference) = preference(flags)
                 {
-                    let gateway = Some(IpAddr::V6(router));
-                    let route = Route {
-                        preference,
-                        ..Route::new(Ipv6Addr::from(prefix).into(), length, gateway)
-                    };
-                    learn(&mut self.routes, MAX_ROUTES, route, until(2), now);
+                    let network = Ipv6Addr::from(prefix).into();
+                    let mut route = Route::new(network, length, Some(router.into()));
+                    route.preference = preference;
+                    self.learn(Kind::Route, route, until(4), now);
                 }
             }
             RECURSIVE_DNS => {
-                let list = data.get(6..).unwrap_or_default();
+                let list = option.get(8..).unwrap_or_default();
                 for bytes in list.as_chunks::<16>().0 {
                     let server = Ipv6Addr::from(*bytes);
                     if is_host6(server) {
-                        learn(&mut self.servers, MAX_SERVERS, server, until(2), now);
+                        let route = Route::new(server.into(), 128, None);
+                        self.learn(Kind::Server, route, until(4), now);
                     }
                 }
             }
@@ -195,43 +219,61 @@ impl Routers {
         }
     }
 
+    /// Notes that `what` holds until then; not at all if that is now.
+    #[inline(never)]
+    fn learn(&mut self, kind: Kind, what: Route, until: Instant, now: Instant) {
+        let mut count = 0;
+        for (at, known) in self.known.iter_mut().enumerate() {
+            if known.kind != kind {
+                continue;
+            }
+            count += 1;
+            let old = &known.what;
+            if old.prefix == what.prefix
+                && same(&old.network, &what.network)
+                && old.gateway == what.gateway
+            {
+                if until <= now {
+                    self.known.remove(at);
+                } else {
+                    (known.what, known.until) = (what, until);
+                }
+                return;
+            }
+        }
+        if until > now && count < kind.most() {
+            self.known.push(Known { kind, what, until });
+        }
+    }
+
     /// The neighbour says that it is no router any more (RFC 4861 section 7.2.5).
     pub(super) fn remove(&mut self, router: IpAddr) {
-        self.defaults
-            .retain(|known| known.what.gateway != Some(router));
-        self.routes
-            .retain(|known| known.what.gateway != Some(router));
+        self.keep(&|known| known.what.gateway != Some(router));
     }
 
     /// All routes.
     pub(super) fn routes(&self) -> impl Iterator<Item = Route> {
-        let all = self
-            .prefixes
-            .iter()
-            .chain(&self.routes)
-            .chain(&self.defaults);
-        all.map(|known| known.what)
+        let routes = self.known.iter();
+        let routes = routes.filter(|known| known.kind != Kind::Server);
+        routes.map(|known| known.what)
     }
 
     /// The DNS servers.
-    pub(super) fn servers(&self) -> impl Iterator<Item = Ipv6Addr> {
-        self.servers.iter().map(|known| known.what)
+    pub(super) fn servers(&self) -> impl Iterator<Item = IpAddr> {
+        let servers = self.known.iter();
+        let servers = servers.filter(|known| known.kind == Kind::Server);
+        servers.map(|known| known.what.network)
     }
 
     /// Forgets what no longer holds. True if anything was forgotten.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        let lengths = |routers: &Self| {
-            routers.defaults.len()
-                + routers.prefixes.len()
-                + routers.routes.len()
-                + routers.servers.len()
-        };
-        let before = lengths(self);
-        for list in [&mut self.defaults, &mut self.prefixes, &mut self.routes] {
-            list.retain(|known| known.until > now);
-        }
-        self.servers.retain(|known| known.until > now);
-        lengths(self) != before
+        let before = self.known.len();
+        self.keep(&|known| known.until > now);
+        self.known.len() != before
+    }
+
+    fn keep(&mut self, wanted: &dyn Fn(&Known) -> bool) {
+        self.known.retain(|known| wanted(known));
     }
 
     /// True, once, when routers are to be asked.
@@ -254,47 +296,11 @@ impl Routers {
 
     /// When [`expire`](Self::expire) or [`solicit`](Self::solicit) will have something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let known = self
-            .prefixes
-            .iter()
-            .chain(&self.routes)
-            .chain(&self.defaults);
-        let known = known.map(|known| known.until);
-        let servers = self.servers.iter().map(|known| known.until);
-        let solicit = self.solicit.map(|(due, _)| due);
-        known
-            .chain(servers)
-            .chain(solicit)
-            .min()
-            .unwrap_or(Instant::FOREVER)
-    }
-}
-
-/// Notes that `what` holds until then; not at all if that is now.
-fn learn<T: Same>(list: &mut Vec<Until<T>>, most: usize, what: T, until: Instant, now: Instant) {
-    let at = list.iter().position(|known| known.what.same(&what));
-    match at {
-        Some(at) if until <= now => drop(list.remove(at)),
-        Some(at) => list[at] = Until { what, until },
-        None if until > now && list.len() < most => list.push(Until { what, until }),
-        None => {}
-    }
-}
-
-/// Whether new information is about the same thing.
-trait Same {
-    fn same(&self, other: &Self) -> bool;
-}
-
-impl Same for Route {
-    fn same(&self, other: &Self) -> bool {
-        (self.network, self.prefix, self.gateway) == (other.network, other.prefix, other.gateway)
-    }
-}
-
-impl Same for Ipv6Addr {
-    fn same(&self, other: &Self) -> bool {
-        self == other
+        let mut first = self.solicit.map_or(Instant::FOREVER, |(due, _)| due);
+        for known in &self.known {
+            first = first.min(known.until);
+        }
+        first
     }
 }
 
@@ -309,6 +315,19 @@ const fn preference(flags: u8) -> Option<u8> {
 }
 
 /// A tenth more or less (RFC 8415 section 15).
+#[inline(never)]
 pub(super) fn vary(interval: Duration, random: &mut Random) -> Duration {
-    interval / 10 * 9 + interval / 5 / 1024 * random.below(1025)
+    let nanos = nanos(interval);
+    Duration::from_nanos(nanos - nanos / 10 + nanos / 5 / 1024 * u64::from(random.below(1025)))
+}
+
+/// A random part of a duration, in steps of a thousandth.
+#[inline(never)]
+pub(super) fn part_of(time: Duration, random: &mut Random) -> Duration {
+    Duration::from_nanos(nanos(time) / 1000 * u64::from(random.below(1000)))
+}
+
+/// Durations here are far from the greatest.
+const fn nanos(time: Duration) -> u64 {
+    time.as_secs() * 1_000_000_000 + time.subsec_nanos() as u64
 }

@@ -5,16 +5,23 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use kiln_abi::Instant;
-use smoltcp::wire::{DhcpPacket, DhcpRepr};
 
+use super::{COOKIE, COOKIE_AT, END};
 use crate::config::is_host4;
+use crate::ip::packet::{append, be32};
 
 const MAX_ROUTES: usize = 16;
+const MAX_SERVERS: usize = 3;
 /// Most bytes of one option that comes in parts (RFC 3396).
 const MAX_OPTION: usize = 512;
 
+const SUBNET_MASK: u8 = 1;
 const ROUTER: u8 = 3;
+const DNS_SERVERS: u8 = 6;
 const INTERFACE_MTU: u8 = 26;
+const LEASE_TIME: u8 = 51;
+const RENEW_TIME: u8 = 58;
+const REBIND_TIME: u8 = 59;
 const STATIC_ROUTES: u8 = 121;
 
 /// A route that came with a lease.
@@ -43,43 +50,47 @@ pub(in crate::ip) struct Lease {
 }
 
 impl Lease {
-    /// Reads an acknowledgement. Nothing if it makes no sense.
+    /// Reads an acknowledgement of `address`. Nothing if it makes no sense.
     pub(super) fn new(
-        packet: &DhcpPacket<&[u8]>,
-        parsed: &DhcpRepr<'_>,
+        message: &[u8],
+        address: Ipv4Addr,
         server: Ipv4Addr,
         now: Instant,
     ) -> Option<Self> {
-        let address = parsed.your_ip;
-        let prefix = prefix(parsed.subnet_mask, address)?;
+        let prefix = prefix(word(message, SUBNET_MASK), address)?;
         if !is_host4(address) {
             return None;
         }
-        let seconds = parsed.lease_duration.filter(|seconds| *seconds > 0)?;
-        let mut routes = static_routes(&option(packet, STATIC_ROUTES));
+        let seconds = word(message, LEASE_TIME).filter(|seconds| *seconds > 0)?;
+        let mut routes = static_routes(&option(message, STATIC_ROUTES));
         if routes.is_empty() {
             // RFC 3442: who gives these routes means them instead of the gateway.
-            let given = option(packet, ROUTER);
-            let gateway = given.first_chunk::<4>().map(|bytes| Ipv4Addr::from(*bytes));
-            let gateway = gateway.filter(|router| is_host4(*router));
-            routes.extend(gateway.map(|gateway| Learned {
-                network: Ipv4Addr::UNSPECIFIED,
-                prefix: 0,
-                gateway: Some(gateway),
-            }));
+            if let Some(gateway) = self::address(message, ROUTER) {
+                routes.push(Learned {
+                    network: Ipv4Addr::UNSPECIFIED,
+                    prefix: 0,
+                    gateway: Some(gateway),
+                });
+            }
         }
-        let servers = parsed.dns_servers.iter().flatten().copied();
-        let mtu = match option(packet, INTERFACE_MTU)[..] {
+        let mut servers = Vec::new();
+        for bytes in option(message, DNS_SERVERS).as_chunks().0 {
+            let server = Ipv4Addr::from_octets(*bytes);
+            if is_host4(server) && servers.len() < MAX_SERVERS {
+                servers.push(server);
+            }
+        }
+        let mtu = match option(message, INTERFACE_MTU)[..] {
             [a, b] => Some(u16::from_be_bytes([a, b])).filter(|mtu| *mtu >= 576),
             _ => None,
         };
-        let (renew, rebind, expires) = times(seconds, parsed, now);
+        let (renew, rebind, expires) = times(seconds, message, now);
         Some(Self {
             address,
             prefix,
             server,
             routes,
-            servers: servers.filter(|server| is_host4(*server)).collect(),
+            servers,
             mtu,
             renew,
             rebind,
@@ -96,16 +107,14 @@ impl Lease {
 }
 
 /// T1, T2 and the end, as the server wants them if that makes sense (RFC 2131 section 4.4.5).
-fn times(seconds: u32, parsed: &DhcpRepr<'_>, now: Instant) -> (Instant, Instant, Instant) {
+fn times(seconds: u32, message: &[u8], now: Instant) -> (Instant, Instant, Instant) {
     if seconds == u32::MAX {
         return (Instant::FOREVER, Instant::FOREVER, Instant::FOREVER);
     }
-    let rebind = parsed
-        .rebind_duration
+    let rebind = word(message, REBIND_TIME)
         .filter(|rebind| *rebind > 0 && *rebind < seconds)
         .unwrap_or(seconds - seconds / 8);
-    let renew = parsed
-        .renew_duration
+    let renew = word(message, RENEW_TIME)
         .filter(|renew| *renew > 0 && *renew < rebind)
         .unwrap_or(rebind.min(seconds / 2));
     let after = |seconds: u32| now + Duration::from_secs(seconds.max(1).into());
@@ -113,8 +122,8 @@ fn times(seconds: u32, parsed: &DhcpRepr<'_>, now: Instant) -> (Instant, Instant
 }
 
 /// The length of the prefix that a mask means; without one, that of the address's class (RFC 791 section 3.2).
-fn prefix(mask: Option<Ipv4Addr>, address: Ipv4Addr) -> Option<u8> {
-    let Some(mask) = mask.map(u32::from) else {
+fn prefix(mask: Option<u32>, address: Ipv4Addr) -> Option<u8> {
+    let Some(mask) = mask else {
         return Some(match address.octets()[0] {
             0..128 => 8,
             128..192 => 16,
@@ -125,14 +134,44 @@ fn prefix(mask: Option<Ipv4Addr>, address: Ipv4Addr) -> Option<u8> {
     (ones > 0 && ones + mask.trailing_zeros().min(32 - ones) == 32).then_some(ones as u8)
 }
 
-/// All parts of an option in a row.
-fn option(packet: &DhcpPacket<&[u8]>, kind: u8) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for option in packet.options().filter(|option| option.kind == kind) {
-        bytes.extend_from_slice(option.data);
+/// All parts of an option in a row. Called for each option by itself: that is rare, and short.
+#[inline(never)]
+pub(super) fn option(message: &[u8], kind: u8) -> Vec<u8> {
+    let mut found = Vec::new();
+    let mut rest = message.get(COOKIE_AT + COOKIE.len()..).unwrap_or_default();
+    while let [code, behind @ ..] = rest {
+        rest = behind;
+        if *code == 0 {
+            continue;
+        }
+        let Some((length, behind)) = behind.split_first() else {
+            break;
+        };
+        let Some((data, behind)) = behind.split_at_checked((*length).into()) else {
+            break;
+        };
+        if *code == END {
+            break;
+        }
+        if *code == kind {
+            append(&mut found, data);
+        }
+        rest = behind;
     }
-    bytes.truncate(MAX_OPTION);
-    bytes
+    found.truncate(MAX_OPTION);
+    found
+}
+
+/// The number in an option.
+#[inline(never)]
+fn word(message: &[u8], kind: u8) -> Option<u32> {
+    be32(&option(message, kind), 0)
+}
+
+/// The first address in an option, if a host can have it.
+pub(super) fn address(message: &[u8], kind: u8) -> Option<Ipv4Addr> {
+    let address = Ipv4Addr::from(word(message, kind)?);
+    is_host4(address).then_some(address)
 }
 
 /// Reads classless static routes up to the first that makes no sense.
@@ -176,7 +215,7 @@ mod tests {
     #[test]
     fn masks_become_prefixes() {
         let address = Ipv4Addr::new(10, 0, 0, 7);
-        let of = |mask: [u8; 4]| prefix(Some(mask.into()), address);
+        let of = |mask: [u8; 4]| prefix(Some(u32::from_be_bytes(mask)), address);
         assert_eq!(of([255, 255, 255, 0]), Some(24));
         assert_eq!(of([255, 255, 255, 255]), Some(32));
         assert_eq!(of([128, 0, 0, 0]), Some(1));

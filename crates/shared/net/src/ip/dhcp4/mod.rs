@@ -17,12 +17,13 @@ use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
 use kiln_abi::Instant;
-use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress};
 
 pub(super) use lease::Lease;
 
 use super::interface::Interface;
-use super::packet::{BROADCAST_MAC, be16, checksum_is_right, fill_udp_checksum, put};
+use super::packet::{
+    BROADCAST_MAC, append, array, be16, be32, checksum_is_right, fill_udp_checksum, put,
+};
 use super::router::vary;
 use super::{Context, Header, Outbound, UDP};
 use crate::config::is_host4;
@@ -50,7 +51,36 @@ const BROADCAST_FROM: u8 = 2;
 
 /// Subnet mask, router, DNS servers, host name, MTU, lease time, server, T1, T2, classless static routes.
 const PARAMETERS: [u8; 10] = [1, 121, 3, 6, 12, 26, 51, 54, 58, 59];
+
+/// Codes of the field `op`, and of Ethernet in the next.
+const REQUEST: u8 = 1;
+const REPLY: u8 = 2;
+const ETHERNET: u8 = 1;
+/// What options follow (RFC 2132 section 2).
+const COOKIE: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
+const COOKIE_AT: usize = 236;
+/// Options.
 const HOST_NAME: u8 = 12;
+const REQUESTED_ADDRESS: u8 = 50;
+const MESSAGE_TYPE: u8 = 53;
+const SERVER: u8 = 54;
+const PARAMETER_LIST: u8 = 55;
+const MOST_BYTES: u8 = 57;
+const CLIENT: u8 = 61;
+const END: u8 = 255;
+
+/// Messages of servers.
+const OFFER: u8 = 2;
+const ACK: u8 = 5;
+const NAK: u8 = 6;
+
+/// Messages of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Discover = 1,
+    Request = 3,
+    Decline = 4,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -69,7 +99,7 @@ enum State {
 /// A message to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message {
-    pub kind: DhcpMessageType,
+    pub kind: Kind,
     id: u32,
     seconds: u16,
     broadcast: bool,
@@ -194,7 +224,7 @@ impl Client {
             .as_ref()
             .map(|lease| (lease.address, lease.server));
         let message = Message {
-            kind: DhcpMessageType::Request,
+            kind: Kind::Request,
             id: self.id,
             seconds: u16::try_from(now.since(self.since).as_secs()).unwrap_or(u16::MAX),
             broadcast: false,
@@ -219,7 +249,7 @@ impl Client {
                 }
             }
             _ => Message {
-                kind: DhcpMessageType::Discover,
+                kind: Kind::Discover,
                 broadcast,
                 ..message
             },
@@ -229,38 +259,32 @@ impl Client {
     /// Takes in a message of a server.
     pub(super) fn receive(&mut self, message: &[u8], now: Instant, random: &mut Random) -> Step {
         let nothing = Step::default();
-        let Ok(packet) = DhcpPacket::new_checked(message) else {
+        let from_server = array(message, 0) == Some([REPLY, ETHERNET, self.mac.len() as u8])
+            && be32(message, 4) == Some(self.id)
+            && array(message, 28) == Some(self.mac)
+            && array(message, COOKIE_AT) == Some(COOKIE);
+        let server = lease::address(message, SERVER);
+        let (true, Some(server)) = (from_server && self.tries > 0, server) else {
             return nothing;
         };
-        let Ok(parsed) = DhcpRepr::parse(&packet) else {
-            return nothing;
-        };
-        let ours = parsed.transaction_id == self.id
-            && parsed.client_hardware_address == EthernetAddress(self.mac)
-            && u8::from(packet.opcode()) == 2
-            && self.tries > 0;
-        let Some(server) = parsed
-            .server_identifier
-            .filter(|server| is_host4(*server) && ours)
-        else {
-            return nothing;
-        };
-        match (parsed.message_type, self.state) {
-            (DhcpMessageType::Offer, State::Selecting) if is_host4(parsed.your_ip) => {
+        let offered = array(message, 16).map_or(Ipv4Addr::UNSPECIFIED, <[u8; 4]>::into);
+        let kind = lease::option(message, MESSAGE_TYPE);
+        match (kind.first().copied().unwrap_or(0), self.state) {
+            (OFFER, State::Selecting) if is_host4(offered) => {
                 self.state = State::Requesting {
-                    address: parsed.your_ip,
+                    address: offered,
                     server,
                 };
                 self.tries = 0;
                 self.due = now;
                 self.advance(now, random)
             }
-            (DhcpMessageType::Ack, State::Selecting | State::Bound) => nothing,
-            (DhcpMessageType::Ack, state) => {
+            (ACK, State::Selecting | State::Bound) => nothing,
+            (ACK, state) => {
                 if matches!(state, State::Requesting { server: chosen, .. } if chosen != server) {
                     return nothing;
                 }
-                let Some(lease) = Lease::new(&packet, &parsed, server, now) else {
+                let Some(lease) = Lease::new(message, offered, server, now) else {
                     return nothing;
                 };
                 let changed = !self
@@ -277,10 +301,7 @@ impl Client {
                     changed,
                 }
             }
-            (
-                DhcpMessageType::Nak,
-                State::Requesting { .. } | State::Renewing | State::Rebinding,
-            ) => {
+            (NAK, State::Requesting { .. } | State::Renewing | State::Rebinding) => {
                 let changed = self.lease.take().is_some();
                 self.start(now + FIRST_RETRY * (1 << self.failures.min(6)));
                 self.failures = self.failures.saturating_add(1);
@@ -301,7 +322,7 @@ impl Client {
         self.start(now + AFTER_DECLINE);
         self.id = random.next_u32();
         let message = Message {
-            kind: DhcpMessageType::Decline,
+            kind: Kind::Decline,
             requested: Some(lease.address),
             server: Some(lease.server),
             ..self.message(now)
@@ -314,48 +335,44 @@ impl Client {
 
     /// The bytes of a message, from the UDP header on, without its checksum.
     fn emit(&self, message: &Message, hostname: &str, mtu: u16) -> Vec<u8> {
-        let name = [DhcpOption {
-            kind: HOST_NAME,
-            data: hostname.as_bytes(),
-        }];
-        let declines = message.kind == DhcpMessageType::Decline;
-        let options = if hostname.is_empty() || declines {
-            &[][..]
-        } else {
-            &name
-        };
-        let repr = DhcpRepr {
-            message_type: message.kind,
-            transaction_id: message.id,
-            secs: message.seconds,
-            client_hardware_address: EthernetAddress(self.mac),
-            client_ip: message.client,
-            your_ip: Ipv4Addr::UNSPECIFIED,
-            server_ip: Ipv4Addr::UNSPECIFIED,
-            router: None,
-            subnet_mask: None,
-            relay_agent_ip: Ipv4Addr::UNSPECIFIED,
-            broadcast: message.broadcast,
-            requested_ip: message.requested,
-            client_identifier: Some(EthernetAddress(self.mac)),
-            server_identifier: message.server,
-            parameter_request_list: (!declines).then_some(&PARAMETERS[..]),
-            dns_servers: None,
-            max_size: (!declines).then_some(mtu),
-            lease_duration: None,
-            renew_duration: None,
-            rebind_duration: None,
-            additional_options: options,
-        };
-        let mut bytes = vec![0; UDP_HEADER + repr.buffer_len().max(LEAST)];
-        let length = bytes.len() as u16;
+        let mut bytes = vec![0; UDP_HEADER + COOKIE_AT];
         put(&mut bytes, 0, &CLIENT_PORT.to_be_bytes());
         put(&mut bytes, 2, &SERVER_PORT.to_be_bytes());
-        put(&mut bytes, 4, &length.to_be_bytes());
-        if let Some(body) = bytes.get_mut(UDP_HEADER..) {
-            // It fails only if the buffer is too short.
-            let _ = repr.emit(&mut DhcpPacket::new_unchecked(body));
+        put(&mut bytes, 8, &[REQUEST, ETHERNET, self.mac.len() as u8]);
+        put(&mut bytes, 12, &message.id.to_be_bytes());
+        put(&mut bytes, 16, &message.seconds.to_be_bytes());
+        put(&mut bytes, 18, &[u8::from(message.broadcast) << 7]);
+        put(&mut bytes, 20, &message.client.octets());
+        put(&mut bytes, 36, &self.mac);
+        append(&mut bytes, &COOKIE);
+        let mut option = |kind, data: &[u8]| {
+            if let Ok(length) = u8::try_from(data.len()) {
+                append(&mut bytes, &[kind, length]);
+                append(&mut bytes, data);
+            }
+        };
+        let [a, b, c, d, e, f] = self.mac;
+        option(MESSAGE_TYPE, &[message.kind as u8]);
+        option(CLIENT, &[ETHERNET, a, b, c, d, e, f]);
+        for (kind, address) in [
+            (REQUESTED_ADDRESS, message.requested),
+            (SERVER, message.server),
+        ] {
+            if let Some(address) = address {
+                option(kind, &address.octets());
+            }
         }
+        if message.kind != Kind::Decline {
+            option(MOST_BYTES, &mtu.to_be_bytes());
+            option(PARAMETER_LIST, &PARAMETERS);
+            if !hostname.is_empty() {
+                option(HOST_NAME, hostname.as_bytes());
+            }
+        }
+        append(&mut bytes, &[END]);
+        let length = bytes.len().max(UDP_HEADER + LEAST);
+        bytes.resize(length, 0);
+        put(&mut bytes, 4, &(length as u16).to_be_bytes());
         bytes
     }
 }

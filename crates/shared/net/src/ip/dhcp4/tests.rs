@@ -1,11 +1,12 @@
 //! The life of leases, in virtual time.
 
 use super::*;
+use smoltcp::wire::DhcpPacket;
 use std::string::String;
 use std::vec::Vec;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 
 fn at(seconds: u64) -> Instant {
@@ -21,17 +22,13 @@ fn answer(client: &Client, kind: u8, seconds: u32, more: &[u8]) -> Vec<u8> {
     bytes[28..34].copy_from_slice(&MAC);
     bytes[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
     bytes.extend([53, 1, kind, 54, 4]);
-    bytes.extend(SERVER.octets());
+    bytes.extend(HOST.octets());
     bytes.extend([1, 4, 255, 255, 255, 0, 51, 4]);
     bytes.extend(seconds.to_be_bytes());
     bytes.extend(more);
     bytes.push(255);
     bytes
 }
-
-const OFFER: u8 = 2;
-const ACK: u8 = 5;
-const NAK: u8 = 6;
 
 struct Dialogue {
     client: Client,
@@ -87,7 +84,7 @@ impl Dialogue {
         self.said.clear();
     }
 
-    fn kinds(&self) -> Vec<(u64, DhcpMessageType)> {
+    fn kinds(&self) -> Vec<(u64, Kind)> {
         self.said
             .iter()
             .map(|(second, message)| (*second, message.kind))
@@ -101,17 +98,11 @@ fn four_messages_make_a_lease() {
     dialogue.until(0);
     dialogue.hear(OFFER, 3600, 0);
     dialogue.hear(ACK, 3600, 0);
-    assert_eq!(
-        dialogue.kinds(),
-        [
-            (0, DhcpMessageType::Discover),
-            (0, DhcpMessageType::Request)
-        ]
-    );
+    assert_eq!(dialogue.kinds(), [(0, Kind::Discover), (0, Kind::Request)]);
     let request = dialogue.said[1].1;
     assert_eq!(
         (request.requested, request.server),
-        (Some(ADDRESS), Some(SERVER))
+        (Some(ADDRESS), Some(HOST))
     );
     assert_eq!((request.to, request.broadcast), (None, false));
     let lease = dialogue.client.lease().expect("a lease");
@@ -135,7 +126,7 @@ fn without_a_server_it_is_asked_for_again_and_again() {
         dialogue
             .said
             .iter()
-            .all(|said| said.1.kind == DhcpMessageType::Discover)
+            .all(|said| said.1.kind == Kind::Discover)
     );
 }
 
@@ -146,8 +137,8 @@ fn an_offer_that_is_not_acknowledged_is_forgotten() {
     dialogue.hear(OFFER, 3600, 0);
     dialogue.until(20);
     let kinds: Vec<_> = dialogue.said.iter().map(|said| said.1.kind).collect();
-    assert_eq!(kinds[1..5], [DhcpMessageType::Request; 4]);
-    assert_eq!(kinds[5], DhcpMessageType::Discover);
+    assert_eq!(kinds[1..5], [Kind::Request; 4]);
+    assert_eq!(kinds[5], Kind::Discover);
 }
 
 #[test]
@@ -160,7 +151,7 @@ fn a_lease_lives_for_days_when_it_is_renewed() {
         let (asked, message) = *dialogue.said.last().expect("a renewal");
         assert_eq!(
             (asked, message.client, message.to),
-            (second + 3600, ADDRESS, Some(SERVER))
+            (second + 3600, ADDRESS, Some(HOST))
         );
         assert_eq!((message.requested, message.server), (None, None));
         second = asked + 1;
@@ -191,10 +182,7 @@ fn a_lease_that_is_not_renewed_ends() {
     dialogue.until(8000);
     assert!(dialogue.client.lease().is_none());
     assert_eq!(dialogue.changes, 2);
-    assert_eq!(
-        dialogue.kinds().last(),
-        Some(&(8000, DhcpMessageType::Discover))
-    );
+    assert_eq!(dialogue.kinds().last(), Some(&(8000, Kind::Discover)));
 }
 
 #[test]
@@ -242,14 +230,14 @@ fn a_lease_can_be_declined() {
     dialogue.bind(8000);
     let step = dialogue.client.decline(at(10), &mut dialogue.random);
     let message = step.message.expect("a message");
-    assert_eq!(message.kind, DhcpMessageType::Decline);
+    assert_eq!(message.kind, Kind::Decline);
     assert_eq!(
         (message.requested, message.server),
-        (Some(ADDRESS), Some(SERVER))
+        (Some(ADDRESS), Some(HOST))
     );
     assert!(step.changed);
     dialogue.until(25);
-    assert_eq!(dialogue.kinds()[0], (20, DhcpMessageType::Discover));
+    assert_eq!(dialogue.kinds()[0], (20, Kind::Discover));
 }
 
 #[test]
@@ -328,7 +316,7 @@ fn everything_that_comes_with_a_lease_is_read() {
     assert_eq!(lease.servers.len(), 2);
     assert_eq!(lease.mtu, Some(1400));
     let route = lease.routes[0];
-    assert_eq!((route.prefix, route.gateway), (0, Some(SERVER)));
+    assert_eq!((route.prefix, route.gateway), (0, Some(HOST)));
 }
 
 #[test]

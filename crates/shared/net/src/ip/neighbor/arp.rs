@@ -3,15 +3,18 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use kiln_abi::Instant;
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use super::Evidence;
 use crate::config::is_host4;
 use crate::ip::interface::Interface;
-use crate::ip::packet::{BROADCAST_MAC, Mac, is_host_mac, put};
+use crate::ip::packet::{BROADCAST_MAC, Mac, array, is_host_mac, put};
 use crate::ip::{Context, ETHERNET_HEADER};
 
 const LENGTH: usize = 28;
+/// Ethernet and IPv4, and how long their addresses are.
+const KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const REQUEST: u8 = 1;
+const REPLY: u8 = 2;
 
 impl Interface {
     /// Takes in what an ARP frame carries.
@@ -22,15 +25,13 @@ impl Interface {
         now: Instant,
         cx: &mut Context<'_>,
     ) {
-        let parsed = ArpPacket::new_checked(packet).and_then(|packet| ArpRepr::parse(&packet));
-        let Ok(ArpRepr::EthernetIpv4 {
-            operation,
-            source_hardware_addr: EthernetAddress(mac),
-            source_protocol_addr: sender,
-            target_protocol_addr: target,
-            ..
-        }) = parsed
-        else {
+        let (Some(KIND), Some([0, operation]), Some(mac), Some(sender), Some(target)) = (
+            array(packet, 0),
+            array(packet, 6),
+            array::<6>(packet, 8),
+            array::<4>(packet, 14).map(Ipv4Addr::from),
+            array::<4>(packet, 24).map(Ipv4Addr::from),
+        ) else {
             cx.stats.dropped_malformed += 1;
             return;
         };
@@ -42,18 +43,16 @@ impl Interface {
             self.conflict(sender.into(), now, cx);
         } else if is_host4(sender) && self.is_neighbor(sender.into()) {
             let evidence = match operation {
-                ArpOperation::Request if for_us => Evidence::Asks,
-                ArpOperation::Reply
-                    if for_us && frame.first().is_some_and(|byte| byte & 1 == 0) =>
-                {
+                REQUEST if for_us => Evidence::Asks,
+                REPLY if for_us && frame.first().is_some_and(|byte| byte & 1 == 0) => {
                     Evidence::Reply
                 }
                 _ => Evidence::Tells,
             };
             self.heard(sender.into(), Some(mac), evidence, now, cx);
         }
-        if for_us && operation == ArpOperation::Request {
-            self.send_arp(ArpOperation::Reply, (target, sender), (mac, mac), cx);
+        if for_us && operation == REQUEST {
+            self.send_arp(REPLY, (target, sender), (mac, mac), cx);
         }
     }
 
@@ -67,7 +66,7 @@ impl Interface {
     ) {
         let to = mac.unwrap_or(BROADCAST_MAC);
         let asked = mac.unwrap_or_default();
-        self.send_arp(ArpOperation::Request, (source, target), (asked, to), cx);
+        self.send_arp(REQUEST, (source, target), (asked, to), cx);
     }
 
     /// Tells everybody that an address is ours (RFC 5227 section 3).
@@ -77,26 +76,22 @@ impl Interface {
 
     fn send_arp(
         &mut self,
-        operation: ArpOperation,
+        operation: u8,
         (source, target): (Ipv4Addr, Ipv4Addr),
         (target_mac, to): (Mac, Mac),
         cx: &mut Context<'_>,
     ) {
-        let message = ArpRepr::EthernetIpv4 {
-            operation,
-            source_hardware_addr: EthernetAddress(self.mac),
-            source_protocol_addr: source,
-            target_hardware_addr: EthernetAddress(target_mac),
-            target_protocol_addr: target,
-        };
         let from = self.mac;
-        let queued = cx.queue.frame(ETHERNET_HEADER + LENGTH, |bytes| {
+        let queued = cx.frame(ETHERNET_HEADER + LENGTH, &mut |bytes| {
             put(bytes, 0, &to);
             put(bytes, 6, &from);
             put(bytes, 12, &[0x08, 0x06]);
-            if let Some((_, packet)) = bytes.split_at_mut_checked(ETHERNET_HEADER) {
-                message.emit(&mut ArpPacket::new_unchecked(packet));
-            }
+            put(bytes, 14, &KIND);
+            put(bytes, 20, &[0, operation]);
+            put(bytes, 22, &from);
+            put(bytes, 28, &source.octets());
+            put(bytes, 32, &target_mac);
+            put(bytes, 38, &target.octets());
         });
         cx.stats.dropped_queue_full += u64::from(!queued);
     }

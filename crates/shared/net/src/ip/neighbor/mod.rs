@@ -31,9 +31,12 @@ pub(super) use ndp::{
 /// Most entries, and how many of them may be incomplete.
 const MAX_ENTRIES: usize = 512;
 const MAX_INCOMPLETE: usize = 128;
-/// Datagrams that wait for one neighbour, and bytes of all that wait.
-const MAX_WAITING: usize = 3;
-const MAX_WAITING_BYTES: usize = 64 * 1024;
+/// Bytes of datagrams that wait for one neighbour, and of all that wait. A burst of answers is often the first that is sent
+/// to a router, so there is room for more than the few datagrams that RFC 4861 section 7.2.2 speaks of.
+const MAX_WAITING: usize = 32 * 1024;
+const MAX_WAITING_BYTES: usize = 96 * 1024;
+/// What one costs besides its payload.
+const OVERHEAD: usize = 128;
 /// RFC 4861 section 10; the same number of times with and without a known address.
 const MAX_SOLICIT: u8 = 3;
 const DELAY_FIRST_PROBE: Duration = Duration::from_secs(5);
@@ -62,6 +65,12 @@ enum State {
 pub(super) struct Waiting {
     pub outbound: Outbound,
     pub payload: Vec<u8>,
+}
+
+impl Waiting {
+    fn cost(&self) -> usize {
+        self.payload.len() + OVERHEAD
+    }
 }
 
 #[derive(Debug)]
@@ -153,7 +162,9 @@ impl Neighbors {
         if let Some(base) = reachable {
             // From 0.5 to 1.5 of it; of an hour at most, which is the greatest value of section 6.2.1.
             let base = base.clamp(Duration::from_secs(1), Duration::from_hours(1));
-            self.reachable = base / 2 + base / 1024 * (random & 1023);
+            let millis = base.as_secs() * 1000 + u64::from(base.subsec_millis());
+            let part = millis * u64::from(random & 1023) / 1024;
+            self.reachable = Duration::from_millis(millis / 2 + part);
         }
         if let Some(retrans) = retrans {
             self.retrans = retrans.clamp(Duration::from_millis(100), Duration::from_secs(10));
@@ -170,6 +181,7 @@ impl Neighbors {
         self.entries.get_mut(at)
     }
 
+    #[inline(never)]
     fn position(&self, address: IpAddr) -> Result<usize, usize> {
         self.entries
             .binary_search_by(|entry| entry.address.cmp(&address))
@@ -207,13 +219,14 @@ impl Neighbors {
         now: Instant,
         keep: &dyn Fn(IpAddr) -> bool,
     ) -> bool {
-        let incomplete = |entry: &&Entry| entry.state == State::Incomplete;
-        if self.entries.iter().filter(incomplete).count() >= MAX_INCOMPLETE {
-            let oldest = self.entries.iter().filter(incomplete);
-            let Some(oldest) = oldest.min_by_key(|entry| entry.used).map(|e| e.address) else {
-                return false;
-            };
-            self.remove(oldest);
+        let mut incomplete = 0;
+        let oldest = self.oldest(|entry| {
+            let searching = entry.state == State::Incomplete;
+            incomplete += usize::from(searching);
+            searching.then_some(false)
+        });
+        if let Some(oldest) = oldest.filter(|_| incomplete >= MAX_INCOMPLETE) {
+            self.remove_at(oldest);
         }
         let timer = now + self.retrans;
         let created = self.create(address, State::Incomplete, [0; 6], timer, now, keep);
@@ -235,20 +248,17 @@ impl Neighbors {
         keep: &dyn Fn(IpAddr) -> bool,
     ) -> bool {
         if self.entries.len() >= MAX_ENTRIES {
-            let free = |entry: &&Entry| {
-                entry.state != State::Incomplete
-                    && !keep(entry.address)
-                    && entry.used.is_none_or(|used| now.since(used) > IN_USE)
-            };
-            // Those that were never used come first: `None` is less than any time.
-            let oldest = self.entries.iter().filter(free).min_by_key(|entry| {
+            let oldest = self.oldest(|entry| {
                 let reachable = entry.state == State::Reachable && now < entry.timer;
-                (entry.used.is_some() && reachable, entry.used)
+                let free = entry.state != State::Incomplete
+                    && !keep(entry.address)
+                    && entry.used.is_none_or(|used| now.since(used) > IN_USE);
+                free.then_some(entry.used.is_some() && reachable)
             });
-            let Some(oldest) = oldest.map(|entry| entry.address) else {
+            let Some(oldest) = oldest else {
                 return false;
             };
-            self.remove(oldest);
+            self.remove_at(oldest);
         }
         if let Err(at) = self.position(address) {
             self.entries.insert(
@@ -268,33 +278,62 @@ impl Neighbors {
         true
     }
 
+    /// The place of that entry which can be spared best: of those that `spare` says "false" about, or else "true", the one
+    /// that was not used for the longest time; never used is longer than any.
+    fn oldest(&self, mut spare: impl FnMut(&Entry) -> Option<bool>) -> Option<usize> {
+        let mut best = None;
+        for (at, entry) in self.entries.iter().enumerate() {
+            if let Some(dear) = spare(entry) {
+                let age = (dear, entry.used.unwrap_or_default());
+                if best.is_none_or(|(known, _)| age < known) {
+                    best = Some((age, at));
+                }
+            }
+        }
+        best.map(|(_, at)| at)
+    }
+
+    #[cold]
+    #[inline(never)]
     fn remove(&mut self, address: IpAddr) {
         if let Ok(at) = self.position(address) {
-            let entry = self.entries.remove(at);
-            self.forget(&entry.waiting);
+            self.remove_at(at);
         }
     }
 
+    #[inline(never)]
+    fn remove_at(&mut self, at: usize) {
+        let entry = self.entries.remove(at);
+        self.forget(&entry.waiting);
+    }
+
+    #[inline(never)]
     fn forget(&mut self, waiting: &[Waiting]) {
-        let bytes: usize = waiting.iter().map(|waiting| waiting.payload.len()).sum();
+        let bytes: usize = waiting.iter().map(Waiting::cost).sum();
         self.waiting = self.waiting.saturating_sub(bytes);
     }
 
     /// Lets a datagram wait for a neighbour that is being looked for. The oldest gives way (RFC 4861 section 7.2.2).
     pub(super) fn wait(&mut self, address: IpAddr, waiting: Waiting) -> bool {
-        let bytes = waiting.payload.len();
+        let bytes = waiting.cost();
         if self.waiting + bytes > MAX_WAITING_BYTES {
             return false;
         }
         let Some(entry) = self.find(address) else {
             return false;
         };
-        let dropped = (entry.waiting.len() >= MAX_WAITING).then(|| entry.waiting.remove(0));
+        let mut held: usize = entry.waiting.iter().map(Waiting::cost).sum();
+        let mut old = 0;
+        while let Some(oldest) = entry.waiting.get(old)
+            && held + bytes > MAX_WAITING
+        {
+            held -= oldest.cost();
+            old += 1;
+        }
+        let dropped: Vec<Waiting> = entry.waiting.drain(..old).collect();
         entry.waiting.push(waiting);
         self.waiting += bytes;
-        if let Some(dropped) = dropped {
-            self.forget(&[dropped]);
-        }
+        self.forget(&dropped);
         true
     }
 

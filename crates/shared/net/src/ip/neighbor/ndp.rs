@@ -7,12 +7,11 @@
 use core::net::{IpAddr, Ipv6Addr};
 
 use kiln_abi::Instant;
-use smoltcp::wire::{Icmpv6Packet, NdiscNeighborFlags, NdiscOption};
 
 use super::Evidence;
 use crate::ip::icmp::checksum;
 use crate::ip::interface::Interface;
-use crate::ip::packet::{ICMPV6, Mac, group_mac, is_host_mac, put};
+use crate::ip::packet::{ICMPV6, Mac, array, group_mac, is_host_mac, put};
 use crate::ip::{Context, Header, Outbound};
 use crate::tcp::Ecn;
 
@@ -23,6 +22,10 @@ pub(in crate::ip) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0
 pub(in crate::ip) const ROUTER_SOLICITATION: u8 = 133;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
+/// Flags of advertisements.
+const ROUTER: u8 = 0x80;
+const SOLICITED: u8 = 0x40;
+const OVERRIDE: u8 = 0x20;
 
 /// A message of neighbour discovery that this host sends.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +40,7 @@ pub(in crate::ip) struct Message {
 
 /// The options of a neighbour discovery message that is in order (RFC 4861 section 4.6): nothing if one has length 0 or is
 /// cut short, since such a message is to be dropped whole.
-pub(in crate::ip) fn options(mut bytes: &[u8]) -> Option<impl Iterator<Item = NdiscOption<&[u8]>>> {
+pub(in crate::ip) fn options(mut bytes: &[u8]) -> Option<Options<'_>> {
     let all = bytes;
     while !bytes.is_empty() {
         let length = usize::from(*bytes.get(1)?) * 8;
@@ -46,29 +49,34 @@ pub(in crate::ip) fn options(mut bytes: &[u8]) -> Option<impl Iterator<Item = Nd
     Some(Options(all))
 }
 
-/// See [`options`]. Those whose content makes no sense are skipped.
-struct Options<'a>(&'a [u8]);
+/// See [`options`]: types, and options from the type on.
+pub(in crate::ip) struct Options<'a>(&'a [u8]);
 
 impl<'a> Iterator for Options<'a> {
-    type Item = NdiscOption<&'a [u8]>;
+    type Item = (u8, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let length = usize::from(*self.0.get(1)?) * 8;
-            let (option, rest) = self.0.split_at_checked(length)?;
-            self.0 = rest;
-            if let Ok(option) = NdiscOption::new_checked(option) {
-                return Some(option);
-            }
-        }
+        let [kind, length] = array(self.0, 0)?;
+        let (option, rest) = self.0.split_at_checked(usize::from(length) * 8)?;
+        self.0 = rest;
+        Some((kind, option))
     }
 }
 
 /// The Ethernet address in a source (1) or target (2) link-layer address option.
+#[inline(never)]
 pub(in crate::ip) fn link_layer(options: &[u8], kind: u8) -> Option<Mac> {
-    let option = self::options(options)?.find(|option| u8::from(option.option_type()) == kind)?;
-    let mac = *option.into_inner().get(2..)?.first_chunk()?;
-    Some(mac).filter(|mac| is_host_mac(*mac))
+    let (_, option) = self::options(options)?.find(|option| option.0 == kind)?;
+    array(option, 2).filter(|mac| is_host_mac(*mac))
+}
+
+/// The address that a solicitation or advertisement is about, and its options; nothing if it is malformed.
+#[inline(never)]
+fn read(message: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
+    let target = Ipv6Addr::from(array::<16>(message, 8)?);
+    let behind = message.get(24..)?;
+    let valid = message.get(1) == Some(&0) && !target.is_multicast();
+    (valid && options(behind).is_some()).then_some((target, behind))
 }
 
 /// The group of those whose addresses end like this one (RFC 4291 section 2.7.1).
@@ -91,7 +99,7 @@ impl Interface {
     pub(in crate::ip) fn receive_solicitation(
         &mut self,
         header: &Header,
-        message: &Icmpv6Packet<&[u8]>,
+        message: &[u8],
         from: Mac,
         now: Instant,
         cx: &mut Context<'_>,
@@ -100,14 +108,12 @@ impl Interface {
         else {
             return;
         };
-        let target = message.target_addr();
-        let valid = message.msg_code() == 0
-            && !target.is_multicast()
-            && options(message.payload()).is_some();
-        let mac = link_layer(message.payload(), 1);
-        if !valid
-            || (source.is_unspecified() && (mac.is_some() || destination != solicited_node(target)))
-        {
+        let Some((target, options)) = read(message) else {
+            cx.stats.dropped_malformed += 1;
+            return;
+        };
+        let mac = link_layer(options, 1);
+        if source.is_unspecified() && (mac.is_some() || destination != solicited_node(target)) {
             cx.stats.dropped_malformed += 1;
             return;
         }
@@ -127,19 +133,16 @@ impl Interface {
         } else if let Some(mac) = mac {
             self.heard(source.into(), Some(mac), Evidence::Asks, now, cx);
         }
-        let mut flags = NdiscNeighborFlags::empty();
-        if !checking {
-            flags |= NdiscNeighborFlags::OVERRIDE;
-        }
+        let mut flags = if checking { 0 } else { OVERRIDE };
         let to = if source.is_unspecified() {
             ALL_NODES
         } else {
-            flags |= NdiscNeighborFlags::SOLICITED;
+            flags |= SOLICITED;
             source
         };
         let answer = Message {
             kind: ADVERTISEMENT,
-            flags: flags.bits(),
+            flags,
             target: Some(target),
             option: Some(2),
         };
@@ -156,22 +159,18 @@ impl Interface {
     pub(in crate::ip) fn receive_advertisement(
         &mut self,
         header: &Header,
-        message: &Icmpv6Packet<&[u8]>,
+        message: &[u8],
         from: Mac,
         now: Instant,
         cx: &mut Context<'_>,
     ) {
-        let flags = message.neighbor_flags();
-        let target = message.target_addr();
-        let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
-        if message.msg_code() != 0
-            || target.is_multicast()
-            || options(message.payload()).is_none()
-            || (header.destination.is_multicast() && solicited)
-        {
+        let flags = message.get(4).copied().unwrap_or(0);
+        let solicited = flags & SOLICITED != 0;
+        let contradicts = header.destination.is_multicast() && solicited;
+        let Some((target, options)) = read(message).filter(|_| !contradicts) else {
             cx.stats.dropped_malformed += 1;
             return;
-        }
+        };
         if self.has(target.into()) {
             if from == self.mac {
             } else if self.addresses.is_checking(target.into()) {
@@ -183,10 +182,10 @@ impl Interface {
         }
         let evidence = Evidence::Advert {
             solicited,
-            replace: flags.contains(NdiscNeighborFlags::OVERRIDE),
-            router: flags.contains(NdiscNeighborFlags::ROUTER),
+            replace: flags & OVERRIDE != 0,
+            router: flags & ROUTER != 0,
         };
-        let mac = link_layer(message.payload(), 2);
+        let mac = link_layer(options, 2);
         self.heard(target.into(), mac, evidence, now, cx);
     }
 

@@ -38,19 +38,15 @@ fn probes_are_answered_and_others_requests_are_not() {
 #[test]
 fn datagrams_wait_for_their_neighbour() {
     let mut host = Host::v4();
-    for size in [20, 21, 22, 23] {
+    for size in 20..150 {
         assert_eq!(host.send("198.51.100.1", size), Ok(()));
     }
     assert_eq!(host.said(), ["arp who-has 10.0.0.1 tell 10.0.0.7 > all"]);
     host.receive(&arp(MAC, 2, PEER, "10.0.0.1", "10.0.0.7"));
-    assert_eq!(
-        host.said(),
-        [
-            "10.0.0.7 > 198.51.100.1 udp +21 > peer",
-            "10.0.0.7 > 198.51.100.1 udp +22 > peer",
-            "10.0.0.7 > 198.51.100.1 udp +23 > peer",
-        ]
-    );
+    let said = host.said();
+    assert_eq!(said.len(), 130);
+    assert_eq!(said[0], "10.0.0.7 > 198.51.100.1 udp +20 > peer");
+    assert_eq!(said[129], "10.0.0.7 > 198.51.100.1 udp +149 > peer");
     assert!(host.interface.changes().neighbors);
 }
 
