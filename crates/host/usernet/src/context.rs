@@ -40,7 +40,7 @@ impl Context {
     }
 
     /// A time of the TCP core; `None` if it never comes.
-    pub fn from_core(&self, time: kiln_abi::Instant) -> Option<Instant> {
+    pub fn core_time(&self, time: kiln_abi::Instant) -> Option<Instant> {
         if time == kiln_abi::Instant::FOREVER {
             return None;
         }

@@ -177,6 +177,36 @@ fn a_slow_reader_slows_the_guest_and_loses_nothing() {
 }
 
 #[test]
+fn a_guest_that_can_send_but_one_segment_at_a_time_does_not_wait() {
+    const LENGTH: usize = 4 << 20;
+    let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));
+    let address = host.forward(0);
+    let server = guest.listen(80, 65_480);
+    let client = thread::spawn(move || {
+        let start = Instant::now();
+        let mut data = Vec::new();
+        client(address).read_to_end(&mut data).unwrap();
+        (data, start.elapsed())
+    });
+    let data = pattern(LENGTH);
+    let mut sent = 0;
+    guest.run(|guest| {
+        let socket = guest.socket(server);
+        if sent < LENGTH && socket.can_send() {
+            sent += socket.send_slice(&data[sent..]).unwrap();
+        } else if sent == LENGTH && socket.may_send() {
+            socket.close();
+        }
+        client.is_finished()
+    });
+    let (received, time) = client.join().unwrap();
+    assert!(received == data);
+    // 64 delayed acknowledgements, or 64 time-outs, would take longer.
+    assert!(time < Duration::from_secs(2), "{time:?}");
+    drop(host);
+}
+
+#[test]
 fn two_hundred_clients_at_once() {
     const CLIENTS: usize = 200;
     let (host, mut guest) = Host::start(with_forwards(&["127.0.0.1:0:80"]));

@@ -1,21 +1,23 @@
 //! Names to addresses: a small stub resolver (RFC 1034 section 5.3.1, RFC 1035).
 //!
 //! A lookup asks for A and AAAA at once, from a fresh random port with random identifiers (RFC 5452), each server in
-//! turn, three times round with growing patience. Nothing is cached. Answers longer than 512 bytes come cut; what
-//! fits is used.
+//! turn, three times round with growing patience. Nothing is cached. An answer that does not fit into a datagram comes
+//! cut, and the question is asked again over TCP (RFC 7766).
 //!
 //! Reading and writing messages are functions over bytes, further down.
 
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use core::task::Poll;
+use core::pin::pin;
+use core::task::{Context, Poll};
 use core::time::Duration;
 
 use kiln_abi::Instant;
 
 use crate::error::Error;
 use crate::stack::Stack;
+use crate::stream::TcpStream;
 use crate::udp::UdpSocket;
 
 const PORT: u16 = 53;
@@ -38,6 +40,8 @@ const MOST_JUMPS: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reply {
     Addresses(Vec<IpAddr>),
+    /// The same, with some missing.
+    Truncated(Vec<IpAddr>),
     NoSuchName,
     Failed,
 }
@@ -113,7 +117,60 @@ impl Stack {
                 }
             }
         }
+        drop(socket);
+        for ((reply, id), kind) in replies.iter_mut().zip(ids).zip(TYPES) {
+            if !matches!(reply, Some(Reply::Truncated(_))) {
+                continue;
+            }
+            let question = encode_query(id, name, kind);
+            let mut asking = pin!(self.ask_over_tcp(server, &question));
+            let whole = poll_fn(|context| {
+                if let Poll::Ready(message) = asking.as_mut().poll(context) {
+                    return Poll::Ready(message.ok());
+                }
+                self.poll_deadline(deadline, context).map(|()| None)
+            });
+            if let Some(message) = whole.await
+                && let Some(better) = parse_reply(&message, id, name, kind)
+            {
+                *reply = Some(better);
+            }
+        }
         judge(replies)
+    }
+
+    /// RFC 1035 section 4.2.2: each message behind its length.
+    async fn ask_over_tcp(&self, server: IpAddr, question: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut stream = TcpStream::connect(self, SocketAddr::new(server, PORT)).await?;
+        let mut message = Vec::from((question.len() as u16).to_be_bytes());
+        message.extend_from_slice(question);
+        stream.write_all(&message).await?;
+        message.clear();
+        let mut wanted = 2;
+        while message.len() < wanted {
+            let mut buffer = [0; LONGEST_MESSAGE];
+            match stream.read(&mut buffer).await? {
+                0 => return Err(Error::ConnectionReset),
+                count => message.extend_from_slice(&buffer[..count]),
+            }
+            if let Some(&[high, low]) = message.first_chunk() {
+                wanted = 2 + usize::from(u16::from_be_bytes([high, low]));
+            }
+        }
+        message.truncate(wanted);
+        message.drain(..2);
+        Ok(message)
+    }
+
+    /// Ready when the time has come.
+    fn poll_deadline(&self, deadline: Instant, context: &Context<'_>) -> Poll<()> {
+        self.with(|core| {
+            if core.now >= deadline {
+                return Poll::Ready(());
+            }
+            core.timers.register(deadline, context.waker());
+            Poll::Pending
+        })
     }
 
     async fn receive_until(
@@ -126,13 +183,7 @@ impl Stack {
             if let Poll::Ready(received) = socket.poll_recv_from(context.waker(), buffer) {
                 return Poll::Ready(received.map(|(count, _)| Some(count)));
             }
-            self.with(|core| {
-                if core.now >= deadline {
-                    return Poll::Ready(Ok(None));
-                }
-                core.timers.register(deadline, context.waker());
-                Poll::Pending
-            })
+            self.poll_deadline(deadline, context).map(|()| Ok(None))
         })
         .await
     }
@@ -144,7 +195,8 @@ fn judge(replies: [Option<Reply>; 2]) -> Result<Vec<IpAddr>, Error> {
     let mut error = Error::NameNotFound;
     for reply in replies {
         match reply {
-            Some(Reply::Addresses(found)) => addresses.extend(found),
+            // Some are better than none.
+            Some(Reply::Addresses(found) | Reply::Truncated(found)) => addresses.extend(found),
             Some(Reply::NoSuchName) => {}
             Some(Reply::Failed) => error = Error::NameServerFailed,
             None => error = Error::TimedOut,
@@ -198,11 +250,10 @@ fn parse_reply(message: &[u8], id: u16, name: &[u8], kind: u16) -> Option<Reply>
         0 => {
             let count = be16(message, 6)?;
             let addresses = read_answers(message, at + 4, count, asked, kind);
-            let truncated = flags & 0x0200 != 0;
-            if addresses.is_empty() && truncated {
-                Reply::Failed
-            } else {
+            if flags & 0x0200 == 0 {
                 Reply::Addresses(addresses)
+            } else {
+                Reply::Truncated(addresses)
             }
         }
         3 => Reply::NoSuchName,

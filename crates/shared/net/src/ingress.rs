@@ -29,11 +29,12 @@ impl Core {
         self.stats.bytes_in += frame.len() as u64;
         let now = self.now;
         let (interface, mut context) = self.port(port);
-        match interface.receive(frame, now, &mut context) {
+        let trusted = header.checksum_trusted();
+        match interface.receive(frame, trusted, now, &mut context) {
             Input::Done => {}
             Input::Packet(packet, payload) => {
                 // The host vouches for what it has seen, which is not what was put together here.
-                let trusted = header.checksum_trusted() && matches!(payload, Cow::Borrowed(_));
+                let trusted = trusted && matches!(payload, Cow::Borrowed(_));
                 if !trusted && !ip::checksum_is_right(&packet, &payload) {
                     self.stats.dropped_checksum += 1;
                     return;

@@ -65,6 +65,7 @@ mod ip;
 mod link;
 mod listen;
 mod listener;
+mod ports;
 mod pressure;
 mod queue;
 mod random;

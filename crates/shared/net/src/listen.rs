@@ -8,7 +8,7 @@
 //! Several listeners may share an address if all of them say so ([`ListenOptions::reuse_port`]); peers are spread over
 //! them by a keyed hash, as with Linux's `SO_REUSEPORT`.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::task::Waker;
@@ -18,6 +18,7 @@ use kiln_abi::Instant;
 
 use crate::connections::Phase;
 use crate::error::Error;
+use crate::ports::Ports;
 use crate::random::Random;
 use crate::stack::Core;
 use crate::table::{Key, Pair, Secret};
@@ -85,7 +86,7 @@ impl Listener {
 
 /// All listeners.
 pub(crate) struct Listeners {
-    by_port: BTreeMap<u16, Vec<Listener>>,
+    by_port: Ports<Listener>,
     cookies: Cookies,
     last_cookie: Option<Instant>,
     secret: Secret,
@@ -97,7 +98,7 @@ impl Listeners {
         key[..8].copy_from_slice(&random.next_u64().to_le_bytes());
         key[8..].copy_from_slice(&random.next_u64().to_le_bytes());
         Self {
-            by_port: BTreeMap::new(),
+            by_port: Ports::default(),
             cookies: Cookies::new(key),
             last_cookie: None,
             secret: Secret(random.next_u64(), random.next_u64()),
@@ -105,7 +106,7 @@ impl Listeners {
     }
 
     pub(crate) fn get(&mut self, port: u16, id: u32) -> Option<&mut Listener> {
-        let listeners = self.by_port.get_mut(&port)?;
+        let listeners = self.by_port.at_mut(port);
         listeners.iter_mut().find(|listener| listener.id == id)
     }
 
@@ -117,7 +118,7 @@ impl Listeners {
         port: usize,
         pair: Option<&Pair>,
     ) -> Option<&Listener> {
-        let listeners = self.by_port.get(&destination.port())?;
+        let listeners = self.by_port.at(destination.port());
         let fit = |listener: &&Listener| listener.fit(destination, port);
         let best = listeners.iter().map(|listener| fit(&listener)).max()?;
         if best == 0 {
@@ -171,8 +172,7 @@ impl Core {
             return Err(Error::AddressInUse);
         }
         let id = self.id();
-        let listeners = self.listeners.by_port.entry(local.port()).or_default();
-        listeners.push(Listener {
+        let listener = Listener {
             id,
             local,
             only,
@@ -183,14 +183,15 @@ impl Core {
             half_open: 0,
             complete: VecDeque::new(),
             waiting: WaitQueue::default(),
-        });
+        };
+        self.listeners.by_port.push(local.port(), listener);
         Ok((id, local))
     }
 
     /// True if a listener is in the way of another one.
     fn is_listening(&self, local: SocketAddr, options: ListenOptions, only: Option<u8>) -> bool {
-        let listeners = self.listeners.by_port.get(&local.port());
-        listeners.into_iter().flatten().any(|known| {
+        let listeners = self.listeners.by_port.at(local.port());
+        listeners.iter().any(|known| {
             let shared = known.options.reuse_port && options.reuse_port;
             let same_link = match (known.only, only) {
                 (Some(known), Some(only)) => known == only,
@@ -366,10 +367,7 @@ impl Core {
 
     /// The program has dropped a listener: connections that it has not accepted are reset.
     pub(crate) fn release_listener(&mut self, id: u32) {
-        self.listeners.by_port.retain(|_, listeners| {
-            listeners.retain(|known| known.id != id);
-            !listeners.is_empty()
-        });
+        self.listeners.by_port.take(|known| known.id == id);
         let of_listener = |phase: Phase| match phase {
             Phase::HalfOpen { listener, .. } | Phase::Queued { listener, .. } => listener == id,
             _ => false,

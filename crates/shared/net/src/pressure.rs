@@ -1,12 +1,12 @@
 //! When memory is short.
 //!
 //! Buffers grow with what is in them, and their limits add up to more than there is. What connections hold is counted
-//! against three quarters of the stack's budget; the rest is for queues, datagrams and fragments. As it fills up, load is
+//! against seven eighths of the stack's budget; the rest is for queues, datagrams and fragments. As it fills up, load is
 //! shed in this order:
 //!
 //! 1. from 7/8: what lies behind gaps is given up (the peer sends it again), and SYNs are answered with cookies, so nothing
 //!    is kept of them;
-//! 2. still from 7/8: connections that no program holds any more are reset, the oldest first;
+//! 2. still from 7/8: connections that no program holds any more are forgotten, the older half of them at a time;
 //! 3. when it is full: data that arrive for a connection with unread data are dropped, writes beyond a few KiB wait, and
 //!    nobody new is let in.
 //!
@@ -21,8 +21,9 @@ use crate::connections::{Connection, Phase};
 use crate::stack::Core;
 use crate::table::Key;
 
-/// Bytes that a connection takes besides its buffers.
-pub(crate) const EACH: usize = 1024;
+/// Bytes that a connection takes besides its buffers: itself, and its places in the tables.
+pub(crate) const EACH: usize = size_of::<Connection>() + 64;
+const _: () = assert!(EACH <= 1024, "an idle connection takes more than one KiB");
 /// Written data that a connection may hold even when memory is short.
 pub(crate) const SPARE_WRITTEN: usize = 4096;
 /// Between two looks at all connections.
@@ -30,7 +31,7 @@ const RELIEF_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Core {
     fn limit(&self) -> usize {
-        self.config.memory_budget / 4 * 3
+        self.config.memory_budget / 8 * 7
     }
 
     fn used(&self) -> usize {
@@ -81,21 +82,25 @@ impl Core {
         if !self.is_short() || self.connections.lingering == 0 {
             return;
         }
-        let lingering = |(key, connection): (Key, &Connection)| match connection.phase {
-            Phase::Lingering { until } => Some((until, key)),
+        // The older half of them, by the time they have left: the next look takes the next half.
+        let left = |connection: &Connection| match connection.phase {
+            Phase::Lingering { until } => Some(until),
             _ => None,
         };
-        let mut oldest: Vec<(Instant, Key)> = self
-            .connections
-            .table
-            .iter()
-            .filter_map(lingering)
-            .collect();
-        oldest.sort_unstable_by_key(|(until, _)| *until);
-        for (_, key) in oldest {
-            if !self.is_short() {
-                break;
+        let (mut first, mut last) = (Instant::FOREVER, Instant::ZERO);
+        for (_, connection) in self.connections.table.iter() {
+            if let Some(until) = left(connection) {
+                (first, last) = (first.min(until), last.max(until));
             }
+        }
+        let middle = first + last.since(first) / 2;
+        let mut old = Vec::new();
+        for (key, connection) in self.connections.table.iter() {
+            if left(connection).is_some_and(|until| until <= middle) {
+                old.push(key);
+            }
+        }
+        for key in old {
             // A peer with something more to say gets a reset for it.
             self.stats.lingering_dropped += 1;
             self.remove(key);

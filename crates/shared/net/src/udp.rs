@@ -5,7 +5,7 @@
 //! one socket.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::ingress::HOP_LIMIT;
 use crate::ip::{self, Header, Outbound, Trouble, TroubleKind};
 use crate::listen::overlap;
+use crate::ports::Ports;
 use crate::stack::{Core, LOOPBACK, Orphan, Stack};
 use crate::stats::Stats;
 use crate::tcp::Ecn;
@@ -77,17 +78,17 @@ impl Entry {
 
 /// All UDP sockets, by port.
 #[derive(Default)]
-pub(crate) struct UdpTable(BTreeMap<u16, Vec<Entry>>);
+pub(crate) struct UdpTable(Ports<Entry>);
 
 impl UdpTable {
     fn get(&mut self, port: u16, id: u32) -> Result<&mut Entry, Error> {
-        let entries = self.0.get_mut(&port).ok_or(Error::NotConnected)?;
-        let found = entries.iter_mut().find(|entry| entry.id == id);
+        let mut entries = self.0.at_mut(port).iter_mut();
+        let found = entries.find(|entry| entry.id == id);
         found.ok_or(Error::NotConnected)
     }
 
     pub(crate) fn count(&self, stats: &mut Stats) {
-        for entry in self.0.values().flatten() {
+        for entry in self.0.iter() {
             stats.udp_sockets += 1;
             stats.buffer_bytes += entry.held;
         }
@@ -106,8 +107,7 @@ impl Core {
             return Err(Error::AddressNotAvailable);
         }
         let taken = |core: &Self, port: u16| {
-            let entries = core.udp.0.get(&port);
-            entries.into_iter().flatten().any(|entry| {
+            core.udp.0.at(port).iter().any(|entry| {
                 let same_link = entry.only.is_none() == only.is_none()
                     && entry.only.is_none_or(|known| only == Some(known));
                 same_link && overlap(entry.local.ip(), local.ip())
@@ -119,7 +119,7 @@ impl Core {
             return Err(Error::AddressInUse);
         }
         let id = self.id();
-        self.udp.0.entry(local.port()).or_default().push(Entry {
+        let entry = Entry {
             id,
             local,
             only,
@@ -129,7 +129,8 @@ impl Core {
             held: 0,
             readers: WaitQueue::default(),
             groups: Vec::new(),
-        });
+        };
+        self.udp.0.push(local.port(), entry);
         Ok((id, local))
     }
 
@@ -146,8 +147,7 @@ impl Core {
             IpAddr::V4(address) => address.is_multicast() || !self.is_own(to.ip()),
             IpAddr::V6(address) => address.is_multicast(),
         };
-        let entries = self.udp.0.get_mut(&destination);
-        let mut entries: Vec<&mut Entry> = entries.into_iter().flatten().collect();
+        let mut entries: Vec<&mut Entry> = self.udp.0.at_mut(destination).iter_mut().collect();
         if many {
             // A copy for each who wants it.
             entries.retain(|entry| {
@@ -184,8 +184,7 @@ impl Core {
         let TroubleKind::Hard(error) = trouble.kind else {
             return;
         };
-        let entries = self.udp.0.get_mut(&trouble.local.port());
-        for entry in entries.into_iter().flatten() {
+        for entry in self.udp.0.at_mut(trouble.local.port()) {
             if entry.peer == Some(trouble.remote) {
                 entry.error = Some(error);
                 entry.readers.wake();
@@ -317,17 +316,8 @@ impl Core {
 
     /// The program has dropped a socket.
     pub(crate) fn release_udp(&mut self, id: u32) {
-        let mut groups = Vec::new();
-        self.udp.0.retain(|_, entries| {
-            entries.retain_mut(|entry| {
-                if entry.id == id {
-                    groups = core::mem::take(&mut entry.groups);
-                }
-                entry.id != id
-            });
-            !entries.is_empty()
-        });
-        for (group, link) in groups {
+        let entry = self.udp.0.take(|entry| entry.id == id);
+        for (group, link) in entry.into_iter().flat_map(|entry| entry.groups) {
             self.leave_group(group, link);
         }
     }

@@ -170,11 +170,11 @@ impl Connection {
         chunks: &mut Chunks,
         now: kiln_abi::Instant,
     ) -> Verdict {
-        let verdict = self.to_host(stats, now);
+        let verdict = self.feed_host(stats, now);
         if verdict != Verdict::Alive {
             return verdict;
         }
-        let verdict = self.to_guest(stats, chunks, now);
+        let verdict = self.feed_guest(stats, chunks, now);
         if verdict != Verdict::Alive {
             return verdict;
         }
@@ -184,7 +184,7 @@ impl Connection {
         Verdict::Alive
     }
 
-    fn to_host(&mut self, stats: &mut Stats, now: kiln_abi::Instant) -> Verdict {
+    fn feed_host(&mut self, stats: &mut Stats, now: kiln_abi::Instant) -> Verdict {
         let Some(tcb) = &mut self.tcb else {
             return Verdict::Alive;
         };
@@ -217,7 +217,7 @@ impl Connection {
         Verdict::Alive
     }
 
-    fn to_guest(
+    fn feed_guest(
         &mut self,
         stats: &mut Stats,
         chunks: &mut Chunks,

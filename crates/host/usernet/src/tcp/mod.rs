@@ -40,8 +40,8 @@ const CLOSING: Duration = Duration::from_mins(5);
 /// Buffer sizes of one direction: while a quarter of all is reserved, while half is reserved, and then.
 const SIZES: [u32; 3] = [256 << 10, 64 << 10, 16 << 10];
 
-/// A guest that was slow to read its link is not held to time-outs for so long afterwards: its answers are on their way.
-const RECOVERY: Duration = Duration::from_millis(500);
+/// A guest that did not read its link is not held to time-outs for so long afterwards: its answers are on their way.
+const RECOVERY: Duration = Duration::from_millis(10);
 
 /// Connections served in one slice.
 const SLICE: usize = 128;
@@ -101,7 +101,7 @@ impl Tcp {
             if opens {
                 self.open(cx, flow, packet, resolver);
             } else {
-                self.refuse(cx, packet);
+                refuse(cx, packet);
             }
             return true;
         };
@@ -140,6 +140,9 @@ impl Tcp {
 
     /// The guest has read frames: what waited for that goes on.
     pub fn unblocked(&mut self, cx: &Context) {
+        if self.blocked.is_empty() {
+            return;
+        }
         self.patient_until = cx.now + RECOVERY;
         for key in std::mem::take(&mut self.blocked) {
             if let Some(connection) = self.connections.get_mut(key) {
@@ -313,7 +316,7 @@ impl Tcp {
             sooner(retry.unwrap_or(give_up));
         }
         if let Some(tcb) = &connection.tcb
-            && let Some(time) = cx.from_core(tcb.deadline())
+            && let Some(time) = cx.core_time(tcb.deadline())
         {
             sooner(time.max(self.patient_until));
         }
@@ -326,15 +329,6 @@ impl Tcp {
             }
             connection.timer = Some(due);
             self.timers.insert((due, key));
-        }
-    }
-
-    /// Answers a packet that belongs to no connection with a reset, RFC 9293 section 3.5.2.
-    fn refuse(&mut self, cx: &mut Context, packet: &Packet<'_>) {
-        if let Some((flow, segment)) = segment::parse(packet)
-            && let Some(reset) = reset_for(&segment)
-        {
-            segment::send(&mut cx.out, flow, &reset, std::iter::empty());
         }
     }
 
@@ -391,5 +385,14 @@ impl Tcp {
             _ => SIZES[2],
         };
         (self.reserved + Connection::memory(size) <= total).then_some(size)
+    }
+}
+
+/// Answers a packet that belongs to no connection with a reset, RFC 9293 section 3.5.2.
+fn refuse(cx: &mut Context, packet: &Packet<'_>) {
+    if let Some((flow, segment)) = segment::parse(packet)
+        && let Some(reset) = reset_for(&segment)
+    {
+        segment::send(&mut cx.out, flow, &reset, std::iter::empty());
     }
 }

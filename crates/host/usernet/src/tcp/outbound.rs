@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::connection::{Connection, Flow, Phase};
-use super::{EVENTS, Tcp, segment};
+use super::{EVENTS, Tcp, refuse, segment};
 use crate::context::Context;
 use crate::dns;
 use crate::packet::{Packet, Unreachable, send_unreachable};
@@ -32,7 +32,7 @@ impl Tcp {
             (Route::Host(address), _) => SocketAddr::new(address, flow.peer.port()),
             (Route::Dns, Some(resolver)) => resolver,
             // Nobody listens there, as far as the guest is concerned.
-            (Route::Dns | Route::Gateway, _) => return self.refuse(cx, packet),
+            (Route::Dns | Route::Gateway, _) => return refuse(cx, packet),
             (Route::Refused, _) => {
                 cx.stats.refused += 1;
                 send_unreachable(&mut cx.out, packet, Unreachable::Prohibited);
@@ -41,15 +41,15 @@ impl Tcp {
         };
         if self.connections.len() >= cx.config.limits.connections {
             cx.stats.tcp_limited += 1;
-            return self.refuse(cx, packet);
+            return refuse(cx, packet);
         }
         match self.connect(cx, flow, packet, target) {
             Ok(()) => cx.stats.tcp_opened += 1,
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 cx.stats.tcp_limited += 1;
-                self.refuse(cx, packet);
+                refuse(cx, packet);
             }
-            Err(errno) => self.fail(cx, packet.bytes, errno),
+            Err(errno) => fail(cx, packet.bytes, errno),
         }
     }
 
@@ -107,7 +107,7 @@ impl Tcp {
         };
         if let Err(errno) = outcome {
             self.remove(key);
-            return self.fail(cx, &syn, errno);
+            return fail(cx, &syn, errno);
         }
         let Some(packet) = Packet::parse(&syn) else {
             return self.remove(key);
@@ -116,7 +116,7 @@ impl Tcp {
         let (Some(size), Some((flow, segment))) = (size, segment::parse(&packet)) else {
             self.remove(key);
             cx.stats.tcp_limited += 1;
-            return self.refuse(cx, &packet);
+            return refuse(cx, &packet);
         };
         let tcb = self.opening.answer(cx, flow, &segment, size);
         if let Some(connection) = self.connections.get_mut(key) {
@@ -124,23 +124,23 @@ impl Tcp {
             self.reserved += connection.reserve(size);
         }
     }
+}
 
-    /// Tells the guest why its connection cannot be.
-    fn fail(&mut self, cx: &mut Context, syn: &[u8], errno: Errno) {
-        cx.stats.tcp_failed += 1;
-        let Some(packet) = Packet::parse(syn) else {
-            return;
-        };
-        match errno {
-            // The guest's own time-out says it best.
-            Errno::TIMEDOUT => {}
-            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::HOSTDOWN => {
-                send_unreachable(&mut cx.out, &packet, Unreachable::Host);
-            }
-            Errno::ACCESS | Errno::PERM => {
-                send_unreachable(&mut cx.out, &packet, Unreachable::Prohibited);
-            }
-            _ => self.refuse(cx, &packet),
+/// Tells the guest why its connection cannot be.
+fn fail(cx: &mut Context, syn: &[u8], errno: Errno) {
+    cx.stats.tcp_failed += 1;
+    let Some(packet) = Packet::parse(syn) else {
+        return;
+    };
+    match errno {
+        // The guest's own time-out says it best.
+        Errno::TIMEDOUT => {}
+        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::HOSTDOWN => {
+            send_unreachable(&mut cx.out, &packet, Unreachable::Host);
         }
+        Errno::ACCESS | Errno::PERM => {
+            send_unreachable(&mut cx.out, &packet, Unreachable::Prohibited);
+        }
+        _ => refuse(cx, &packet),
     }
 }

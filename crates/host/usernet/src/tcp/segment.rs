@@ -18,11 +18,18 @@ const HOPS: u8 = 64;
 /// The greatest IP packet that one frame may carry.
 const GREATEST: u16 = u16::MAX;
 
+/// Segments with so many bytes of data count as more than one. Two of the greatest may never come together: a guest that
+/// sends as much as its buffer holds waits for the first one's acknowledgement, which must not wait for a second one.
+const BULK: usize = 4096;
+
 /// Reads a TCP packet of the guest. `None` if it is malformed.
 pub(super) fn parse<'a>(packet: &Packet<'a>) -> Option<(Flow, Segment<'a>)> {
-    let (from, to, segment) = Segment::parse(packet.payload)?;
+    let (from, to, mut segment) = Segment::parse(packet.payload)?;
     if from == 0 || to == 0 {
         return None;
+    }
+    if segment.payload.len() >= BULK {
+        segment.joined = 2;
     }
     let flow = Flow {
         guest: SocketAddr::new(packet.source, from),

@@ -28,6 +28,8 @@ pub(super) enum Cast {
 #[derive(Clone, Copy)]
 pub(super) struct Origins<'a> {
     pub cast: Cast,
+    /// The transport's checksum need not be verified.
+    pub trusted: bool,
     /// The Ethernet address that it came from.
     pub from: Mac,
     /// The packet as it came; empty if it was put together from fragments.
@@ -41,10 +43,11 @@ pub(super) struct Origins<'a> {
 }
 
 impl Interface {
-    /// Takes in a frame.
+    /// Takes in a frame. `trusted` if its transport's checksum need not be verified: the host has, or has left it out.
     pub(crate) fn receive<'f>(
         &mut self,
         frame: &'f [u8],
+        trusted: bool,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Input<'f> {
@@ -69,8 +72,8 @@ impl Interface {
             }
         };
         let outcome = match kind {
-            [0x08, 0x00] => self.receive4(bytes, to_group, from, now, cx),
-            [0x86, 0xdd] => self.receive6(bytes, to_group, from, now, cx),
+            [0x08, 0x00] => self.receive4(bytes, to_group, trusted, from, now, cx),
+            [0x86, 0xdd] => self.receive6(bytes, to_group, trusted, from, now, cx),
             [0x08, 0x06] => {
                 self.receive_arp(frame, bytes, now, cx);
                 Ok(Input::Done)
@@ -95,6 +98,7 @@ impl Interface {
         &mut self,
         bytes: &'f [u8],
         to_group: bool,
+        trusted: bool,
         from: Mac,
         now: Instant,
         cx: &mut Context<'_>,
@@ -105,6 +109,7 @@ impl Interface {
         };
         let about = Origins {
             cast,
+            trusted,
             from,
             whole: packet.whole,
             named_at: 9,
@@ -127,6 +132,7 @@ impl Interface {
         &mut self,
         bytes: &'f [u8],
         to_group: bool,
+        trusted: bool,
         from: Mac,
         now: Instant,
         cx: &mut Context<'_>,
@@ -137,6 +143,7 @@ impl Interface {
         };
         let mut about = Origins {
             cast,
+            trusted,
             from,
             whole: packet.whole,
             named_at: 6,
@@ -201,6 +208,8 @@ impl Interface {
             payload.drain(..walk.at.min(payload.len()));
         }
         let about = Origins {
+            // The host has seen only the fragments.
+            trusted: false,
             whole: &[],
             fragmented: true,
             ..*about
@@ -294,11 +303,11 @@ impl Interface {
             (TCP, _) if about.cast == Cast::Own => Input::Packet(header, payload),
             (TCP, _) => Input::Done,
             (UDP, IpAddr::V4(_)) if self.dhcp4.is_some() && to_port(dhcp4::CLIENT_PORT) => {
-                self.receive_dhcp4(&header, &payload, now, cx);
+                self.receive_dhcp4(&header, &payload, about.trusted, now, cx);
                 Input::Done
             }
             (UDP, IpAddr::V6(_)) if self.dhcp6.is_some() && to_port(dhcp6::CLIENT_PORT) => {
-                self.receive_dhcp6(&header, &payload, now, cx);
+                self.receive_dhcp6(&header, &payload, about.trusted, now, cx);
                 Input::Done
             }
             _ if about.cast == Cast::Other => Input::Done,

@@ -381,7 +381,7 @@ fn connections_stop_at_the_memory_budget() {
     let mut world = World::new();
     let a = world.stack(config_a().memory_budget(16 << 20));
     let b = world.stack(super::config_b().memory_budget(256 << 10));
-    let listener = TcpListener::bind(&b, socket(B4, 80)).expect("binds");
+    let listener = TcpListener::bind_with(&b, socket(B4, 80), backlog(1000)).expect("binds");
     let held = Rc::new(Cell::new(0));
     let keep = held.clone();
     world.spawn("server", async move {
@@ -402,9 +402,8 @@ fn connections_stop_at_the_memory_budget() {
     world.pass(Duration::from_secs(5));
     let stats = b.stats();
     assert!(stats.buffer_bytes <= (256 << 10), "{stats:?}");
-    // Three quarters of the budget, a KiB for each.
     assert_eq!(stats.accepted, held.get() as u64);
-    assert!((150..=192).contains(&held.get()), "{stats:?}");
+    assert!((200..=256).contains(&held.get()), "{stats:?}");
     assert!(stats.refused > 0 && stats.cookies_sent > 0, "{stats:?}");
 }
 

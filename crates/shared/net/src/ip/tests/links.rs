@@ -282,11 +282,8 @@ fn the_same_ethernet_address_twice_ends_autoconfiguration() {
     assert_eq!(host.interface.addresses().count(), 0);
 }
 
-#[test]
-fn other_information_comes_from_dhcp() {
-    let mut host = Host::auto();
-    host.receive(&advert(0x40, 1800, &[]));
-    host.after(2);
+/// The answer of DHCPv6 to what the host said last, with a server's address: without its checksum.
+fn dhcp6(host: &mut Host) -> Vec<u8> {
     let frames = host.sent();
     let request = frames
         .iter()
@@ -300,6 +297,15 @@ fn other_information_comes_from_dhcp() {
     reply.extend(v6("2001:db8::53").octets());
     let length = reply.len() as u16;
     put(&mut reply, 4, &length.to_be_bytes());
+    reply
+}
+
+#[test]
+fn other_information_comes_from_dhcp() {
+    let mut host = Host::auto();
+    host.receive(&advert(0x40, 1800, &[]));
+    host.after(2);
+    let mut reply = dhcp6(&mut host);
     let (source, destination) = (ip("fe80::1"), ip("fe80::ff:fe00:7"));
     let pseudo = pseudo_sum(source, destination, 17, reply.len());
     let total = !add_sums(pseudo, sum(&reply));
@@ -310,6 +316,32 @@ fn other_information_comes_from_dhcp() {
         [ip("2001:db8::53")]
     );
     assert!(host.interface.changes().addresses);
+}
+
+/// A server on the other end of a virtual link leaves the checksum of UDP to whoever sends the datagram on.
+#[test]
+fn dhcp_servers_on_the_host_leave_out_checksums() {
+    let mut host = Host::auto();
+    host.receive(&advert(0x40, 1800, &[]));
+    host.after(2);
+    let mut reply = dhcp6(&mut host);
+    put(&mut reply, 6, &[1, 1]);
+    let reply = frame(MAC, ("fe80::1", "fe80::ff:fe00:7"), 17, 64, &reply);
+    host.receive(&reply);
+    assert_eq!(host.interface.name_servers().count(), 0);
+    assert_eq!(host.stats.dropped_checksum, 1);
+    host.receive_from(&reply, true);
+    assert_eq!(host.interface.name_servers().count(), 1);
+
+    let mut host = Host::dhcp();
+    for kind in [2, 5] {
+        let mut message = dhcp(&mut host, kind, "10.0.0.7");
+        put(&mut message, 14 + 20 + 6, &[1, 1]);
+        host.receive(&message);
+        host.receive_from(&message, true);
+    }
+    assert_eq!(host.stats.dropped_checksum, 2);
+    assert!(host.interface.has(ip("10.0.0.7")));
 }
 
 /// A message of a DHCP server about 10.0.0.7, answering what the host said last.

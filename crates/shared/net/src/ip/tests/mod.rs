@@ -125,8 +125,13 @@ impl Host {
     }
 
     pub(super) fn receive(&mut self, frame: &[u8]) -> Got {
+        self.receive_from(frame, false)
+    }
+
+    /// As [`receive`](Self::receive); `trusted` if the link vouches for the transport's checksum.
+    pub(super) fn receive_from(&mut self, frame: &[u8], trusted: bool) -> Got {
         self.with(
-            |interface, now, cx| match interface.receive(frame, now, cx) {
+            |interface, now, cx| match interface.receive(frame, trusted, now, cx) {
                 Input::Done => Got::Nothing,
                 Input::Packet(header, payload) => Got::Packet(header, payload.into_owned()),
                 Input::Trouble(trouble) => Got::Trouble(trouble),
