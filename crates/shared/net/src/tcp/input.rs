@@ -228,7 +228,12 @@ impl Tcb {
             return Next::Step;
         }
         if ack > self.snd_nxt || ack < self.snd_una - self.max_snd_wnd {
-            self.challenge(now);
+            if segment.payload.is_empty() {
+                self.challenge(now);
+            } else {
+                // It was much delayed, and its data may be what is waited for: the peer must send them again.
+                self.marks.set(Marks::ACK_NOW);
+            }
             return Next::Drop;
         }
         Next::Step

@@ -475,14 +475,22 @@ impl Tcb {
         self.marks.has(Marks::DUPLICATE) || self.marks.has(Marks::SACK) && self.receive.has_gap()
     }
 
-    /// The blocks to report: the most recent duplicate (RFC 2883 section 4), then what waits behind gaps.
+    /// The blocks to report: the most recent duplicate (RFC 2883 section 4), then what waits behind gaps. A duplicate of
+    /// what waits is known by the block that holds it, which must be the second.
     fn sack(&self) -> SackBlocks {
         let mut blocks = SackBlocks::default();
-        if self.marks.has(Marks::DUPLICATE) {
-            blocks.push(self.duplicate);
+        let waiting = self.receive.sack();
+        let duplicate = self.duplicate;
+        let holds = |block: &&Block| block.start <= duplicate.start && duplicate.end <= block.end;
+        let holder = waiting.as_slice().iter().find(holds).copied();
+        if self.marks.has(Marks::DUPLICATE) && (holder.is_some() || duplicate.end <= self.rcv_nxt) {
+            blocks.push(duplicate);
+            if let Some(holder) = holder {
+                blocks.push(holder);
+            }
         }
-        if self.receive.has_gap() {
-            for &block in self.receive.sack().as_slice() {
+        for &block in waiting.as_slice() {
+            if blocks.is_empty() || Some(block) != holder {
                 blocks.push(block);
             }
         }

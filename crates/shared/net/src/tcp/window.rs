@@ -134,8 +134,9 @@ impl Tcb {
 
     /// The program wants another limit. The scale is settled, so it bounds what can be offered.
     pub(super) fn set_receive_limit(&mut self, limit: u32) {
-        self.tuning.limit = limit.min(0xffff << self.rcv_scale);
-        self.tuning.window = self.tuning.window.min(self.tuning.limit);
+        let tuning = &mut self.tuning;
+        tuning.limit = limit.min(0xffff << self.rcv_scale);
+        tuning.window = tuning.window.max(INITIAL).min(tuning.limit);
         self.set_buffer_limit();
     }
 

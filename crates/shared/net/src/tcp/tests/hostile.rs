@@ -455,13 +455,18 @@ proptest! {
     #[test]
     fn the_same_bytes_or_an_error(
         (settings_a, settings_b) in (all_settings(), all_settings()),
-        (program_a, mut program_b) in (programs(), programs()),
+        (mut program_a, mut program_b) in (programs(), programs()),
         link in links(),
         (iss_a, iss_b) in any::<(u32, u32)>(),
         seed in any::<u64>(),
     ) {
         // Somebody has to close first.
         program_b.closes_last &= !program_a.closes_last;
+        // Hours are no use either.
+        if link.loss > 50 {
+            program_a.total = program_a.total.min(40_000);
+            program_b.total = program_b.total.min(40_000);
+        }
         let a = End::new(settings_a, program_a, iss_a, (1, 2));
         let b = End::new(settings_b, program_b, iss_b, (2, 1));
         let well = run(a, b, link, seed);
