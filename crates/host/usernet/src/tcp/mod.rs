@@ -117,11 +117,10 @@ impl Tcp {
             }
             return true;
         }
-        if let Some(tcb) = &mut connection.tcb {
-            let changed = tcb.receive(&segment, cx.core_now());
-            if connection.has_work(changed) {
-                self.enqueue(key);
-            }
+        let now = cx.core_now();
+        let changed = connection.receive(&segment, &mut cx.stats, now);
+        if connection.has_work(changed) {
+            self.enqueue(key);
         }
         true
     }

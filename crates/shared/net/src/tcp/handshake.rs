@@ -13,7 +13,7 @@ use super::receive::ReceiveBuffer;
 use super::recovery::Recovery;
 use super::send::SendBuffer;
 use super::settings::Settings;
-use super::tcb::Milliseconds;
+use super::tcb::{Milliseconds, keep};
 use super::window::Tuning;
 use super::{Block, Changed, Ecn, Flags, Options, Outgoing, Segment, Seq, Tcb, Timestamps};
 use crate::error::Error;
@@ -249,7 +249,7 @@ impl Tcb {
         self.establish(changed);
         self.marks.set(Marks::ACK_NOW);
         // Sixth to eighth step of section 3.10.7.4.
-        self.take_text(segment, now, changed);
+        self.take_text(segment, now, changed, keep);
     }
 
     /// ESTABLISHED, or what follows it if the program has closed already.

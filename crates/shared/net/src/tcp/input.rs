@@ -48,6 +48,7 @@ impl Tcb {
         segment: &Segment<'_>,
         now: Instant,
         changed: &mut Changed,
+        take: impl FnOnce(&[u8]) -> usize,
     ) {
         if !self.is_expected(segment) {
             let repeats_syn = self.is_simultaneous_synack(segment);
@@ -73,7 +74,7 @@ impl Tcb {
         }
         self.after_ack(now, changed);
         if !segment.payload.is_empty() || segment.flags.has(Flags::FIN) {
-            self.take_text(segment, now, changed);
+            self.take_text(segment, now, changed, take);
         }
     }
 
@@ -359,7 +360,13 @@ impl Tcb {
     }
 
     /// Seventh, process the segment text; finds out where the FIN is for the eighth step.
-    pub(super) fn take_text(&mut self, segment: &Segment<'_>, now: Instant, changed: &mut Changed) {
+    pub(super) fn take_text(
+        &mut self,
+        segment: &Segment<'_>,
+        now: Instant,
+        changed: &mut Changed,
+        take: impl FnOnce(&[u8]) -> usize,
+    ) {
         if !matches!(
             self.state,
             State::Established | State::FinWait1 | State::FinWait2
@@ -399,9 +406,15 @@ impl Tcb {
                 *changed |= Changed::CLOSED;
                 return;
             }
-            if self.insert_text(seq, text) {
+            let taken = self.show_text(seq, text, take);
+            let rest = text.get(taken..).unwrap_or_default();
+            let inserted = !rest.is_empty() && self.insert_text(seq + taken as u32, rest);
+            if taken > 0 || inserted {
                 *changed |= Changed::READABLE;
                 self.schedule_ack(segment, now);
+            }
+            if taken > 0 {
+                self.has_read(taken, now);
             }
         }
         if fin && self.rcv_nxt != self.peer_fin {
@@ -410,6 +423,20 @@ impl Tcb {
         if self.marks.has(Marks::PEER_FIN_SEEN) && self.rcv_nxt == self.peer_fin {
             self.take_fin(now, changed);
         }
+    }
+
+    /// Shows text to somebody who may take it from where it is, if it is what would be read next. Returns how much was
+    /// taken.
+    #[inline]
+    fn show_text(&mut self, seq: Seq, text: &[u8], take: impl FnOnce(&[u8]) -> usize) -> usize {
+        if seq != self.rcv_nxt || !self.receive.is_empty() || self.receive.has_gap() {
+            return 0;
+        }
+        let taken = take(text).min(text.len());
+        self.receive.skip(taken as u32);
+        self.rcv_nxt += taken as u32;
+        self.bytes_received += taken as u64;
+        taken
     }
 
     /// Puts text into the buffer. True if RCV.NXT has moved.

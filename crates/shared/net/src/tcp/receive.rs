@@ -154,6 +154,12 @@ impl ReceiveBuffer {
         result
     }
 
+    /// The next `count` bytes have arrived and were read elsewhere. Nothing is held.
+    pub fn skip(&mut self, count: u32) {
+        debug_assert!(self.is_empty() && !self.has_gap());
+        self.next += count;
+    }
+
     /// Bytes ready to be read.
     #[inline]
     pub fn len(&self) -> usize {

@@ -131,13 +131,25 @@ impl From<Duration> for Milliseconds {
 impl Tcb {
     /// SEGMENT ARRIVES, RFC 9293 section 3.10.7.
     pub fn receive(&mut self, segment: &Segment<'_>, now: Instant) -> Changed {
+        self.receive_with(segment, now, keep)
+    }
+
+    /// As [`receive`](Self::receive), for who can use the text where it is: text that comes next, while nothing is
+    /// buffered, is shown to `take`, and counts as read as far as that says. The rest is buffered as always. Either way
+    /// [`Changed::READABLE`] says that something has arrived.
+    pub fn receive_with(
+        &mut self,
+        segment: &Segment<'_>,
+        now: Instant,
+        take: impl FnOnce(&[u8]) -> usize,
+    ) -> Changed {
         self.segments_in += u64::from(segment.joined.max(1));
         let mut changed = Changed::default();
         match self.state {
             State::Closed => {}
             State::SynSent => self.syn_sent(segment, now, &mut changed),
             State::TimeWait => self.in_time_wait(segment, now),
-            _ => self.segment_arrives(segment, now, &mut changed),
+            _ => self.segment_arrives(segment, now, &mut changed, take),
         }
         self.settle(now);
         if self.may_have_output() {
@@ -438,6 +450,11 @@ impl Tcb {
         }
         Ok(())
     }
+}
+
+/// Takes nothing: all text is buffered.
+pub(super) fn keep(_text: &[u8]) -> usize {
+    0
 }
 
 /// Milliseconds of the clock, as timestamps count them.
