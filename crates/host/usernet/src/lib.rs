@@ -90,7 +90,7 @@ const FRAMES: usize = 64;
 
 /// Bytes of frames after which it is the same: a guest that sends much learns early that it may go on, and sends while
 /// the rest is taken.
-const FRAME_BYTES: usize = 128 << 10;
+const FRAME_BYTES: usize = 256 << 10;
 
 /// Rounds of frames and service in one call of [`Usernet::run`].
 const ROUNDS: usize = 8;

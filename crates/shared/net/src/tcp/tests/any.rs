@@ -35,6 +35,7 @@ enum Step {
         ecn: u8,
         joined: u16,
         mss: Option<u16>,
+        take: u16,
     },
     Pass(u64),
     Transmit(u32),
@@ -81,8 +82,9 @@ prop_compose! {
         ecn in 0..4u8,
         joined in 0..20u16,
         mss in proptest::option::of(any::<u16>()),
+        take in prop_oneof![Just(0u16), 0..3000u16],
     ) -> Step {
-        Step::Arrives { seq, ack, flags, window, length, timestamp, sack, ecn, joined, mss }
+        Step::Arrives { seq, ack, flags, window, length, timestamp, sack, ecn, joined, mss, take }
     }
 }
 
@@ -126,6 +128,7 @@ fn arrive(tcb: &mut Tcb, step: &Step, now: Instant) {
         ecn,
         joined,
         mss,
+        take,
     } = step
     else {
         return;
@@ -158,7 +161,7 @@ fn arrive(tcb: &mut Tcb, step: &Step, now: Instant) {
         ecn: Ecn::from_bits(*ecn),
         joined: *joined,
     };
-    let changed = tcb.receive(&segment, now);
+    let changed = tcb.receive_with(&segment, now, |_| usize::from(*take));
     let _ = reset_for(&segment);
     if let Some(mut rest) = tcb.time_wait() {
         let _ = rest.receive(&segment, now);
