@@ -262,10 +262,16 @@ impl Connection {
         let Some(tcb) = &mut self.tcb else {
             return Verdict::Alive;
         };
+        // Whole chunks are not copied.
+        let least = if self.buffer_size as usize >= 4 * CHUNK {
+            CHUNK
+        } else {
+            LEAST_READ
+        };
         while self.readable && !self.host_ended {
             let room = tcb.writable().min(CHUNK);
             // A little room will be more with the next acknowledgement.
-            if room == 0 || room < LEAST_READ && tcb.unacknowledged() > LEAST_READ {
+            if room == 0 || room < least && tcb.unacknowledged() > least {
                 break;
             }
             let wanted = &mut chunks.room()[..room];
@@ -344,7 +350,8 @@ impl Connection {
     }
 }
 
-/// Less than this is not read from the host while the guest has as much to acknowledge.
+/// Less than this (a chunk, if the buffer has room for several) is not read from the host while the guest has more than
+/// that to acknowledge.
 const LEAST_READ: usize = 4096;
 
 /// Less than this waits in the core's buffer until all frames that are there have been taken, so that small pieces leave
