@@ -208,8 +208,8 @@ impl Config {
 pub struct Limits {
     /// TCP connections at a time, both directions together.
     pub connections: usize,
-    /// Bytes of all TCP buffers together. Connections get 256 KiB each way while there is plenty, then less, and none
-    /// once it is used up.
+    /// Bytes of all TCP buffers together. Connections may use 1 MiB each way while there is plenty, then less, and none
+    /// can be made once it is used up.
     pub buffer_bytes: usize,
     /// UDP flows at a time, for each direction. The longest idle makes room for a new one.
     pub udp_flows: usize,

@@ -88,6 +88,10 @@ use self::udp::Udp;
 /// Frames taken from the guest before everything that they touched is served.
 const FRAMES: usize = 64;
 
+/// Bytes of frames after which it is the same: a guest that sends much learns early that it may go on, and sends while
+/// the rest is taken.
+const FRAME_BYTES: usize = 256 << 10;
+
 /// Rounds of frames and service in one call of [`Usernet::run`].
 const ROUNDS: usize = 8;
 
@@ -321,9 +325,14 @@ impl Usernet {
         if !self.link_readable {
             return;
         }
+        let mut bytes = 0;
         for _ in 0..FRAMES {
+            if bytes >= FRAME_BYTES {
+                return;
+            }
             match self.inbound.receive() {
                 Received::Frame(frame) => {
+                    bytes += frame.len();
                     self.cx.stats.frames_in += 1;
                     self.cx.stats.bytes_in += frame.len() as u64;
                     if let Some(observer) = &mut self.cx.out.observer {

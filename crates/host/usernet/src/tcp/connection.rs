@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use kiln_net::tcp::{Changed, State, Tcb};
+use kiln_net::tcp::{Changed, Segment, State, Tcb};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
@@ -155,6 +155,43 @@ impl Connection {
         self.writable |= flags.intersects(Flags::OUT | Flags::ERR | Flags::HUP);
     }
 
+    /// Takes a segment of the guest. Much data goes to the host from where it is, if the host takes it now.
+    pub fn receive(
+        &mut self,
+        segment: &Segment<'_>,
+        stats: &mut Stats,
+        now: kiln_abi::Instant,
+    ) -> Changed {
+        let direct = self.writable
+            && matches!(self.phase, Phase::Open)
+            && segment.payload.len() >= LEAST_DIRECT;
+        if direct && self.tcb.as_ref().is_some_and(|tcb| tcb.readable() != 0) {
+            // What came in small pieces goes before it. Should the host have failed, the core is closed then, and tells.
+            let _ = self.feed_host(stats, now);
+        }
+        let Some(tcb) = &mut self.tcb else {
+            return Changed::default();
+        };
+        if !direct || !self.writable {
+            return tcb.receive(segment, now);
+        }
+        tcb.receive_with(segment, now, &mut |text| {
+            match send_to_host(&self.host, text) {
+                Ok(sent) => {
+                    stats.tcp_bytes_out += sent as u64;
+                    self.writable = sent == text.len();
+                    sent
+                }
+                Err(Errno::AGAIN) => {
+                    self.writable = false;
+                    0
+                }
+                // The next attempt, from the buffer, meets the same error.
+                Err(_) => 0,
+            }
+        })
+    }
+
     /// True if what a segment has changed gives [`splice`](Self::splice) or the way to the guest something to do.
     pub fn has_work(&self, changed: Changed) -> bool {
         if changed == Changed::WRITABLE && matches!(self.phase, Phase::Open) {
@@ -197,8 +234,7 @@ impl Connection {
             if data.is_empty() {
                 break;
             }
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.host, data, flags) {
+            match send_to_host(&self.host, data) {
                 Ok(sent) => {
                     stats.tcp_bytes_out += sent as u64;
                     self.writable = sent == data.len();
@@ -226,10 +262,16 @@ impl Connection {
         let Some(tcb) = &mut self.tcb else {
             return Verdict::Alive;
         };
+        // Whole chunks are not copied.
+        let least = if self.buffer_size as usize >= 4 * CHUNK {
+            CHUNK
+        } else {
+            LEAST_READ
+        };
         while self.readable && !self.host_ended {
             let room = tcb.writable().min(CHUNK);
             // A little room will be more with the next acknowledgement.
-            if room == 0 || room < LEAST_READ && tcb.unacknowledged() > LEAST_READ {
+            if room == 0 || room < least && tcb.unacknowledged() > least {
                 break;
             }
             let wanted = &mut chunks.room()[..room];
@@ -308,8 +350,17 @@ impl Connection {
     }
 }
 
-/// Less than this is not read from the host while the guest has as much to acknowledge.
+/// Less than this (a chunk, if the buffer has room for several) is not read from the host while the guest has more than
+/// that to acknowledge.
 const LEAST_READ: usize = 4096;
+
+/// Less than this waits in the core's buffer until all frames that are there have been taken, so that small pieces leave
+/// together.
+const LEAST_DIRECT: usize = 4096;
+
+fn send_to_host(host: &OwnedFd, data: &[u8]) -> Result<usize, Errno> {
+    rustix::net::send(host, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+}
 
 /// Both directions of a host's socket are dead: its peer reset it.
 fn is_gone(host: &OwnedFd) -> bool {

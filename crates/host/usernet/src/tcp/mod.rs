@@ -37,8 +37,9 @@ const EVENTS: Flags = Flags::IN
 /// How long the guest may take for the last step of opening or closing.
 const CLOSING: Duration = Duration::from_mins(5);
 
-/// Buffer sizes of one direction: while a quarter of all is reserved, while half is reserved, and then.
-const SIZES: [u32; 3] = [256 << 10, 64 << 10, 16 << 10];
+/// Buffer sizes of one direction, and of how much memory all connections together may have reserved with it: one part in so
+/// many. With the first, both ends are at work at the same time instead of waiting for each other.
+const SIZES: [(u32, usize); 4] = [(1 << 20, 8), (256 << 10, 4), (64 << 10, 2), (16 << 10, 1)];
 
 /// A guest that did not read its link is not held to time-outs for so long afterwards: its answers are on their way.
 const RECOVERY: Duration = Duration::from_millis(10);
@@ -117,11 +118,10 @@ impl Tcp {
             }
             return true;
         }
-        if let Some(tcb) = &mut connection.tcb {
-            let changed = tcb.receive(&segment, cx.core_now());
-            if connection.has_work(changed) {
-                self.enqueue(key);
-            }
+        let now = cx.core_now();
+        let changed = connection.receive(&segment, &mut cx.stats, now);
+        if connection.has_work(changed) {
+            self.enqueue(key);
         }
         true
     }
@@ -379,12 +379,10 @@ impl Tcp {
     /// Bytes for each buffer of a new connection, depending on how much is reserved; `None` when all is.
     fn buffer_size(&self, cx: &Context) -> Option<u32> {
         let total = cx.config.limits.buffer_bytes;
-        let size = match self.reserved {
-            reserved if reserved < total / 4 => SIZES[0],
-            reserved if reserved < total / 2 => SIZES[1],
-            _ => SIZES[2],
+        let fits = |&&(size, part): &&(u32, usize)| {
+            self.reserved + Connection::memory(size) <= total / part
         };
-        (self.reserved + Connection::memory(size) <= total).then_some(size)
+        SIZES.iter().find(fits).map(|&(size, _)| size)
     }
 }
 
