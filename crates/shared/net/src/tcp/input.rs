@@ -415,10 +415,8 @@ impl Tcb {
             let given = self.give_text(seq, text, sink, now);
             let rest = text.get(given as usize..).unwrap_or_default();
             let advanced = !rest.is_empty() && self.insert_text(seq + given, rest);
-            if advanced {
-                *changed |= Changed::READABLE;
-            }
             if advanced || given > 0 {
+                *changed |= Changed::READABLE;
                 self.schedule_ack(segment, now);
             }
         }

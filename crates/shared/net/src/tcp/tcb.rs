@@ -135,7 +135,7 @@ impl Tcb {
 
     /// As [`receive`](Self::receive) without a copy for a reader who is ready: text that comes next, while none is
     /// buffered, is offered to `sink`, which returns how many bytes it has taken. They count as read; what is left is
-    /// buffered. May be called in the very moment in which the handshake completes.
+    /// buffered. [`Changed::READABLE`] tells of both. May be called in the very moment in which the handshake completes.
     pub fn receive_with(
         &mut self,
         segment: &Segment<'_>,

@@ -24,5 +24,6 @@ mod path;
 mod script;
 mod size;
 mod states;
+mod taken;
 mod time_wait;
 mod timers;
