@@ -8,7 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Host packages that are not default members.
-const HOST: &[&str] = &["kiln-system-tests", "xtask", "bench-suite", "bench-mem"];
+const HOST: &[&str] = &[
+    "kiln-system-tests",
+    "kiln-lossy",
+    "kiln-tcp-spec",
+    "xtask",
+    "bench-suite",
+    "bench-mem",
+];
 /// Guests, linted as guests. Their libraries are linted as host crates too.
 const GUESTS: &[&str] = &[
     "hello",
@@ -20,6 +27,7 @@ const GUESTS: &[&str] = &[
     "guest-netprobe",
     "guest-links",
     "guest-netload",
+    "guest-tcpload",
     "guest-alloc",
 ];
 /// Whole-system tests that hold for guests in Kiln's own virtual machines: all but those about images and other monitors.
@@ -103,7 +111,9 @@ fn main() -> ExitCode {
 fn test() -> Result<(), String> {
     report_tools();
     cargo(&["test"])?;
-    cargo(&["test", "--package", "web", "--package", "kv"])?;
+    for package in ["web", "kv", "kiln-lossy", "kiln-tcp-spec"] {
+        cargo(&["test", "--package", package])?;
+    }
     cargo(&["build", "--release", "--package", "kiln-cli"])?;
     cargo(&["test", "--package", "kiln-system-tests"])?;
     on_other_backends()

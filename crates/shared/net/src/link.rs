@@ -146,7 +146,7 @@ impl Port {
 }
 
 impl Core {
-    pub(crate) fn attach(&mut self, config: LinkConfig) -> usize {
+    pub(crate) fn attach(&mut self, config: &LinkConfig) -> usize {
         let mut queue = Queue::new(self.config.queue_limit());
         let mut stats = Stats::default();
         let mut context = Context {
@@ -155,7 +155,7 @@ impl Core {
             stats: &mut stats,
             hostname: &self.config.hostname,
         };
-        let interface = Interface::new(&config, self.now, &mut context);
+        let interface = Interface::new(config, self.now, &mut context);
         let mut port = Port::new(interface, &self.config, config.offloads);
         (port.queue, port.stats) = (queue, stats);
         self.ports.push(port);

@@ -136,7 +136,7 @@ impl Listeners {
         let number = match pair {
             Some(pair) if listeners.len() > 1 => {
                 let count = equal.clone().count() as u64;
-                (u128::from(self.secret.hash(pair)) * u128::from(count) >> 64) as usize
+                ((u128::from(self.secret.hash(pair)) * u128::from(count)) >> 64) as usize
             }
             _ => 0,
         };

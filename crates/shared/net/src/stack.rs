@@ -120,7 +120,7 @@ impl Stack {
         let index = self.with(|core| {
             core.advance(now);
             core.pending = true;
-            core.attach(config.checked())
+            core.attach(&config.checked())
         });
         Link::new(self.clone(), index)
     }

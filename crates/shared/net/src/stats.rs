@@ -108,9 +108,9 @@ pub struct Stats {
     pub neighbors_failed: u64,
     /// Neighbours that were not looked for because the table of neighbours was full.
     pub neighbors_refused: u64,
-    /// ICMP and ICMPv6 messages received.
+    /// ICMP and `ICMPv6` messages received.
     pub icmp_in: u64,
-    /// ICMP and ICMPv6 messages sent.
+    /// ICMP and `ICMPv6` messages sent.
     pub icmp_out: u64,
     /// ICMP errors received.
     pub icmp_errors_in: u64,

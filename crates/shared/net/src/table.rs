@@ -1,6 +1,6 @@
 //! Connections by number and by their two ends.
 //!
-//! A connection is found by a keyed hash of its ends (SipHash), so that nobody who chooses addresses and ports can make
+//! A connection is found by a keyed hash of its ends (`SipHash`), so that nobody who chooses addresses and ports can make
 //! many of them collide, and held by a [`Key`], which is never used again for another one.
 
 use alloc::boxed::Box;

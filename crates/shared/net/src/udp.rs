@@ -339,10 +339,13 @@ impl Core {
 
 /// Ports and data of a datagram, RFC 768. The checksum has been verified.
 fn parse(payload: &[u8]) -> Option<(u16, u16, &[u8])> {
-    let (&[a, b, c, d, e, f, _, _], _) = payload.split_first_chunk::<UDP_HEADER>()?;
-    let length = usize::from(u16::from_be_bytes([e, f]));
-    let data = payload.get(UDP_HEADER..length)?;
-    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), data))
+    let (words, _) = payload.first_chunk::<UDP_HEADER>()?.as_chunks::<2>();
+    let &[source, destination, length, _] = words else {
+        return None;
+    };
+    let data = payload.get(UDP_HEADER..usize::from(u16::from_be_bytes(length)))?;
+    let ports = [source, destination].map(u16::from_be_bytes);
+    Some((ports[0], ports[1], data))
 }
 
 /// A socket for datagrams.

@@ -18,14 +18,16 @@ const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 5;
 
 struct Level<T> {
-    slots: [Vec<T>; SLOTS],
+    /// With the tick at which each fires.
+    slots: [Vec<(u64, T)>; SLOTS],
     /// Which slots are not empty, by bit.
     occupied: u64,
 }
 
 /// A wheel of timers that carry `T`.
 pub(crate) struct Wheel<T> {
-    levels: [Option<Box<Level<(u64, T)>>>; LEVELS],
+    /// Those that were never used take no memory.
+    levels: [Option<Box<Level<T>>>; LEVELS],
     /// The tick up to which everything has fired.
     now: u64,
 }

@@ -21,9 +21,12 @@ use super::tap;
 use crate::Error;
 use crate::backend::{Device, LinkEnds};
 
-/// linux/if_packet.h; not in every version of the C library's headers.
+/// `linux/if_packet.h`; not in every version of the C library's headers.
 const PACKET_IGNORE_OUTGOING: c_int = 23;
 const PACKET_VNET_HDR_SZ: c_int = 24;
+/// Bytes of the header before each frame.
+const HEADER: c_int = 12;
+const _: () = assert!(NetHeader::SIZE == HEADER as usize);
 /// Room for frames that the guest has not taken yet, in bytes; the host may allow less.
 const RECEIVE_BUFFER: c_int = 4 << 20;
 
@@ -49,7 +52,7 @@ pub fn open(name: &str, options: &LinkOptions, ends: LinkEnds) -> Result<Device,
         )),
         error => Error::host("open a packet socket", error),
     })?;
-    set(&host, PACKET_VNET_HDR_SZ, NetHeader::SIZE as c_int).map_err(|error| match error {
+    set(&host, PACKET_VNET_HDR_SZ, HEADER).map_err(|error| match error {
         Errno::NOPROTOOPT => Error::Device(
             "packet links take Linux 6.4 or later on the host: use --net tap:IFNAME".to_owned(),
         ),

@@ -225,18 +225,18 @@ impl Options {
                 [4, 2] => options.sack_permitted = true,
                 [5, _, blocks @ ..] => {
                     for block in blocks.as_chunks::<8>().0 {
-                        let [a, b, c, d, e, f, g, h] = *block;
+                        let [start, end] = two_words(*block);
                         options.sack.push(Block {
-                            start: Seq(u32::from_be_bytes([a, b, c, d])),
-                            end: Seq(u32::from_be_bytes([e, f, g, h])),
+                            start: Seq(start),
+                            end: Seq(end),
                         });
                     }
                 }
-                &[8, 10, a, b, c, d, e, f, g, h] => {
-                    options.timestamps = Some(Timestamps {
-                        value: u32::from_be_bytes([a, b, c, d]),
-                        echo: u32::from_be_bytes([e, f, g, h]),
-                    });
+                [8, 10, words @ ..] => {
+                    if let Some(words) = words.first_chunk() {
+                        let [value, echo] = two_words(*words);
+                        options.timestamps = Some(Timestamps { value, echo });
+                    }
                 }
                 _ => {}
             }
@@ -338,8 +338,8 @@ impl<'a> Segment<'a> {
         let packet = TcpPacket::new_checked(bytes).ok()?;
         let header = usize::from(packet.header_len());
         let segment = Self {
-            seq: Seq(packet.seq_number().0 as u32),
-            ack: Seq(packet.ack_number().0 as u32),
+            seq: Seq(packet.seq_number().0.cast_unsigned()),
+            ack: Seq(packet.ack_number().0.cast_unsigned()),
             window: packet.window_len(),
             flags: Flags(bytes[13]),
             urgent: packet.urgent_at(),
@@ -410,8 +410,8 @@ impl Outgoing {
         let mut packet = TcpPacket::new_unchecked(&mut *bytes);
         packet.set_src_port(source_port);
         packet.set_dst_port(destination_port);
-        packet.set_seq_number(TcpSeqNumber(self.seq.0 as i32));
-        packet.set_ack_number(TcpSeqNumber(self.ack.0 as i32));
+        packet.set_seq_number(TcpSeqNumber(self.seq.0.cast_signed()));
+        packet.set_ack_number(TcpSeqNumber(self.ack.0.cast_signed()));
         packet.clear_flags();
         packet.set_header_len(self.header_len() as u8);
         packet.set_window_len(self.window);
@@ -420,6 +420,12 @@ impl Outgoing {
         bytes[13] = self.flags.0;
         self.options.emit(&mut bytes[HEADER..]);
     }
+}
+
+/// Two numbers in network order.
+fn two_words(bytes: [u8; 8]) -> [u32; 2] {
+    let both = u64::from_be_bytes(bytes);
+    [(both >> 32) as u32, both as u32]
 }
 
 #[cfg(test)]

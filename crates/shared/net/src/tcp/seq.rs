@@ -36,7 +36,7 @@ impl Seq {
 impl PartialOrd for Seq {
     #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some((self.0.wrapping_sub(other.0) as i32).cmp(&0))
+        Some(self.0.wrapping_sub(other.0).cast_signed().cmp(&0))
     }
 }
 

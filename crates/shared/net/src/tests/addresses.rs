@@ -109,7 +109,7 @@ fn slaac_only() -> Setup {
     setup
 }
 
-/// A router advertisement of 2001:db8:1::/64 with a name server.
+/// A router advertisement of `2001:db8:1::/64` with a name server.
 pub(super) fn advert(router_life: u16, prefix_life: u32) -> Vec<u8> {
     let mut advert = Vec::from([134, 0, 0, 0, 64, 0]);
     advert.extend(router_life.to_be_bytes());
