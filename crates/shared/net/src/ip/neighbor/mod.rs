@@ -314,6 +314,7 @@ impl Neighbors {
     }
 
     /// Lets a datagram wait for a neighbour that is being looked for. The oldest gives way (RFC 4861 section 7.2.2).
+    #[inline(never)]
     pub(super) fn wait(&mut self, address: IpAddr, waiting: Waiting) -> bool {
         let bytes = waiting.cost();
         if self.waiting + bytes > MAX_WAITING_BYTES {
@@ -322,18 +323,13 @@ impl Neighbors {
         let Some(entry) = self.find(address) else {
             return false;
         };
-        let mut held: usize = entry.waiting.iter().map(Waiting::cost).sum();
-        let mut old = 0;
-        while let Some(oldest) = entry.waiting.get(old)
-            && held + bytes > MAX_WAITING
-        {
-            held -= oldest.cost();
-            old += 1;
+        let held: usize = entry.waiting.iter().map(Waiting::cost).sum();
+        let mut freed = 0;
+        while held - freed + bytes > MAX_WAITING && !entry.waiting.is_empty() {
+            freed += entry.waiting.remove(0).cost();
         }
-        let dropped: Vec<Waiting> = entry.waiting.drain(..old).collect();
         entry.waiting.push(waiting);
-        self.waiting += bytes;
-        self.forget(&dropped);
+        self.waiting = self.waiting + bytes - freed;
         true
     }
 
