@@ -412,18 +412,6 @@ impl Neighbors {
         }
     }
 
-    /// True if packets to the neighbour are known not to arrive.
-    pub(super) fn is_lost(&self, address: IpAddr) -> bool {
-        self.position(address)
-            .ok()
-            .and_then(|at| self.entries.get(at))
-            .is_some_and(|entry| match entry.state {
-                State::Failed => true,
-                State::Incomplete => entry.tries > 1,
-                _ => false,
-            })
-    }
-
     /// No timer ends earlier.
     pub(super) fn deadline(&self) -> Instant {
         self.due
