@@ -189,9 +189,8 @@ impl Addresses {
 
     /// Removes an address. True if it was there.
     pub(super) fn remove(&mut self, address: IpAddr) -> bool {
-        let before = self.list.len();
-        self.list.retain(|own| own.address != address);
-        self.list.len() != before
+        let at = self.list.iter().position(|own| own.address == address);
+        at.map(|at| self.list.remove(at)).is_some()
     }
 
     /// Somebody else has the address: removes it for good.
@@ -302,6 +301,7 @@ fn rank(source: Ipv6Addr, own: &Own, destination: Ipv6Addr) -> u32 {
 }
 
 /// RFC 4007; RFC 6724 section 3.1.
+#[inline(never)]
 pub(super) const fn scope(address: Ipv6Addr) -> u8 {
     let [first, second, ..] = address.octets();
     match first {
@@ -314,6 +314,7 @@ pub(super) const fn scope(address: Ipv6Addr) -> u8 {
 }
 
 /// The labels of RFC 6724 section 2.1 that matter on links of today: unique local, 6to4, Teredo, all others.
+#[inline(never)]
 const fn label(address: Ipv6Addr) -> u8 {
     match address.segments() {
         [0xfc00..=0xfdff, ..] => 13,
@@ -324,6 +325,7 @@ const fn label(address: Ipv6Addr) -> u8 {
 }
 
 /// True if `address` is in the network of the first `prefix` bits of `network`.
+#[inline(never)]
 pub(super) fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
     let prefix = u32::from(prefix);
     match (address, network) {

@@ -173,7 +173,7 @@ pub(crate) fn checksum_of<'a>(
         // A piece that starts in the middle of a word has its bytes in the other halves.
         total = add_sums(
             total,
-            if length % 2 == 0 {
+            if length.is_multiple_of(2) {
                 part
             } else {
                 part.swap_bytes()

@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{ETHERNET_HEADER, Header, Outbound, TCP, UDP};
+use super::{ETHERNET_HEADER, Header, Outbound, UDP};
 use crate::tcp::Ecn;
 
 pub(super) const ICMP: u8 = 1;
@@ -527,11 +527,6 @@ pub(super) const fn group_mac(group: IpAddr) -> Mac {
 /// True for an Ethernet address that a host can have.
 pub(super) fn is_host_mac(mac: Mac) -> bool {
     mac[0] & 1 == 0 && mac != [0; 6]
-}
-
-/// True for protocols that the stack has above IP.
-pub(super) const fn is_transport(protocol: u8) -> bool {
-    matches!(protocol, TCP | UDP)
 }
 
 #[cfg(test)]

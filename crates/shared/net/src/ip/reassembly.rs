@@ -4,13 +4,12 @@
 //! send it. The numbers of datagrams and of bytes are limited; the oldest datagram gives way.
 
 use alloc::vec::Vec;
-use core::net::IpAddr;
 use core::time::Duration;
 
 use kiln_abi::Instant;
 
 use super::Header;
-use super::packet::Fragment;
+use super::packet::{Fragment, append, same};
 use crate::tcp::Ecn;
 
 /// Most datagrams at once, fragments of one, and bytes of all.
@@ -34,14 +33,12 @@ struct Piece {
 /// A datagram of which fragments are missing.
 #[derive(Debug)]
 struct Datagram {
-    source: IpAddr,
-    destination: IpAddr,
-    /// IPv4 numbers datagrams for each protocol; 0 for IPv6.
-    protocol: u8,
+    /// Of the first fragment, as soon as it has arrived.
+    header: Header,
     id: u32,
     until: Instant,
-    /// Of the first fragment, if it has arrived, with the start of its packet.
-    first: Option<(Header, Vec<u8>)>,
+    /// The start of the first fragment's packet; empty until it has arrived.
+    quote: Vec<u8>,
     /// By place.
     pieces: Vec<Piece>,
     /// Known once the last fragment has arrived.
@@ -80,14 +77,13 @@ pub(super) struct Reassembly {
 
 impl Datagram {
     fn cost(&self) -> usize {
-        let quote = self.first.as_ref().map_or(0, |(_, quote)| quote.len());
-        self.received + self.pieces.len() * OVERHEAD + quote
+        self.received + self.pieces.len() * OVERHEAD + self.quote.len()
     }
 
     fn give_up(&mut self) {
         self.broken = true;
         self.pieces = Vec::new();
-        self.first = None;
+        self.quote = Vec::new();
         self.received = 0;
     }
 
@@ -134,18 +130,21 @@ impl Datagram {
         true
     }
 
-    /// The datagram, if everything is there. `None` too if routers have marked only some of the fragments of a sender that
+    /// The datagram, of which everything is there. It is broken if routers have marked only some of the fragments of a sender that
     /// knows nothing of congestion marks (RFC 3168 section 5.3).
-    fn complete(&mut self) -> Option<(Header, Vec<u8>)> {
-        let (mut header, _) = self.first.take()?;
+    fn complete(&self) -> Outcome {
+        if self.congested && self.not_capable {
+            return Outcome::Broken;
+        }
+        let mut header = self.header;
         let mut bytes = Vec::with_capacity(self.received);
         for piece in &self.pieces {
-            bytes.extend_from_slice(&piece.data);
+            append(&mut bytes, &piece.data);
         }
         if self.congested {
             header.ecn = Ecn::Ce;
         }
-        (!(self.congested && self.not_capable)).then_some((header, bytes))
+        Outcome::Complete(header, bytes)
     }
 }
 
@@ -160,14 +159,14 @@ impl Reassembly {
         now: Instant,
     ) -> Outcome {
         let v6 = header.source.is_ipv6();
-        let protocol = if v6 { 0 } else { header.protocol };
-        let same = |datagram: &Datagram| {
+        // IPv4 numbers datagrams for each protocol.
+        let its = |datagram: &Datagram| {
             datagram.id == fragment.id
-                && datagram.protocol == protocol
-                && datagram.source == header.source
-                && datagram.destination == header.destination
+                && (v6 || datagram.header.protocol == header.protocol)
+                && same(&datagram.header.source, &header.source)
+                && same(&datagram.header.destination, &header.destination)
         };
-        let mut at = self.list.iter().position(same);
+        let mut at = self.list.iter().position(its);
         // Room first: this datagram may be the one that gives way.
         while self.bytes + data.len() + OVERHEAD + MAX_QUOTE > MAX_BYTES
             || (at.is_none() && self.list.len() >= MAX_DATAGRAMS)
@@ -175,8 +174,7 @@ impl Reassembly {
             if self.list.is_empty() {
                 return Outcome::Broken;
             }
-            let oldest = self.list.remove(0);
-            self.bytes -= oldest.cost();
+            self.forget(0);
             at = match at {
                 Some(0) => return Outcome::Broken,
                 other => other.map(|at| at - 1),
@@ -184,12 +182,10 @@ impl Reassembly {
         }
         let at = at.unwrap_or_else(|| {
             self.list.push(Datagram {
-                source: header.source,
-                destination: header.destination,
-                protocol,
+                header: *header,
                 id: fragment.id,
                 until: now + if v6 { TIME6 } else { TIME4 },
-                first: None,
+                quote: Vec::new(),
                 pieces: Vec::new(),
                 total: None,
                 received: 0,
@@ -213,19 +209,28 @@ impl Reassembly {
         }
         datagram.congested |= header.ecn == Ecn::Ce;
         datagram.not_capable |= header.ecn == Ecn::NotEct;
-        if fragment.offset == 0 && datagram.first.is_none() {
-            let quote = whole.get(..MAX_QUOTE).unwrap_or(whole);
-            datagram.first = Some((*header, quote.to_vec()));
-        }
-        if datagram.total == Some(datagram.received) {
-            let mut datagram = self.list.remove(at);
-            return match datagram.complete() {
-                Some((header, bytes)) => Outcome::Complete(header, bytes),
-                None => Outcome::Broken,
-            };
+        if fragment.offset == 0 && datagram.quote.is_empty() {
+            datagram.header = *header;
+            append(&mut datagram.quote, whole.get(..MAX_QUOTE).unwrap_or(whole));
         }
         self.bytes += datagram.cost();
-        Outcome::Waiting
+        if datagram.total != Some(datagram.received) {
+            return Outcome::Waiting;
+        }
+        let outcome = datagram.complete();
+        self.forget(at);
+        outcome
+    }
+
+    /// The datagram at this place is done with. Returns it if it had its first fragment.
+    #[inline(never)]
+    fn forget(&mut self, at: usize) -> Option<Expired> {
+        let Datagram { header, quote, .. } = {
+            let datagram = self.list.remove(at);
+            self.bytes -= datagram.cost();
+            datagram
+        };
+        (!quote.is_empty()).then_some(Expired { header, quote })
     }
 
     /// When [`advance`](Self::advance) has something to do.
@@ -237,19 +242,15 @@ impl Reassembly {
     /// Gives up what is too old. How many were given up is counted in `failed`.
     pub(super) fn advance(&mut self, now: Instant, failed: &mut u64) -> Vec<Expired> {
         let mut expired = Vec::new();
-        let mut freed = 0;
-        self.list.retain_mut(|datagram| {
+        let mut at = 0;
+        while let Some(datagram) = self.list.get(at) {
             if now < datagram.until {
-                return true;
+                at += 1;
+                continue;
             }
-            freed += datagram.cost();
             *failed += u64::from(!datagram.broken);
-            if let Some((header, quote)) = datagram.first.take() {
-                expired.push(Expired { header, quote });
-            }
-            false
-        });
-        self.bytes -= freed;
+            expired.extend(self.forget(at));
+        }
         expired
     }
 }

@@ -351,9 +351,10 @@ impl Client {
                 append(&mut bytes, data);
             }
         };
-        let [a, b, c, d, e, f] = self.mac;
+        let mut identifier = [ETHERNET; 7];
+        put(&mut identifier, 1, &self.mac);
         option(MESSAGE_TYPE, &[message.kind as u8]);
-        option(CLIENT, &[ETHERNET, a, b, c, d, e, f]);
+        option(CLIENT, &identifier);
         for (kind, address) in [
             (REQUESTED_ADDRESS, message.requested),
             (SERVER, message.server),

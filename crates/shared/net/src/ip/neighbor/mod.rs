@@ -314,6 +314,7 @@ impl Neighbors {
     }
 
     /// Lets a datagram wait for a neighbour that is being looked for. The oldest gives way (RFC 4861 section 7.2.2).
+    #[inline(never)]
     pub(super) fn wait(&mut self, address: IpAddr, waiting: Waiting) -> bool {
         let bytes = waiting.cost();
         if self.waiting + bytes > MAX_WAITING_BYTES {
@@ -322,18 +323,13 @@ impl Neighbors {
         let Some(entry) = self.find(address) else {
             return false;
         };
-        let mut held: usize = entry.waiting.iter().map(Waiting::cost).sum();
-        let mut old = 0;
-        while let Some(oldest) = entry.waiting.get(old)
-            && held + bytes > MAX_WAITING
-        {
-            held -= oldest.cost();
-            old += 1;
+        let held: usize = entry.waiting.iter().map(Waiting::cost).sum();
+        let mut freed = 0;
+        while held - freed + bytes > MAX_WAITING && !entry.waiting.is_empty() {
+            freed += entry.waiting.remove(0).cost();
         }
-        let dropped: Vec<Waiting> = entry.waiting.drain(..old).collect();
         entry.waiting.push(waiting);
-        self.waiting += bytes;
-        self.forget(&dropped);
+        self.waiting = self.waiting + bytes - freed;
         true
     }
 
@@ -414,18 +410,6 @@ impl Neighbors {
             entry.state = State::Reachable;
             entry.timer = until;
         }
-    }
-
-    /// True if packets to the neighbour are known not to arrive.
-    pub(super) fn is_lost(&self, address: IpAddr) -> bool {
-        self.position(address)
-            .ok()
-            .and_then(|at| self.entries.get(at))
-            .is_some_and(|entry| match entry.state {
-                State::Failed => true,
-                State::Incomplete => entry.tries > 1,
-                _ => false,
-            })
     }
 
     /// No timer ends earlier.

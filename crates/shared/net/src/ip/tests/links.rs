@@ -282,7 +282,7 @@ fn the_same_ethernet_address_twice_ends_autoconfiguration() {
     assert_eq!(host.interface.addresses().count(), 0);
 }
 
-/// The answer of DHCPv6 to what the host said last, with a server's address: without its checksum.
+/// The answer of `DHCPv6` to what the host said last, with a server's address: without its checksum.
 fn dhcp6(host: &mut Host) -> Vec<u8> {
     let frames = host.sent();
     let request = frames
