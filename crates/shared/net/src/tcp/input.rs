@@ -22,6 +22,8 @@ use super::time_wait::Verdict;
 use super::{Block, Changed, Ecn, Flags, Segment, Seq, Tcb};
 use crate::error::Error;
 
+/// Text of which a segment counts as two: it comes from a link with large packets.
+const LARGE: usize = 4096;
 /// RFC 5961 section 7: answers that an attacker may provoke, in the time below.
 const CHALLENGES: u8 = 10;
 const CHALLENGE_PERIOD: Duration = Duration::from_secs(5);
@@ -465,7 +467,11 @@ impl Tcb {
     /// RFC 5681 section 4.2: at least every second segment is acknowledged, and none waits for long. While the connection
     /// is young, what does not end a message is acknowledged at once.
     fn schedule_ack(&mut self, segment: &Segment<'_>, now: Instant) {
-        let segments = segment.joined.clamp(1, 255) as u8;
+        let mut segments = segment.joined.clamp(1, 255) as u8;
+        if segment.payload.len() >= LARGE {
+            // A sender whose buffer holds no second one would wait.
+            segments = segments.max(2);
+        }
         self.unacked_segments = self.unacked_segments.saturating_add(segments);
         if self.unacked_segments >= 2 {
             self.marks.set(Marks::ACK_NOW);

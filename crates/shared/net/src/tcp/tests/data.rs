@@ -452,3 +452,15 @@ fn a_reader_who_is_ready_gets_text_without_a_copy() {
     assert_eq!(taken, b"abcklmn");
     dialogue.play("0 > . 1:1(0) ack 18");
 }
+
+#[test]
+fn a_large_segment_is_acknowledged_at_once() {
+    run("
+        set mss 65000
+        0 < S 0:0(0) win 65535 <mss 65000>
+        0 > S. 0:0(0) ack 1
+        0 < . 1:1(0) ack 1 win 65535
+        .1 < P. 1:30001(30000) ack 1 win 65535
+        .1 > . 1:1(0) ack 30001
+    ");
+}

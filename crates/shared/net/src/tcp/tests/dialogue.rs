@@ -435,7 +435,7 @@ impl Dialogue {
             options,
             payload: &data,
             ecn: parsed.ecn,
-            joined: data.len().div_ceil(1460).max(1) as u16,
+            joined: data.len().div_ceil(usize::from(self.settings.mss)).max(1) as u16,
         };
         let now = self.now;
         if let Some(tcb) = &mut self.tcb {
