@@ -114,6 +114,12 @@ impl Core {
         let changed = connection.tcb.receive(segment, now);
         let after = connection.tcb.counters();
         self.stats.add_tcp(&before, &after);
+        if changed.any(Changed::WRITABLE)
+            && let Some(port) = self.ports.get_mut(usize::from(connection.port))
+        {
+            // New data were acknowledged: the neighbour hears us (RFC 4861 section 7.3.1).
+            port.interface.confirm(connection.next_hop, now);
+        }
         self.apply(key, changed);
     }
 
