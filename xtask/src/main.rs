@@ -42,8 +42,10 @@ const ON_KVM: &[&str] = &[
     "example_web",
     "faults",
     "heap",
+    "interop",
     "lifecycle",
     "network",
+    "packets",
     "panics",
     "prometheus",
     "randomness",
@@ -51,6 +53,7 @@ const ON_KVM: &[&str] = &[
     "stopping",
     "taps",
     "tasks",
+    "tcp",
 ];
 /// Those about what happens inside of a guest.
 const ON_QEMU: &[&str] = &[
