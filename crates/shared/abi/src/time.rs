@@ -38,7 +38,9 @@ impl Add<Duration> for Instant {
 
     /// Saturates at [`Instant::FOREVER`].
     fn add(self, rhs: Duration) -> Self {
-        let nanos = u64::try_from(rhs.as_nanos()).unwrap_or(u64::MAX);
+        // Not `as_nanos`: numbers of 128 bits take more code wherever this is used.
+        let seconds = rhs.as_secs().saturating_mul(1_000_000_000);
+        let nanos = seconds.saturating_add(u64::from(rhs.subsec_nanos()));
         Self(self.0.saturating_add(nanos))
     }
 }
