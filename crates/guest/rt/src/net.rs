@@ -105,6 +105,8 @@ struct LinkDriver {
     sends: usize,
     /// Frames of the queue that those are, with the ones that need not leave any more.
     looked_at: usize,
+    /// The link took not all of the last frames.
+    refused: bool,
     /// The host's end has gone: there is nothing to wait for any more.
     is_down: bool,
 }
@@ -138,6 +140,7 @@ impl LinkDriver {
             max_sends: MAX_SENDS.min(operations - count),
             sends: 0,
             looked_at: 0,
+            refused: false,
             is_down: false,
         }
     }
@@ -209,7 +212,8 @@ impl Driver for LinkDriver {
             receive: bit,
             send: if waiting > 0 { bit } else { 0 },
             // What does not fit into one call goes with the next.
-            deadline: if waiting > self.looked_at {
+            // Unless the link has just refused frames: then it is waited for.
+            deadline: if waiting > self.looked_at && !self.refused {
                 now
             } else {
                 self.link.stack().deadline(now)
@@ -224,9 +228,11 @@ impl Driver for LinkDriver {
     fn complete(&mut self, now: Instant, ops: &[RawOp]) {
         let (sends, receives) = ops.split_at(self.sends.min(ops.len()));
         // A link that is full takes no later frame before an earlier one; what it refuses for another reason is lost.
-        let sent = sends
+        let refused = sends
             .iter()
-            .position(|op| op.outcome() == Err(OpError::Again))
+            .position(|op| op.outcome() == Err(OpError::Again));
+        self.refused = refused.is_some();
+        let sent = refused
             .and_then(|refused| self.starts.get(refused))
             .map_or(self.looked_at, |(_, place)| *place);
         if !self.is_down && sent > 0 {

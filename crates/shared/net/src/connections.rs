@@ -82,6 +82,9 @@ pub(crate) struct Connection {
     pub writer: Option<Waker>,
     /// When the timer that was set last fires; [`Instant::FOREVER`] without one.
     pub scheduled: Instant,
+    /// The latest other timer that is still set, [`Instant::FOREVER`] without one: a far timer is not set again each time a
+    /// near one has fired.
+    pub later: Instant,
     /// Bytes that were counted for its buffers.
     pub counted: usize,
 }
@@ -221,7 +224,7 @@ impl Core {
         let mtu = self
             .ports
             .get(port)
-            .map_or(576, |port| port.interface.mtu());
+            .map_or(576, |port| port.interface.path_mtu(remote, self.now));
         Settings {
             mss: mtu.saturating_sub(headers).max(1),
             ..self.connections.settings
@@ -259,6 +262,7 @@ impl Core {
             reader: None,
             writer: None,
             scheduled: Instant::FOREVER,
+            later: Instant::FOREVER,
             counted: 0,
         })
     }
@@ -316,7 +320,8 @@ impl Core {
                 continue;
             };
             if connection.scheduled <= now {
-                connection.scheduled = Instant::FOREVER;
+                let later = core::mem::replace(&mut connection.later, Instant::FOREVER);
+                connection.scheduled = if later > now { later } else { Instant::FOREVER };
             }
             let before = connection.tcb.counters();
             let mut changed = connection.tcb.advance(now);
@@ -372,7 +377,12 @@ impl Core {
                     _ => connection.tcb.deadline(),
                 };
                 if deadline < connection.scheduled {
-                    connection.scheduled = deadline;
+                    let known = core::mem::replace(&mut connection.scheduled, deadline);
+                    let is_latest =
+                        connection.later == Instant::FOREVER || connection.later < known;
+                    if known != Instant::FOREVER && is_latest {
+                        connection.later = known;
+                    }
                     self.connections.wheel.insert(deadline, key);
                 }
             }

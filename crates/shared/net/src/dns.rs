@@ -118,6 +118,7 @@ impl Stack {
             }
         }
         drop(socket);
+        let deadline = self.with(|core| core.now) + patience;
         for ((reply, id), kind) in replies.iter_mut().zip(ids).zip(TYPES) {
             if !matches!(reply, Some(Reply::Truncated(_))) {
                 continue;
@@ -195,6 +196,8 @@ fn judge(replies: [Option<Reply>; 2]) -> Result<Vec<IpAddr>, Error> {
     let mut error = Error::NameNotFound;
     for reply in replies {
         match reply {
+            // There are some, but not to be had from this server.
+            Some(Reply::Truncated(found)) if found.is_empty() => error = Error::NameServerFailed,
             // Some are better than none.
             Some(Reply::Addresses(found) | Reply::Truncated(found)) => addresses.extend(found),
             Some(Reply::NoSuchName) => {}

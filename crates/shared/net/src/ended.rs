@@ -48,7 +48,9 @@ impl Ended {
     /// Remembers a connection.
     pub(crate) fn insert(&mut self, pair: Pair, ended: TimeWait) {
         self.remove(&pair);
-        while self.by_pair.len() >= self.limit || self.order.len() >= 2 * self.limit {
+        while (self.by_pair.len() >= self.limit || self.order.len() >= 2 * self.limit)
+            && !self.order.is_empty()
+        {
             self.forget_first();
         }
         let secret = self.secret;
@@ -70,8 +72,13 @@ impl Ended {
         let (_, ended) = self.by_pair.find_mut(hash, |known| known.0 == *pair)?;
         let until = ended.until;
         let verdict = ended.receive(segment, now);
-        if ended.until != until && self.order.len() < 2 * self.limit {
-            self.order.push_back((ended.until, *pair));
+        if ended.until != until {
+            if self.order.len() < 2 * self.limit {
+                self.order.push_back((ended.until, *pair));
+            } else {
+                // What is not listed would never be forgotten.
+                ended.until = until;
+            }
         }
         if matches!(verdict, Verdict::Reopen(_)) {
             self.remove(pair);

@@ -175,7 +175,10 @@ impl Stack {
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
         let mut core = self.shared.core.borrow_mut();
         let result = f(&mut core);
-        while let Some(orphan) = self.shared.orphans.borrow_mut().pop() {
+        loop {
+            // Giving one back may drop another: the list must not be borrowed then.
+            let next = self.shared.orphans.borrow_mut().pop();
+            let Some(orphan) = next else { break };
             core.release(orphan);
         }
         result
@@ -210,14 +213,17 @@ impl Core {
             self.advance_port(index);
         }
         self.expire_connections();
+        let mut settled = false;
         for _ in 0..LOOPBACK_ROUNDS {
             self.send_ready();
             if self.ports[LOOPBACK].queue.is_empty() {
+                settled = true;
                 break;
             }
             self.circulate();
         }
-        self.pending |= !self.ports[LOOPBACK].queue.is_empty();
+        // What was made ready within this call has had its turn.
+        self.pending = !settled;
         let ports = self.ports.iter().map(|port| port.interface.deadline());
         let ports = ports.min().unwrap_or(Instant::FOREVER);
         self.next = ports.min(self.connections.wheel.next());
@@ -237,6 +243,7 @@ impl Core {
             }
             self.spare = frame;
         }
+        self.ports[LOOPBACK].writers.wake();
         // Most stacks never talk to themselves, or rarely.
         if self.spare.capacity() > 4096 {
             self.spare = Vec::new();

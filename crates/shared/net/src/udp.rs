@@ -224,7 +224,9 @@ impl Core {
         } else {
             bound
         };
-        if source.is_ipv4() != to.is_ipv4() {
+        // RFC 1122 section 3.3.4.2: a link carries its own addresses only.
+        let is_links = port == LOOPBACK || self.ports[port].interface.has(source);
+        if source.is_ipv4() != to.is_ipv4() || !is_links {
             return Poll::Ready(Err(Error::AddressNotAvailable));
         }
         let longest = if to.is_ipv4() { LONGEST4 } else { LONGEST6 };
@@ -417,7 +419,9 @@ impl UdpSocket {
             entry.peer = Some(address);
             entry.arrived.retain(|datagram| datagram.source == address);
             let held = |datagram: &Datagram| datagram.data.len() + OVERHEAD;
-            entry.held = entry.arrived.iter().map(held).sum();
+            let kept = entry.arrived.iter().map(held).sum();
+            let dropped = core::mem::replace(&mut entry.held, kept) - kept;
+            core.udp.held -= dropped;
             Ok(())
         })
     }

@@ -23,6 +23,9 @@ rules! {
 /// What is forgiven everywhere: a burst of a few segments (limited transmit, RFC 3042; rounding).
 const ALLOWANCE: u64 = 4;
 
+/// How soon after the last segment a probe of the tail may leave: no time-out is shorter than a timer's tick.
+const LEAST_PROBE: Duration = Duration::from_millis(10);
+
 /// How late a recovery may prove a mistake.
 const UNDONE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -173,7 +176,10 @@ impl Area for Congestion {
             self.idle(view, length, full, findings);
             if output.una() <= ORIGIN + 1 && output.sacked.total() == 0 {
                 // Nothing acknowledged but the SYN.
-                if pipe > Self::initial(full) && self.losses == 0 {
+                // But for one segment more to probe the tail (RFC 8985 section 7.3), no sooner than that may be.
+                let probe = output.last_sent + LEAST_PROBE <= view.now;
+                let most = Self::initial(full) + if probe { full } else { 0 };
+                if pipe > most && self.losses == 0 {
                     findings.add(&INITIAL, format!("{pipe} bytes, segments of {full}"));
                 }
             } else if pipe > self.limit(full) {

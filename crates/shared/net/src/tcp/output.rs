@@ -214,6 +214,7 @@ impl Tcb {
         let usable = self.usable_window();
         let open = usable.min(allowance);
         if self.marks.has(Marks::MTU_PROBE)
+            && !self.has_sack()
             && let Some(probe) = self.plan_mtu_probe(unsent, open)
         {
             return Some(Data {
