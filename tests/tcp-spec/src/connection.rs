@@ -326,6 +326,16 @@ pub struct Connection {
     pub last_seen: Time,
 }
 
+impl Input {
+    /// Remembers what of a range was received before.
+    fn note_repeated(&mut self, from: Place, to: Place) {
+        let known: Vec<_> = self.received.iter().collect();
+        for (start, end) in known {
+            self.twice.insert(start.max(from), end.min(to));
+        }
+    }
+}
+
 impl Connection {
     /// A connection whose first SYN is about to be seen.
     pub fn new(host: SocketAddr, peer: SocketAddr, host_opens: bool) -> Self {
@@ -527,6 +537,8 @@ impl Connection {
             Some(rule) if !segment.flags.has(Flags::SYN) => {
                 if placed.end > placed.start {
                     let (start, end) = (placed.start, placed.end);
+                    // What is not taken has arrived all the same, and may be reported as a duplicate.
+                    self.input.note_repeated(start, end);
                     self.input.rejected.push(Rejected { start, end, rule });
                 }
                 return;
@@ -537,12 +549,7 @@ impl Connection {
         self.take_acknowledgment(placed);
         let input = &mut self.input;
         if placed.end > placed.start {
-            let known: Vec<_> = input.received.iter().collect();
-            for (start, end) in known {
-                input
-                    .twice
-                    .insert(start.max(placed.start), end.min(placed.end));
-            }
+            input.note_repeated(placed.start, placed.end);
             input.received.insert(placed.start, placed.end);
             let next = input
                 .received

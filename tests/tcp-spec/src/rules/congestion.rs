@@ -173,16 +173,16 @@ impl Area for Congestion {
         self.after_timeout(view, placed, full, findings);
         if !again {
             let pipe = output.pipe() + length;
+            // One segment more may probe the tail (RFC 8985 section 7.3), no sooner than that may be.
+            let is_late = output.last_sent + LEAST_PROBE <= view.now;
+            let probe = if is_late { full } else { 0 };
             self.idle(view, length, full, findings);
             if output.una() <= ORIGIN + 1 && output.sacked.total() == 0 {
                 // Nothing acknowledged but the SYN.
-                // But for one segment more to probe the tail (RFC 8985 section 7.3), no sooner than that may be.
-                let probe = output.last_sent + LEAST_PROBE <= view.now;
-                let most = Self::initial(full) + if probe { full } else { 0 };
-                if pipe > most && self.losses == 0 {
+                if pipe > Self::initial(full) + probe && self.losses == 0 {
                     findings.add(&INITIAL, format!("{pipe} bytes, segments of {full}"));
                 }
-            } else if pipe > self.limit(full) {
+            } else if pipe > self.limit(full) + probe {
                 let rule = if self.losses == 0 {
                     &SLOW_START
                 } else {
