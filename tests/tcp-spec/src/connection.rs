@@ -200,11 +200,23 @@ impl Output {
         }
     }
 
-    /// All that is sent and neither acknowledged nor reported by SACK.
+    /// What may be on its way: all that is sent and neither acknowledged, nor reported by SACK, nor to be taken for lost.
+    /// That is what lies below something that is reported and was sent only once (RFC 6675 section 4, RFC 8985 section
+    /// 6.2): the host may wait for more signs, and then has less in flight.
     pub fn pipe(&self) -> u64 {
+        let highest = self.sacked.iter().last().map_or(ORIGIN, |range| range.1);
+        let lost: u64 = self
+            .transmissions
+            .range(..highest)
+            .filter(|(start, sent)| {
+                sent.count == 1 && sent.end <= highest && !self.sacked.touches(**start, sent.end)
+            })
+            .map(|(start, sent)| sent.end - start)
+            .sum();
         self.max
             .saturating_sub(self.una())
             .saturating_sub(self.sacked.total())
+            .saturating_sub(lost)
     }
 
     fn acknowledged(&mut self, ack: Place, now: Time) {
