@@ -62,6 +62,7 @@ const ON_QEMU: &[&str] = &[
     "clock",
     "faults",
     "heap",
+    "network",
     "panics",
     "randomness",
     "tasks",
