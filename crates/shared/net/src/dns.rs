@@ -410,6 +410,18 @@ mod tests {
         assert_eq!(encode_name(&"abc.".repeat(70)), None);
     }
 
+    #[test]
+    fn a_cut_answer_with_nothing_in_it_is_no_answer() {
+        let cut = Some(Reply::Truncated(Vec::new()));
+        assert_eq!(
+            judge([cut.clone(), Some(Reply::NoSuchName)]),
+            Err(Error::NameServerFailed)
+        );
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let some = Some(Reply::Truncated(Vec::from([address])));
+        assert_eq!(judge([some, cut]), Ok(Vec::from([address])));
+    }
+
     proptest! {
         #[test]
         fn any_message_is_survived(mut message: Vec<u8>, cut in 0usize..600) {

@@ -116,3 +116,77 @@ impl Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tcp::{Flags, Seq};
+    use core::time::Duration;
+
+    const PERIOD: Duration = Duration::from_secs(30);
+
+    fn pair(number: usize) -> Pair {
+        Pair {
+            local: ([10, 0, 0, 1], 80).into(),
+            remote: ([10, 0, 0, 2], number as u16).into(),
+        }
+    }
+
+    fn ended(now: Instant) -> TimeWait {
+        TimeWait {
+            snd_nxt: Seq(100),
+            rcv_nxt: Seq(200),
+            until: now + PERIOD,
+            period: PERIOD,
+            ..TimeWait::default()
+        }
+    }
+
+    /// The peer's FIN once more, which starts the time again.
+    fn last_fin() -> Segment<'static> {
+        Segment {
+            seq: Seq(199),
+            ack: Seq(100),
+            flags: Flags::FIN | Flags::ACK,
+            joined: 1,
+            ..Segment::default()
+        }
+    }
+
+    fn full(now: Instant) -> Ended {
+        let config = Config::new([1; 32]).memory_budget(1);
+        let mut table = Ended::new(&config.checked(), &mut Random::new([1; 32]));
+        for number in 0..table.limit {
+            table.insert(pair(number), ended(now));
+        }
+        table
+    }
+
+    #[test]
+    fn repeated_fins_keep_nobody_for_ever() {
+        let start = Instant::from_nanos(1 << 40);
+        let mut table = full(start);
+        // Three times: more restarts than can be listed.
+        for second in 1..=3 {
+            let now = start + Duration::from_secs(second);
+            for number in 0..table.limit {
+                let verdict = table.receive(&pair(number), &last_fin(), now);
+                assert!(matches!(verdict, Some(Verdict::Answer(_))));
+            }
+            assert!(table.order.len() <= 2 * table.limit);
+        }
+        let late = start + Duration::from_secs(4);
+        table.insert(pair(table.limit), ended(late));
+        assert!(table.len() <= table.limit && table.contains(&pair(table.limit)));
+        table.expire(late + PERIOD);
+        assert_eq!((table.len(), table.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_oldest_gives_way() {
+        let mut table = full(Instant::from_nanos(1 << 40));
+        table.insert(pair(table.limit), ended(Instant::from_nanos(1 << 41)));
+        assert_eq!(table.len(), table.limit);
+        assert!(!table.contains(&pair(0)) && table.contains(&pair(1)));
+    }
+}

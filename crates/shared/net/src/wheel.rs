@@ -129,6 +129,15 @@ impl<T: Copy> Wheel<T> {
 }
 
 #[cfg(test)]
+impl<T> Wheel<T> {
+    /// How many timers are set.
+    pub(crate) fn len(&self) -> usize {
+        let levels = self.levels.iter().flatten();
+        levels.flat_map(|level| &level.slots).map(Vec::len).sum()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use core::time::Duration;

@@ -13,8 +13,8 @@ use crate::{Error, Ipv4Setup, Ipv6Setup, TcpStream};
 
 const OFFERED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 42);
 
-/// A DHCP server (RFC 2131) that gives everybody the same address. Notes the host names it hears.
-fn dhcp_server(names: Rc<RefCell<Vec<Vec<u8>>>>, lease: u32) -> Responder {
+/// A DHCP server (RFC 2131) that gives everybody the same address, and says which MTU the network has. Notes the host names it hears.
+fn dhcp_server(names: Rc<RefCell<Vec<Vec<u8>>>>, lease: u32, mtu: u16) -> Responder {
     Box::new(move |(_, frame): &Frame| {
         let is_dhcp = frame.len() > 282 && frame[12..14] == [8, 0] && frame[36..38] == [0, 67];
         if !is_dhcp {
@@ -46,6 +46,8 @@ fn dhcp_server(names: Rc<RefCell<Vec<Vec<u8>>>>, lease: u32) -> Responder {
         reply.extend(lease.to_be_bytes());
         reply.extend([1, 4, 255, 255, 255, 0, 3, 4]);
         reply.extend(B4.octets());
+        reply.extend([26, 2]);
+        reply.extend(mtu.to_be_bytes());
         reply.extend([6, 4, 9, 9, 9, 9, 255]);
         Vec::from([udp4(B4, OFFERED, 67, 68, &reply)])
     })
@@ -63,7 +65,7 @@ fn dhcp_gives_address_gateway_and_name_server() {
     let mut world = World::new();
     let a = world.stack(dhcp_only());
     let names = Rc::new(RefCell::new(Vec::new()));
-    world.responder(dhcp_server(names.clone(), 3600));
+    world.responder(dhcp_server(names.clone(), 3600, 1500));
     world.faults.loss = 300;
     let stack = a.clone();
     world.spawn("program", async move {
@@ -84,7 +86,7 @@ fn dhcp_gives_address_gateway_and_name_server() {
 fn a_lease_that_is_not_renewed_ends_with_its_connections() {
     let mut world = World::new();
     let a = world.stack(dhcp_only());
-    world.responder(dhcp_server(Rc::default(), 600));
+    world.responder(dhcp_server(Rc::default(), 600, 1500));
     let stack = a.clone();
     world.spawn("program", async move { stack.ready().await });
     world.run();
@@ -176,4 +178,25 @@ fn advertisements_from_outside_the_link_are_ignored() {
     world.inject(icmp6(global, everybody, &advert(1800, 86_400)));
     world.pass(Duration::from_secs(1));
     assert_eq!(a.addresses().len(), 1);
+}
+
+#[test]
+fn connections_keep_to_the_mtu_that_the_network_says() {
+    let mut world = World::new();
+    let a = world.stack(dhcp_only());
+    world.responder(dhcp_server(Rc::default(), 3600, 1400));
+    let _b = world.stack(super::config_b());
+    let record = Rc::new(RefCell::new(Vec::<Frame>::new()));
+    world.record = Some(record.clone());
+    world.spawn("program", async move {
+        a.ready().await;
+        let refused = TcpStream::connect(&a, super::socket(B4, 80)).await;
+        assert_eq!(refused.err(), Some(Error::ConnectionRefused));
+    });
+    world.run();
+    // A SYN, whose first option is the largest segment.
+    let is_syn = |frame: &&Frame| frame.1.get(23) == Some(&6) && frame.1[47] & 0x12 == 2;
+    let record = record.borrow();
+    let syn = record.iter().find(is_syn).expect("a SYN");
+    assert_eq!(syn.1[54..58], [2, 4, 0x05, 0x50], "1360 and 40 are 1400");
 }

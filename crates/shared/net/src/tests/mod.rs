@@ -319,6 +319,21 @@ impl World {
     }
 }
 
+/// Waits for a while of the stack's time.
+pub(super) async fn sleep(stack: &Stack, time: Duration) {
+    let end = stack.with(|core| core.now) + time;
+    std::future::poll_fn(|context| {
+        stack.with(|core| {
+            if core.now >= end {
+                return Poll::Ready(());
+            }
+            core.timers.register(end, context.waker());
+            Poll::Pending
+        })
+    })
+    .await;
+}
+
 /// Bytes that show where they came from.
 pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length as u32)

@@ -449,3 +449,29 @@ fn a_cancelled_connect_leaves_nothing_behind() {
     world.pass(Duration::from_secs(1));
     assert_eq!(a.stats().connections, 0);
 }
+
+#[test]
+fn a_far_timer_is_set_once_however_often_near_ones_fire() {
+    let (mut world, a, b) = World::pair();
+    let listener = TcpListener::bind(&b, socket(B4, 80)).expect("binds");
+    world.spawn("server", echo_one(listener));
+    let stack = a.clone();
+    world.spawn("client", async move {
+        let mut stream = TcpStream::connect(&stack, socket(B4, 80))
+            .await
+            .expect("connects");
+        stream.set_keepalive(Some(Duration::from_hours(2)));
+        loop {
+            stream.write_all(b"now and then").await.expect("writes");
+            Read::read_exact(&mut stream, &mut [0; 12])
+                .await
+                .expect("reads");
+            super::sleep(&stack, Duration::from_millis(250)).await;
+        }
+    });
+    world.pass(Duration::from_mins(5));
+    for stack in [&a, &b] {
+        let timers = stack.with(|core| core.connections.wheel.len());
+        assert!(timers <= 8, "{timers} timers for one connection");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::string::String;
+use std::time::Duration;
 use std::vec::Vec;
 
 use super::{A4, A6, B4, B6, Setup, World, config_a, config_b, socket};
@@ -214,4 +215,54 @@ fn a_ping_is_answered() {
         .iter()
         .any(|(_, frame)| frame.get(34) == Some(&0) && frame.ends_with(b"ping"));
     assert!(answered);
+}
+
+#[test]
+fn a_sender_that_fills_the_loopback_link_goes_on() {
+    let mut world = World::new();
+    let a = world.stack(config_a());
+    let server = UdpSocket::bind(&a, socket(Ipv4Addr::LOCALHOST, 5000)).expect("binds");
+    world.spawn("client", async move {
+        let client = UdpSocket::bind(&a, socket(Ipv4Addr::LOCALHOST, 0)).expect("binds");
+        let to = server.local_addr().expect("bound");
+        // Many times what may wait.
+        for _ in 0..10_000 {
+            client.send_to(&[7; 100], to).await.expect("sends");
+        }
+    });
+    world.run();
+}
+
+#[test]
+fn a_link_carries_no_address_but_its_own() {
+    let (mut world, a, _b) = World::pair();
+    let record = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    world.record = Some(record.clone());
+    world.spawn("client", async move {
+        let client = UdpSocket::bind(&a, socket(Ipv4Addr::LOCALHOST, 0)).expect("binds");
+        let sent = client.send_to(b"x", socket(B4, 5000)).await;
+        assert_eq!(sent, Err(Error::AddressNotAvailable));
+    });
+    world.run();
+    let from_itself =
+        |frame: &super::Frame| frame.1[12..14] == [8, 0] && frame.1[26..30] == [127, 0, 0, 1];
+    assert!(!record.borrow().iter().any(from_itself));
+}
+
+#[test]
+fn what_a_socket_drops_when_it_gets_a_peer_is_not_counted_any_more() {
+    let (mut world, a, b) = World::pair();
+    let server = UdpSocket::bind(&b, socket(B4, 5000)).expect("binds");
+    world.spawn("client", async move {
+        let client = UdpSocket::bind(&a, socket(A4, 0)).expect("binds");
+        client
+            .send_to(b"stranger", socket(B4, 5000))
+            .await
+            .expect("sends");
+    });
+    world.run();
+    world.pass(Duration::from_secs(1));
+    assert!(b.stats().buffer_bytes > 0);
+    server.connect(socket(A4, 9)).expect("connects");
+    assert_eq!(b.stats().buffer_bytes, 0);
 }
