@@ -3,14 +3,21 @@
 //! [`Output`] is the direction from the tested host, [`Input`] the one to it. Rules look at a connection as it was before
 //! a segment, then [`Connection::apply`] takes that segment in.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+mod history;
+mod input;
+mod output;
+
+pub use history::History;
+pub use input::{Input, Rejected};
+pub use output::{Output, Transmission};
+
 use crate::Config;
-use crate::ranges::{ORIGIN, Place, Ranges, place};
+use crate::ranges::{ORIGIN, Place, place};
 use crate::rules::Rule;
-use crate::segment::{Flags, Options, Segment, Time};
+use crate::segment::{Flags, Segment, Time};
 
 /// How long a past value may matter: longer than any lag.
 const MEMORY: Duration = Duration::from_secs(5);
@@ -47,270 +54,6 @@ impl Placed<'_> {
     }
 }
 
-/// A value with the time from which it holds.
-#[derive(Clone, Debug, Default)]
-pub struct History<T>(VecDeque<(Time, T)>);
-
-impl<T: Copy> History<T> {
-    /// A new value.
-    pub fn push(&mut self, now: Time, value: T) {
-        self.0.push_back((now, value));
-        // One value older than all that matters stays: it held at the beginning of that time.
-        while self.0.len() > 1 && self.0[1].0 + MEMORY < now {
-            self.0.pop_front();
-        }
-    }
-
-    /// The value that held at a time.
-    pub fn at(&self, time: Time) -> Option<T> {
-        let after = self.0.partition_point(|(since, _)| *since <= time);
-        after.checked_sub(1).map(|last| self.0[last].1)
-    }
-
-    /// The value that holds.
-    pub fn last(&self) -> Option<T> {
-        self.0.back().map(|(_, value)| *value)
-    }
-
-    /// The values that held at some time since.
-    pub fn since(&self, time: Time) -> impl Iterator<Item = T> {
-        let first = self
-            .0
-            .partition_point(|(since, _)| *since <= time)
-            .saturating_sub(1);
-        self.0.iter().skip(first).map(|(_, value)| *value)
-    }
-
-    /// Values with the time from which they hold.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &(Time, T)> {
-        self.0.iter()
-    }
-}
-
-/// When a range was last sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Transmission {
-    /// One past its last place.
-    pub end: Place,
-    /// When, the last time.
-    pub time: Time,
-    /// How often.
-    pub count: u32,
-}
-
-/// The direction from the tested host.
-#[derive(Default)]
-pub struct Output {
-    /// The sequence number of the SYN.
-    pub isn: Option<u32>,
-    /// The options of the SYN, and its window.
-    pub syn: Options,
-    /// The SYN was ECN-setup.
-    pub syn_flags: Flags,
-    /// How often the SYN was sent.
-    pub syn_count: u32,
-    /// One past the highest place sent (SND.NXT at its highest).
-    pub max: Place,
-    /// One past the highest place acknowledged to the host (SND.UNA), with its past.
-    pub una: History<Place>,
-    /// The right edge of the window the peer offers, with its past.
-    pub edge: History<Place>,
-    /// The largest window the peer has offered.
-    pub largest_window: u64,
-    /// What the peer has told it holds, above SND.UNA.
-    pub sacked: Ranges,
-    /// The place of the FIN.
-    pub fin: Option<Place>,
-    /// What is not acknowledged, by where it starts.
-    pub transmissions: BTreeMap<Place, Transmission>,
-    /// When the host was last given a reason to retransmit other than a timer: a duplicate acknowledgment, a SACK
-    /// block, a partial acknowledgment in a recovery, a smaller path MTU.
-    pub evidence: Option<Time>,
-    /// The shortest round trip measured.
-    pub least_rtt: Option<Duration>,
-    /// The longest round trip measured.
-    pub longest_rtt: Option<Duration>,
-    /// When anything that takes sequence numbers was last sent.
-    pub last_sent: Time,
-    /// Bytes acknowledged or reported by SACK since the beginning.
-    pub delivered: u64,
-    /// A SACK block told of data that came twice.
-    pub duplicate_reported: Option<Time>,
-}
-
-impl Output {
-    /// SND.UNA as the capture shows it.
-    pub fn una(&self) -> Place {
-        self.una.last().unwrap_or(ORIGIN)
-    }
-
-    /// SND.UNA as the host must know it.
-    pub fn una_known(&self, now: Time, config: &Config) -> Place {
-        self.una
-            .at(now.saturating_sub(config.lag))
-            .unwrap_or(ORIGIN)
-    }
-
-    /// The furthest right edge that the host may go by.
-    pub fn furthest_edge(&self, now: Time, config: &Config) -> Option<Place> {
-        self.edge.since(now.saturating_sub(config.lag)).max()
-    }
-
-    /// When and how often a place was sent last.
-    pub fn transmission(&self, place: Place) -> Option<Transmission> {
-        let (_, found) = self.transmissions.range(..=place).next_back()?;
-        (place < found.end).then_some(*found)
-    }
-
-    fn transmitted(&mut self, start: Place, end: Place, now: Time) {
-        if start >= end {
-            return;
-        }
-        for edge in [start, end] {
-            if let Some((_, found)) = self.transmissions.range_mut(..edge).next_back()
-                && edge < found.end
-            {
-                let rest = *found;
-                found.end = edge;
-                self.transmissions.insert(edge, rest);
-            }
-        }
-        let mut covered = start;
-        let mut gaps = Vec::new();
-        for (at, found) in self.transmissions.range_mut(start..end) {
-            if covered < *at {
-                gaps.push((covered, *at));
-            }
-            found.time = now;
-            found.count += 1;
-            covered = found.end;
-        }
-        if covered < end {
-            gaps.push((covered, end));
-        }
-        for (at, end) in gaps {
-            self.transmissions.insert(
-                at,
-                Transmission {
-                    end,
-                    time: now,
-                    count: 1,
-                },
-            );
-        }
-    }
-
-    /// What may be on its way: all that is sent and neither acknowledged, nor reported by SACK, nor to be taken for lost.
-    /// That is what lies below something that is reported and was sent only once (RFC 6675 section 4, RFC 8985 section
-    /// 6.2): the host may wait for more signs, and then has less in flight.
-    pub fn pipe(&self) -> u64 {
-        let highest = self.sacked.iter().last().map_or(ORIGIN, |range| range.1);
-        let lost: u64 = self
-            .transmissions
-            .range(..highest)
-            .filter(|(start, sent)| {
-                sent.count == 1 && sent.end <= highest && !self.sacked.touches(**start, sent.end)
-            })
-            .map(|(start, sent)| sent.end - start)
-            .sum();
-        self.max
-            .saturating_sub(self.una())
-            .saturating_sub(self.sacked.total())
-            .saturating_sub(lost)
-    }
-
-    fn acknowledged(&mut self, ack: Place, now: Time) {
-        let una = self.una();
-        let mut newest = None;
-        while let Some(entry) = self.transmissions.first_entry()
-            && *entry.key() < ack
-        {
-            let found = entry.remove();
-            if found.end > ack {
-                self.transmissions.insert(ack, found);
-            }
-            // Karn: what was sent twice measures nothing.
-            newest = (found.count == 1).then_some(found.time);
-        }
-        if let Some(sent) = newest {
-            let sample = now.saturating_sub(sent);
-            self.least_rtt = Some(self.least_rtt.map_or(sample, |least| least.min(sample)));
-            self.longest_rtt = Some(
-                self.longest_rtt
-                    .map_or(sample, |longest| longest.max(sample)),
-            );
-        }
-        let told: u64 = self
-            .sacked
-            .iter()
-            .map(|(start, end)| end.min(ack).saturating_sub(start))
-            .sum();
-        self.delivered += (ack - una).saturating_sub(told);
-        self.sacked.remove_below(ack);
-        self.una.push(now, ack);
-    }
-}
-
-/// Data that the host was not allowed to take, and why.
-#[derive(Clone, Copy)]
-pub struct Rejected {
-    /// First place.
-    pub start: Place,
-    /// One past the last.
-    pub end: Place,
-    /// The rule.
-    pub rule: &'static Rule,
-}
-
-/// The direction to the tested host.
-#[derive(Default)]
-pub struct Input {
-    /// The sequence number of the SYN.
-    pub irs: Option<u32>,
-    /// The options of the SYN.
-    pub syn: Options,
-    /// Its flags.
-    pub syn_flags: Flags,
-    /// What was received, SYN and FIN included.
-    pub received: Ranges,
-    /// One past what was received without a hole, with its past.
-    pub next: History<Place>,
-    /// The place of the FIN.
-    pub fin: Option<Place>,
-    /// One past the highest place the host has acknowledged, with its past.
-    pub acked: History<Place>,
-    /// The right edge the host offers, at its furthest.
-    pub edge: Place,
-    /// The right edge the host offered last.
-    pub last_edge: Place,
-    /// The largest window the host has offered.
-    pub largest_window: u64,
-    /// The largest data segment received.
-    pub largest_segment: u64,
-    /// Data that must not be taken.
-    pub rejected: Vec<Rejected>,
-    /// Everything received lately: time, first place, one past the last byte. A FIN out of order need not be kept.
-    pub recent: VecDeque<(Time, Place, Place)>,
-    /// Data received a second time.
-    pub twice: Ranges,
-    /// The newest `TSval` that the host must have taken as TS.Recent (RFC 7323 section 4.3), with its past.
-    pub ts_recent: History<u32>,
-    /// Each `TSval` the host may have taken as TS.Recent.
-    pub ts_possible: VecDeque<(Time, u32)>,
-}
-
-impl Input {
-    /// RCV.NXT if everything received is processed.
-    pub fn next(&self) -> Place {
-        self.next.last().unwrap_or(ORIGIN)
-    }
-
-    /// What the host has acknowledged.
-    pub fn acked(&self) -> Place {
-        self.acked.last().unwrap_or(ORIGIN)
-    }
-}
-
 /// The end by a RST.
 #[derive(Clone, Copy, Debug)]
 pub struct Reset {
@@ -336,16 +79,6 @@ pub struct Connection {
     pub reset: Option<Reset>,
     /// When the last segment was seen.
     pub last_seen: Time,
-}
-
-impl Input {
-    /// Remembers what of a range was received before.
-    fn note_repeated(&mut self, from: Place, to: Place) {
-        let known: Vec<_> = self.received.iter().collect();
-        for (start, end) in known {
-            self.twice.insert(start.max(from), end.min(to));
-        }
-    }
 }
 
 impl Connection {
@@ -674,17 +407,6 @@ impl Connection {
             // Older than another that came before it: its window may only be taken by a host that saw it first.
             let furthest = output.edge.last().unwrap_or(0).max(ack + window);
             output.edge.push(now, furthest);
-        }
-    }
-}
-
-impl Output {
-    /// A partial acknowledgment is a reason to retransmit what follows it, but only in a recovery: something
-    /// outstanding was sent twice, or was until this acknowledgment.
-    fn evidence_if_recovering(&mut self, now: Time) {
-        let recently = self.evidence.is_some_and(|then| then + MEMORY > now);
-        if recently || self.transmissions.values().any(|sent| sent.count > 1) {
-            self.evidence = Some(now);
         }
     }
 }
