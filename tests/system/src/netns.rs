@@ -3,9 +3,12 @@
 //! Everything lives in the namespace, so nothing of the host's own network is touched and deleting the namespace
 //! removes all of it.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -115,6 +118,30 @@ impl Netns {
         let words = ["-qw".to_owned(), setting.to_owned()];
         let mut command = self.command(session, Path::new("sysctl"), &words);
         Running::start(&mut command).finish().ends_with(0);
+    }
+
+    /// Sends 4 MiB to a TCP echo from the namespace while reading what comes back.
+    ///
+    /// # Panics
+    /// If something else comes back, or nothing for ten seconds.
+    #[track_caller]
+    pub fn echoes_over_tcp(&self, to: SocketAddr) {
+        let mut stream = self.within(|| TcpStream::connect(to).expect("a connection"));
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a timeout");
+        let sent: Vec<u8> = (0usize..4 << 20)
+            .map(|i| (i * 7 / 3).to_le_bytes()[0])
+            .collect();
+        let mut writer = stream.try_clone().expect("a second handle");
+        let writing = std::thread::spawn({
+            let sent = sent.clone();
+            move || writer.write_all(&sent).expect("written")
+        });
+        let mut back = vec![0; sent.len()];
+        stream.read_exact(&mut back).expect("an echo");
+        writing.join().expect("the writer");
+        assert!(back == sent, "4 MiB came back changed");
     }
 
     /// Does something on a thread that is in the namespace.

@@ -1,8 +1,6 @@
 //! Packet sockets on an interface of the host, as root in network namespaces of the tests' own.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use kiln_system_tests::netns::Netns;
 use kiln_system_tests::{Running, Session, backend, skip};
@@ -34,26 +32,6 @@ fn serving(netns: &Netns, session: &Session, options: &str) -> Running {
     running
 }
 
-#[track_caller]
-fn echoes(netns: &Netns, to: SocketAddr) {
-    let mut stream = netns.within(|| TcpStream::connect(to).expect("a connection"));
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("a timeout");
-    let sent: Vec<u8> = (0usize..4 << 20)
-        .map(|i| (i * 7 / 3).to_le_bytes()[0])
-        .collect();
-    let mut writer = stream.try_clone().expect("a second handle");
-    let writing = std::thread::spawn({
-        let sent = sent.clone();
-        move || writer.write_all(&sent).expect("written")
-    });
-    let mut back = vec![0; sent.len()];
-    stream.read_exact(&mut back).expect("an echo");
-    writing.join().expect("the writer");
-    assert!(back == sent, "4 MiB came back changed");
-}
-
 #[test]
 fn tcp_over_both_families() {
     if !backend::only_on(&["process", "kvm"], "other monitors have no packet sockets") {
@@ -66,8 +44,8 @@ fn tcp_over_both_families() {
         &session,
         "--net packet:far,ip=10.9.1.2/24,ip6=fd00:9::2/64",
     );
-    echoes(&netns, (GUEST, 7).into());
-    echoes(&netns, "[fd00:9::2]:7".parse().expect("an address"));
+    netns.echoes_over_tcp((GUEST, 7).into());
+    netns.echoes_over_tcp("[fd00:9::2]:7".parse().expect("an address"));
 }
 
 #[test]
@@ -82,7 +60,7 @@ fn an_ethernet_address_of_the_guests_own() {
         &session,
         "--net packet:far,ip=10.9.1.2/24,mac=02:00:00:00:00:77",
     );
-    echoes(&netns, (GUEST, 7).into());
+    netns.echoes_over_tcp((GUEST, 7).into());
 }
 
 #[test]

@@ -59,22 +59,7 @@ fn tcp_and_udp() {
     for len in [0, 1, 512, 1472] {
         echoes(&socket, GUEST, len);
     }
-    let mut stream = netns.within(|| TcpStream::connect((GUEST, 7)).expect("a connection"));
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("a timeout");
-    let sent: Vec<u8> = (0usize..4 << 20)
-        .map(|i| (i * 7 / 3).to_le_bytes()[0])
-        .collect();
-    let mut writer = stream.try_clone().expect("a second handle");
-    let writing = std::thread::spawn({
-        let sent = sent.clone();
-        move || writer.write_all(&sent).expect("written")
-    });
-    let mut back = vec![0; sent.len()];
-    stream.read_exact(&mut back).expect("an echo");
-    writing.join().expect("the writer");
-    assert!(back == sent, "4 MiB came back changed");
+    netns.echoes_over_tcp((GUEST, 7).into());
 }
 
 #[test]
