@@ -1,8 +1,9 @@
 //! What the tests look at on the host: processes and signals to them, ports, abilities.
 
 use std::fs;
-use std::net::{Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,16 +23,12 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A TCP port of the loopback address that is free now.
+/// A TCP port of the loopback address that is free now, and that nobody else is given by chance.
 ///
 /// # Panics
 /// If there is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
+    unclaimed(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
 }
 
 /// The same for UDP.
@@ -39,11 +36,23 @@ pub fn free_port() -> u16 {
 /// # Panics
 /// If there is none.
 pub fn free_udp_port() -> u16 {
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
-    socket
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
+    unclaimed(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
+}
+
+/// The next port that is free, below those that the kernel hands out by itself (`ip_local_port_range`): what connects
+/// or binds to port 0 between the question and the use cannot take it. No two calls of a process get the same one, and
+/// processes begin at different places.
+fn unclaimed(is_free: impl Fn(u16) -> bool) -> u16 {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(61);
+    (0..COUNT)
+        .map(|_| NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|step| FIRST + begin.wrapping_add(step) % COUNT)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|&port| is_free(port))
+        .expect("a free port")
 }
 
 /// True if the loopback interface has an IPv6 address.
