@@ -3,8 +3,9 @@
 use core::sync::atomic::Ordering;
 
 use kiln_abi::layout::Record;
-use kiln_abi::op::{MAX_SEGMENTS, OpError, Protection, Segment, SegmentList};
+use kiln_abi::op::{MAX_SEGMENTS, OpError, Protection, Segment, SegmentList, Stream};
 use kiln_abi::perform::Devices;
+use kiln_abi::user::{UserAccess, UserAdvice, UserBacking};
 use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 
 use crate::memory::inside;
@@ -42,7 +43,11 @@ impl<'a> HostDevices<'a> {
         }
     }
 
-    fn device(&self, device: u32, kind: DeviceKind) -> Result<&DeviceState, OpError> {
+    pub(crate) fn state(&self) -> &State {
+        self.state
+    }
+
+    pub(crate) fn device(&self, device: u32, kind: DeviceKind) -> Result<&DeviceState, OpError> {
         let known = device < self.state.device_count;
         let state = self.state.devices.get(device as usize).filter(|_| known);
         state
@@ -86,7 +91,7 @@ impl<'a> HostDevices<'a> {
     }
 }
 
-fn fd(device: u32) -> i32 {
+pub(crate) fn fd(device: u32) -> i32 {
     FIRST_DEVICE_FD + device.cast_signed()
 }
 
@@ -103,7 +108,7 @@ fn error(result: isize) -> OpError {
     }
 }
 
-fn check(result: isize) -> Result<u64, OpError> {
+pub(crate) fn check(result: isize) -> Result<u64, OpError> {
     u64::try_from(result).map_err(|_| error(result))
 }
 
@@ -128,11 +133,16 @@ fn with_header(
 
 impl Devices for HostDevices<'_> {
     const METRICS: bool = true;
+    const PROGRAMS: bool = true;
 
-    fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
+    fn console_write(&mut self, stream: Stream, text: Segment) -> Result<u64, OpError> {
         self.host_calls += 1;
         loop {
-            let result = sys::write(CONSOLE_FD, text.addr, text.len.min(MAX_CONSOLE));
+            let result = sys::write(
+                CONSOLE_FD + stream as i32,
+                text.addr,
+                text.len.min(MAX_CONSOLE),
+            );
             if result != errno::EINTR {
                 return check(result);
             }
@@ -316,5 +326,47 @@ impl Devices for HostDevices<'_> {
         let count = u64::from(blocks.count);
         traffic.block_count.store(count, Ordering::Release);
         Ok(())
+    }
+
+    fn user_map(
+        &mut self,
+        range: Segment,
+        access: UserAccess,
+        backing: UserBacking,
+        populate: bool,
+    ) -> Result<(), OpError> {
+        self.map(range, access, backing, populate)
+    }
+
+    fn user_unmap(&mut self, range: Segment) -> Result<(), OpError> {
+        self.unmap(range)
+    }
+
+    fn user_protect(&mut self, range: Segment, access: UserAccess) -> Result<(), OpError> {
+        self.protect(range, access)
+    }
+
+    fn user_discard(&mut self, range: Segment) -> Result<(), OpError> {
+        self.discard(range)
+    }
+
+    fn user_move(&mut self, range: Segment, to: u64) -> Result<(), OpError> {
+        self.relocate(range, to)
+    }
+
+    fn user_advise(&mut self, range: Segment, advice: UserAdvice) -> Result<(), OpError> {
+        self.advise(range, advice)
+    }
+
+    fn system_calls(&mut self, entry: u64, deferred: u64) -> Result<(), OpError> {
+        self.take_calls(entry, deferred)
+    }
+
+    fn console_read(&mut self, buffer: Segment) -> Result<u64, OpError> {
+        self.read_input(buffer)
+    }
+
+    fn ninep(&mut self, device: u32, request: Segment, reply: Segment) -> Result<u64, OpError> {
+        self.ask(device, request, reply)
     }
 }

@@ -1,6 +1,6 @@
 //! The guest's call, as [`kiln_abi::call`] describes it.
 
-use kiln_abi::call::{CONTROL, Call};
+use kiln_abi::call::{CONSOLE, CONTROL, Call};
 use kiln_abi::layout::Record;
 use kiln_abi::op::Segment;
 use kiln_abi::perform::{self, Memory, Pass};
@@ -104,7 +104,9 @@ fn wait_for_devices(call: &mut Call, state: &State, deadline: u64) -> u64 {
         .filter(|&d| is_net(d))
         .map(|d| (FIRST_DEVICE_FD + d.cast_signed(), interest(d)))
         .filter(|&(_, events)| events != 0);
-    for (slot, (fd, events)) in fds.iter_mut().zip(control.chain(devices)) {
+    let input = (state.program.runs && call.wait_receive & CONSOLE != 0)
+        .then_some((state.program.input_fd, sys::POLLIN));
+    for (slot, (fd, events)) in fds.iter_mut().zip(control.chain(input).chain(devices)) {
         *slot = PollFd {
             fd,
             events,
@@ -144,6 +146,10 @@ fn wait_for_devices(call: &mut Call, state: &State, deadline: u64) -> u64 {
             host_calls += 1;
             call.event = if got == 1 { u32::from(signal) } else { 15 };
             call.ready |= CONTROL;
+            continue;
+        }
+        if state.program.runs && slot.fd == state.program.input_fd {
+            call.ready |= CONSOLE;
             continue;
         }
         let bit = 1u64 << ((slot.fd - FIRST_DEVICE_FD).cast_unsigned() & 63);

@@ -10,6 +10,8 @@
 //! - [`seal`]: the last steps before the guest runs;
 //! - [`enter`]: the guest's call ([`kiln_abi::call`]), with [`devices`] and [`memory`] behind it;
 //! - [`trap`]: host signals become trap frames of the guest ([`kiln_abi::trap`]);
+//! - [`calls`]: a program's system calls on their way to the library OS;
+//! - [`user`]: the memory and the console of guests that run a program ([`kiln_abi::user`]);
 //! - [`vcpu`]: the same for a guest in a virtual machine, with its page tables in [`paging`];
 //! - [`traffic`]: what goes over the links, counted and, while somebody captures, copied;
 //! - [`report`]: what the supervisor is left to read when the guest has ended.
@@ -18,6 +20,7 @@
 //! safety rests on the filter alone, never on a check made in this crate.
 #![no_std]
 
+pub mod calls;
 pub mod devices;
 pub mod enter;
 pub mod memory;
@@ -28,6 +31,7 @@ pub mod state;
 pub mod sys;
 pub mod traffic;
 pub mod trap;
+pub mod user;
 pub mod vcpu;
 
 pub use report::Report;

@@ -12,6 +12,8 @@ use crate::vcpu::Machine;
 pub const CONTROL_FD: i32 = 0;
 /// Descriptor of the console.
 pub const CONSOLE_FD: i32 = 1;
+/// Descriptor of the console's stream for errors; with most guests the same once more.
+pub const ERRORS_FD: i32 = 2;
 /// Descriptor of device 0; the others follow.
 pub const FIRST_DEVICE_FD: i32 = 3;
 
@@ -63,6 +65,36 @@ pub struct DeviceState {
     pub reserved: u32,
 }
 
+/// What a guest has that runs a program. All zero if it does not.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Program {
+    /// It does.
+    pub runs: bool,
+    /// Descriptor of the guest's memory.
+    pub memory_fd: i32,
+    /// Descriptor of the file with the root image.
+    pub root_fd: i32,
+    /// Descriptor of the console's input.
+    pub input_fd: i32,
+    /// Where the free memory begins in the file of the guest's memory.
+    pub free_offset: u64,
+    /// Where the root image begins in its file.
+    pub root_offset: u64,
+    /// Its length in whole pages; 0 if there is none.
+    pub root_size: u64,
+    /// Where the program's system calls go; 0 for nowhere.
+    pub calls: Cell<u64>,
+    /// The word that tells of a tick that was not delivered.
+    pub deferred: Cell<u64>,
+}
+
+/// Where the descriptors of a [`Program`] begin: behind the devices'. First the memory's, then the root image's, then the
+/// input's.
+pub const fn program_fds(devices: u32) -> i32 {
+    FIRST_DEVICE_FD + devices.cast_signed()
+}
+
 /// Everything the gate knows.
 #[derive(Debug)]
 #[repr(C)]
@@ -105,6 +137,8 @@ pub struct State {
     pub devices: [DeviceState; MAX_DEVICES],
     /// The virtual machine that the guest runs in, if it does.
     pub machine: Machine,
+    /// The program that the guest runs, if it does.
+    pub program: Program,
     /// True once the gate has begun to end the process.
     pub ending: Cell<bool>,
     /// Number of filter instructions.

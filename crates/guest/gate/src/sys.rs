@@ -17,6 +17,7 @@ use kiln_abi::op::Segment;
 pub mod errno {
     pub const EINTR: isize = -4;
     pub const EAGAIN: isize = -11;
+    pub const ENOMEM: isize = -12;
     pub const EFAULT: isize = -14;
     pub const ENOSPC: isize = -28;
     pub const EFBIG: isize = -27;
@@ -35,6 +36,7 @@ pub mod errno {
 pub mod nr {
     pub const READ: u32 = 0;
     pub const WRITE: u32 = 1;
+    pub const MMAP: u32 = 9;
     pub const MPROTECT: u32 = 10;
     pub const MUNMAP: u32 = 11;
     pub const RT_SIGRETURN: u32 = 15;
@@ -43,6 +45,7 @@ pub mod nr {
     pub const PWRITE64: u32 = 18;
     pub const READV: u32 = 19;
     pub const WRITEV: u32 = 20;
+    pub const MREMAP: u32 = 25;
     pub const MADVISE: u32 = 28;
     pub const FDATASYNC: u32 = 75;
     pub const SIGALTSTACK: u32 = 131;
@@ -69,6 +72,26 @@ pub const CLOCK_REALTIME: u32 = 0;
 pub const CLOCK_MONOTONIC: u32 = 1;
 /// `MADV_REMOVE`.
 pub const MADV_REMOVE: u32 = 9;
+/// `MADV_DONTNEED`.
+pub const MADV_DONTNEED: u32 = 4;
+/// `MADV_HUGEPAGE`.
+pub const MADV_HUGEPAGE: u32 = 14;
+/// `MADV_NOHUGEPAGE`.
+pub const MADV_NOHUGEPAGE: u32 = 15;
+/// `MADV_POPULATE_READ`.
+pub const MADV_POPULATE_READ: u32 = 22;
+/// `MADV_POPULATE_WRITE`.
+pub const MADV_POPULATE_WRITE: u32 = 23;
+/// `MAP_ANONYMOUS | MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED`: zeroes.
+pub const MAP_ZERO: u32 = 0x4032;
+/// `MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED`: a file's pages, until they are written.
+pub const MAP_COPY: u32 = 0x4012;
+/// `MAP_SHARED | MAP_FIXED`: a file's pages.
+pub const MAP_SAME: u32 = 0x11;
+/// `MAP_POPULATE`.
+pub const MAP_POPULATE: u32 = 0x8000;
+/// `MREMAP_MAYMOVE | MREMAP_FIXED`.
+pub const MREMAP_TO: u32 = 3;
 /// `FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE`.
 pub const PUNCH_HOLE: u32 = 3;
 /// `POLLIN`.
@@ -113,6 +136,22 @@ impl Timespec {
             nsec: (nanos % 1_000_000_000).cast_signed(),
         }
     }
+}
+
+/// With a sixth argument.
+unsafe fn syscall6(nr: u32, a: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: as below.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") nr as isize => result,
+            in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
 }
 
 #[inline]
@@ -296,6 +335,54 @@ pub unsafe fn munmap(start: u64, end: u64) -> isize {
         syscall(
             nr::MUNMAP,
             [start as usize, (end - start) as usize, 0, 0, 0],
+        )
+    }
+}
+
+/// `mmap(2)` at a fixed address.
+///
+/// # Safety
+/// Nobody needs what is there.
+pub unsafe fn mmap(
+    addr: u64,
+    len: u64,
+    protection: u64,
+    flags: u32,
+    fd: i32,
+    offset: u64,
+) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        syscall6(
+            nr::MMAP,
+            [
+                addr as usize,
+                len as usize,
+                protection as usize,
+                flags as usize,
+                fd as usize,
+                offset as usize,
+            ],
+        )
+    }
+}
+
+/// `mremap(2)` to a fixed address.
+///
+/// # Safety
+/// Nobody needs what is there, nor these pages at their old place.
+pub unsafe fn mremap(from: u64, len: u64, to: u64) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        syscall(
+            nr::MREMAP,
+            [
+                from as usize,
+                len as usize,
+                len as usize,
+                MREMAP_TO as usize,
+                to as usize,
+            ],
         )
     }
 }

@@ -13,7 +13,9 @@ use crate::{sys, vcpu};
 
 /// Indices into the registers of `ucontext_t` (`<sys/ucontext.h>`).
 mod greg {
+    pub const R11: usize = 3;
     pub const RDI: usize = 8;
+    pub const RCX: usize = 14;
     pub const RSP: usize = 15;
     pub const RIP: usize = 16;
     pub const EFL: usize = 17;
@@ -46,16 +48,17 @@ pub struct Info {
 }
 
 const SIGSYS: i32 = 31;
+/// `SYS_SECCOMP`: the filter's doing, not somebody's who sends signals.
+const SYS_SECCOMP: i32 = 1;
 /// Trap flag, direction flag, alignment check: off in a trap entry.
 pub const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 18;
 
-/// The handler of every signal that reaches the guest's process.
+/// The handler of every signal that reaches the guest's process, behind [`calls`](crate::calls).
 ///
 /// Leaves signal context at once: it changes where the interrupted thread goes on and returns.
 ///
 /// # Safety
-/// Called by the kernel only, with `SA_SIGINFO | SA_ONSTACK`.
-#[unsafe(export_name = "kiln_gate_signal")]
+/// Called by the kernel only, with `SA_SIGINFO | SA_ONSTACK`, or by [`calls`](crate::calls).
 pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Context) {
     // SAFETY: the kernel hands over valid records for the time of the handler.
     let (info, context) = unsafe { (&*info, &mut *context) };
@@ -70,7 +73,25 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         return;
     }
     let in_gate = state.code.contains(rip, 1);
-    if tick && (in_gate || in_trap(state, registers[greg::RSP]) || state.trap_entry.get() == 0) {
+    let in_program = in_program(state, rip);
+    let calls = state.program.calls.get();
+    // What `calls` leaves.
+    if signal == SIGSYS && calls != 0 && info.code == SYS_SECCOMP && in_program {
+        // What the instruction itself does.
+        registers[greg::RCX] = rip;
+        registers[greg::R11] = registers[greg::EFL];
+        registers[greg::RIP] = calls;
+        registers[greg::EFL] &= !CLEARED_FLAGS;
+        return;
+    }
+    if tick && calls != 0 && !in_program {
+        // SAFETY: the guest has given an aligned word of its writable memory; should it have taken its own access away, the
+        // fault ends it.
+        unsafe { (state.program.deferred.get() as *mut u64).write_volatile(1) };
+        return;
+    }
+    let busy = in_trap(state, registers[greg::RSP]) && !in_program;
+    if tick && (in_gate || busy || state.trap_entry.get() == 0) {
         return;
     }
     let mut frame = TrapFrame {
@@ -108,6 +129,11 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     registers[greg::EFL] &= !CLEARED_FLAGS;
 }
 
+/// True if code at `rip` is not the library OS's but that of the program it runs.
+fn in_program(state: &State, rip: u64) -> bool {
+    state.program.runs && !state.text.contains(rip, 1) && !state.code.contains(rip, 1)
+}
+
 /// True if `stack` is a stack pointer into the stack for traps.
 pub fn in_trap(state: &State, stack: u64) -> bool {
     state.trap_stack.get().contains(stack.wrapping_sub(1), 1)
@@ -124,10 +150,12 @@ pub struct Entry {
     pub code: u64,
 }
 
-/// Writes a trap frame for the guest. Ends the guest if it has no entry for traps or is in it already.
+/// Writes a trap frame for the guest. Ends the guest if it has no entry for traps or is in it already. A program's stack pointer
+/// may hold anything and says nothing of that.
 pub fn deliver(state: &State, frame: &TrapFrame) -> Entry {
     let [.., stack, _, _, _, _, _, _, _, _] = frame.registers;
-    if in_trap(state, stack) || state.trap_entry.get() == 0 {
+    let again = in_trap(state, stack) && !in_program(state, frame.rip);
+    if again || state.trap_entry.get() == 0 {
         end_with_fault(Some(frame), "");
     }
     if frame.vector != TrapFrame::TICK {

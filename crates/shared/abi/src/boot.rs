@@ -65,8 +65,13 @@ pub struct BootInfo {
     pub trap_stack_top: u64,
     /// The instance's name, NUL-padded.
     pub name: [u8; 24],
+    /// Address of the root image, page aligned: the file system that comes with the image of a guest that runs a program
+    /// ([`AbiNote::PROGRAM`](crate::note::AbiNote::PROGRAM)). 0 if there is none.
+    pub root: u64,
+    /// Its length in bytes. It is mapped in whole pages, what is behind its end may hold anything or fault.
+    pub root_size: u64,
     /// Reserved, 0.
-    pub reserved: [u64; 3],
+    pub reserved: u64,
 }
 
 impl BootInfo {
@@ -74,6 +79,8 @@ impl BootInfo {
     pub const FEATURE_TICK: u64 = 1;
     /// Released memory really goes back to the host.
     pub const FEATURE_RELEASE: u64 = 2;
+    /// The console is the user's terminal, which edits lines and echoes what is typed by itself.
+    pub const FEATURE_TERMINAL: u64 = 4;
 
     /// `rep movsb` and `rep stosb` are fast (ERMS).
     pub const CPU_ERMS: u64 = 1;
@@ -125,6 +132,8 @@ pub enum MemoryKind {
     TrapStack = 4,
     /// Zero-filled memory for the guest to use as it likes.
     Free = 5,
+    /// The root image; read-only. Not more than looked at: no buffer of an operation may lie there.
+    Root = 6,
 }
 
 /// Kinds of devices.
@@ -135,6 +144,9 @@ pub enum DeviceKind {
     Net = 1,
     /// A disk.
     Block = 2,
+    /// A folder of the host, asked by 9P2000.L ([`UserOp::NineP`](crate::user::UserOp::NineP)). Only for guests that run a program,
+    /// whose images do not declare it.
+    Files = 3,
 }
 
 impl DeviceKind {
@@ -143,6 +155,7 @@ impl DeviceKind {
         Some(match raw {
             1 => Self::Net,
             2 => Self::Block,
+            3 => Self::Files,
             _ => return None,
         })
     }
@@ -152,6 +165,7 @@ impl DeviceKind {
         match self {
             Self::Net => "net",
             Self::Block => "block",
+            Self::Files => "files",
         }
     }
 }

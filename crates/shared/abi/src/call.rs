@@ -26,6 +26,10 @@ pub const STACK_NEEDED: usize = 8 * 1024;
 /// The bit of a ready set that stands for the control channel. It is always waited for.
 pub const CONTROL: u64 = 1 << 63;
 
+/// The bit of a ready set that stands for the console's input, in guests that run a program
+/// ([`AbiNote::PROGRAM`](crate::note::AbiNote::PROGRAM)). Such a guest has one device less than others at the most.
+pub const CONSOLE: u64 = 1 << 62;
+
 /// One call: a batch, how long to wait afterwards, and what came back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -36,7 +40,7 @@ pub struct Call {
     pub count: u32,
     /// A set of [`WALL`](Self::WALL) and [`RETRY`](Self::RETRY). Other bits are ignored.
     pub flags: u32,
-    /// Devices (by bit) whose having something to receive ends the wait.
+    /// Devices (by bit), and [`CONSOLE`], whose having something to receive ends the wait.
     pub wait_receive: u64,
     /// Devices (by bit) whose being able to take a frame ends the wait.
     pub wait_send: u64,
@@ -48,7 +52,7 @@ pub struct Call {
     /// Result: 0, or the number of the signal (as on Linux: 2 interrupt, 15 terminate) by which the instance's owner
     /// asks the guest to end. Reported once for each request.
     pub event: u32,
-    /// Result: devices of `wait_receive` that have something to receive, and [`CONTROL`] if `event` is not 0. 0 if
+    /// Result: what of `wait_receive` has something to receive, and [`CONTROL`] if `event` is not 0. 0 if
     /// `deadline` was 0.
     pub ready: u64,
     /// Result: devices of `wait_send` that can take a frame. 0 if `deadline` was 0.

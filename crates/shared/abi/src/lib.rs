@@ -17,6 +17,7 @@
 //! | [`metrics`] | counters that the monitor reads |
 //! | [`exit`] | how a guest ends |
 //! | [`trap`] | what the guest gets when its own code faults |
+//! | [`user`] | what only guests need that run a Linux program |
 //! | [`note`] | ELF notes of an image: ABI version, device manifest |
 //! | [`time`] | instants on the monitor's monotonic clock |
 //! | [`layout`] | the only `unsafe` here: records as bytes, with their sizes asserted |
@@ -37,6 +38,7 @@ pub mod op;
 pub mod perform;
 pub mod time;
 pub mod trap;
+pub mod user;
 
 pub use boot::{BootInfo, DeviceInfo, DeviceKind, MemoryRange};
 pub use call::Call;

@@ -29,7 +29,7 @@ pub const MAX_NAME: usize = 23;
 pub struct AbiNote {
     /// [`VERSION`](crate::VERSION) the guest was built for.
     pub version: u32,
-    /// Reserved, 0.
+    /// [`PROGRAM`](Self::PROGRAM) or 0.
     pub flags: u32,
     /// Bytes of stack the program wants; 0 leaves the choice to the monitor.
     pub stack_size: u64,
@@ -38,6 +38,12 @@ pub struct AbiNote {
     /// Address of the first instruction, relative to where the image is placed. Programs leave it 0; `kiln build`
     /// fills in what the linker decided, because the ELF header's entry is the machine part's.
     pub entry: u64,
+}
+
+impl AbiNote {
+    /// The image runs a Linux program: it needs the operations in [`user`](crate::user), and the monitor keeps the user range
+    /// free. A monitor that cannot do so refuses the image.
+    pub const PROGRAM: u32 = 1;
 }
 
 /// One device that a program declares.

@@ -7,10 +7,12 @@
 //! Buffers are lists of [`Segment`]s, at most [`MAX_SEGMENTS`]. They must lie in the guest's memory; what is written
 //! to must lie in memory the guest may write.
 //!
-//! No operation but [`Op::BlockRead`], [`Op::BlockWrite`], [`Op::BlockFlush`], [`Op::BlockDiscard`] (for as long as
-//! the host's disk takes) and [`Op::ConsoleWrite`] (while the reader of the console is behind) blocks.
+//! No operation but [`Op::BlockRead`], [`Op::BlockWrite`], [`Op::BlockFlush`], [`Op::BlockDiscard`],
+//! [`UserOp::NineP`] (for as long as the host's disk takes) and [`Op::ConsoleWrite`] (while the reader of the console is
+//! behind) blocks.
 
 use crate::net::NetHeader;
+use crate::user::UserOp;
 
 /// The most segments of one operation.
 pub const MAX_SEGMENTS: u64 = 32;
@@ -75,11 +77,29 @@ pub mod code {
     pub const TICK: u16 = 11;
     pub const SET_TRAP: u16 = 12;
     pub const EXIT: u16 = 13;
-    /// Reserved for 9P requests.
     pub const NINEP: u16 = 14;
     /// Reserved for trace records.
     pub const TRACE: u16 = 15;
     pub const METRICS: u16 = 16;
+    pub const USER_MAP: u16 = 17;
+    pub const USER_UNMAP: u16 = 18;
+    pub const USER_PROTECT: u16 = 19;
+    pub const USER_DISCARD: u16 = 20;
+    pub const USER_MOVE: u16 = 21;
+    pub const SYSTEM_CALLS: u16 = 22;
+    pub const CONSOLE_READ: u16 = 23;
+    pub const USER_ADVISE: u16 = 24;
+}
+
+/// Which of the console's two streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stream {
+    /// Standard output.
+    #[default]
+    Out = 0,
+    /// Standard error output. Backends that have one stream only take it for the other.
+    Error = 1,
 }
 
 /// What a page of guest memory may be used for. Executable memory cannot be made at run time.
@@ -99,6 +119,8 @@ pub enum Protection {
 pub enum Op {
     /// Writes text to the console. Result: bytes written, at least 1 unless the buffer is empty.
     ConsoleWrite {
+        /// To which stream; the device number in a [`RawOp`].
+        stream: Stream,
         /// The text.
         buffer: Segment,
     },
@@ -205,6 +227,8 @@ pub enum Op {
         /// The blocks.
         blocks: SegmentList,
     },
+    /// What only guests ask that run a Linux program.
+    User(UserOp),
     /// Ends the guest. Does not return, whatever the arguments: what cannot be read of them is left out of the report.
     Exit {
         /// An [`ExitReason`](crate::ExitReason).
@@ -277,9 +301,9 @@ impl Op {
     /// The operation as it lies in memory, its result not yet written.
     pub const fn encode(self) -> RawOp {
         match self {
-            Self::ConsoleWrite { buffer } => on(
+            Self::ConsoleWrite { stream, buffer } => on(
                 code::CONSOLE_WRITE,
-                0,
+                stream as u32,
                 [buffer.addr, buffer.len, 0, 0, 0, 0],
             ),
             // The header's words are filled in by the caller that has them: see `RawOp::set_header`.
@@ -315,6 +339,7 @@ impl Op {
                 on(code::SET_TRAP, 0, [stack.addr, stack.len, entry, 0, 0, 0])
             }
             Self::Metrics { blocks } => list(code::METRICS, 0, blocks, 0),
+            Self::User(op) => op.encode(),
             Self::Exit {
                 reason,
                 code: exit_code,
@@ -380,19 +405,20 @@ impl RawOp {
     ///
     /// # Errors
     /// [`OpError::Invalid`] for an unknown number or arguments out of their documented ranges;
-    /// [`OpError::Unsupported`] for the reserved numbers. Whether addresses and devices exist is not looked at here.
+    /// [`OpError::Unsupported`] for the reserved number. Whether addresses and devices exist is not looked at here.
     pub fn decode(&self) -> Result<Op, OpError> {
-        self.decode_for(true, true)
+        self.decode_for(true, true, true)
     }
 
     /// The typed operation, for a host that may have no links or no disks at all: operations on those are
-    /// [`OpError::NoDevice`], whatever their arguments. Where that is known at compile time, nothing else is left of them.
+    /// [`OpError::NoDevice`], whatever their arguments. Likewise [`UserOp`]s are [`OpError::Unsupported`] where there can be no
+    /// programs. Where that is known at compile time, nothing else is left of them.
     ///
     /// # Errors
     /// As for [`decode`](Self::decode).
     #[inline]
     #[allow(clippy::many_single_char_names, reason = "six arguments by position")]
-    pub fn decode_for(&self, links: bool, disks: bool) -> Result<Op, OpError> {
+    pub fn decode_for(&self, links: bool, disks: bool, programs: bool) -> Result<Op, OpError> {
         let [a, b, c, d, e, f] = self.args;
         let device = self.device;
         let segment = Segment { addr: a, len: b };
@@ -408,7 +434,16 @@ impl RawOp {
         Ok(match self.code {
             code::NET_SEND | code::NET_RECEIVE if !links => return Err(OpError::NoDevice),
             code::BLOCK_READ..=code::BLOCK_DISCARD if !disks => return Err(OpError::NoDevice),
-            code::CONSOLE_WRITE => Op::ConsoleWrite { buffer: segment },
+            code::NINEP | code::USER_MAP..=code::USER_ADVISE if !programs => {
+                return Err(OpError::Unsupported);
+            }
+            code::CONSOLE_WRITE => Op::ConsoleWrite {
+                stream: match device {
+                    1 => Stream::Error,
+                    _ => Stream::Out,
+                },
+                buffer: segment,
+            },
             code::NET_SEND => Op::NetSend {
                 device,
                 frame: segments()?,
@@ -463,13 +498,14 @@ impl RawOp {
             code::METRICS => Op::Metrics {
                 blocks: segments()?,
             },
-            code::NINEP | code::TRACE => return Err(OpError::Unsupported),
+            code::NINEP | code::USER_MAP..=code::USER_ADVISE => Op::User(UserOp::decode(self)?),
+            code::TRACE => return Err(OpError::Unsupported),
             _ => return Err(OpError::Invalid),
         })
     }
 }
 
-fn page_range(range: Segment) -> Result<Segment, OpError> {
+pub(crate) fn page_range(range: Segment) -> Result<Segment, OpError> {
     let aligned =
         range.addr.is_multiple_of(crate::PAGE_SIZE) && range.len.is_multiple_of(crate::PAGE_SIZE);
     if !aligned || range.len == 0 || range.addr.checked_add(range.len).is_none() {
@@ -498,7 +534,14 @@ mod tests {
             ..NetHeader::PLAIN
         };
         let ops = [
-            Op::ConsoleWrite { buffer: BUFFER },
+            Op::ConsoleWrite {
+                stream: Stream::Out,
+                buffer: BUFFER,
+            },
+            Op::ConsoleWrite {
+                stream: Stream::Error,
+                buffer: BUFFER,
+            },
             Op::NetReceive {
                 device: 2,
                 buffers: LIST,

@@ -9,8 +9,10 @@ use crate::call::{Call, MAX_OPS};
 use crate::layout::Record;
 use crate::net::{MAX_FRAME, NetHeader};
 use crate::op::{
-    MAX_BLOCK_TRANSFER, MAX_SEGMENTS, Op, OpError, Protection, RawOp, Segment, SegmentList, code,
+    MAX_BLOCK_TRANSFER, MAX_SEGMENTS, Op, OpError, Protection, RawOp, Segment, SegmentList, Stream,
+    code,
 };
+use crate::user::{UserAccess, UserAdvice, UserBacking, UserOp};
 
 /// How the host reaches guest memory.
 pub trait Memory {
@@ -48,9 +50,11 @@ pub trait Devices {
     const DISKS: bool = true;
     /// Somebody can ask for the guest's counters. If not, [`metrics`](Self::metrics) is never called.
     const METRICS: bool = false;
+    /// There can be guests that run programs. If not, [`UserOp`]s are refused, and their methods are never called.
+    const PROGRAMS: bool = false;
 
     /// [`Op::ConsoleWrite`].
-    fn console_write(&mut self, text: Segment) -> Result<u64, OpError>;
+    fn console_write(&mut self, stream: Stream, text: Segment) -> Result<u64, OpError>;
     /// [`Op::NetSend`]; the frame is at least 14 bytes and the header's offsets lie inside it.
     fn net_send(
         &mut self,
@@ -82,6 +86,49 @@ pub trait Devices {
     fn set_trap(&mut self, entry: u64, stack: Segment) -> Result<(), OpError>;
     /// [`Op::Metrics`]. What the list says has been checked, but the guest may change it later.
     fn metrics(&mut self, _blocks: SegmentList) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+
+    /// [`UserOp::Map`]; ranges have been checked here and below.
+    fn user_map(
+        &mut self,
+        _range: Segment,
+        _access: UserAccess,
+        _backing: UserBacking,
+        _populate: bool,
+    ) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::Unmap`].
+    fn user_unmap(&mut self, _range: Segment) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::Protect`].
+    fn user_protect(&mut self, _range: Segment, _access: UserAccess) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::Discard`].
+    fn user_discard(&mut self, _range: Segment) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::Move`].
+    fn user_move(&mut self, _range: Segment, _to: u64) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::Advise`].
+    fn user_advise(&mut self, _range: Segment, _advice: UserAdvice) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::SystemCalls`]; the word has been checked to be writable and aligned.
+    fn system_calls(&mut self, _entry: u64, _deferred: u64) -> Result<(), OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::ConsoleRead`].
+    fn console_read(&mut self, _buffer: Segment) -> Result<u64, OpError> {
+        Err(OpError::Unsupported)
+    }
+    /// [`UserOp::NineP`].
+    fn ninep(&mut self, _device: u32, _request: Segment, _reply: Segment) -> Result<u64, OpError> {
         Err(OpError::Unsupported)
     }
 }
@@ -162,7 +209,7 @@ pub fn batch<D: Devices>(
         let result = if *closed & bit != 0 {
             Err(OpError::Again)
         } else {
-            match op.decode_for(D::LINKS, D::DISKS) {
+            match op.decode_for(D::LINKS, D::DISKS, D::PROGRAMS) {
                 Ok(Op::Exit {
                     reason,
                     code,
@@ -207,12 +254,12 @@ fn one<D: Devices>(
 ) -> Result<u64, OpError> {
     let mut segments = [Segment::default(); MAX_SEGMENTS as usize];
     match op {
-        Op::ConsoleWrite { buffer } => {
+        Op::ConsoleWrite { stream, buffer } => {
             memory.check(buffer, false)?;
             if buffer.len == 0 {
                 return Ok(0);
             }
-            devices.console_write(buffer)
+            devices.console_write(stream, buffer)
         }
         Op::NetSend {
             device,
@@ -291,8 +338,62 @@ fn one<D: Devices>(
             gather(blocks, true, memory, &mut segments)?;
             devices.metrics(blocks).map(|()| 0)
         }
+        Op::User(_) if !D::PROGRAMS => Err(OpError::Unsupported),
+        Op::User(op) => user(op, memory, devices),
         Op::Exit { .. } => Err(OpError::Invalid),
     }
+}
+
+fn user<D: Devices>(op: UserOp, memory: &impl Memory, devices: &mut D) -> Result<u64, OpError> {
+    match op {
+        UserOp::Map {
+            range,
+            access,
+            backing,
+            populate,
+        } => {
+            if let UserBacking::Shared(addr) | UserBacking::Private(addr) = backing {
+                let len = range.len;
+                memory.check(Segment { addr, len }, true)?;
+            }
+            devices.user_map(range, access, backing, populate)?;
+        }
+        UserOp::Unmap { range } => devices.user_unmap(range)?,
+        UserOp::Protect { range, access } => devices.user_protect(range, access)?,
+        UserOp::Discard { range } => devices.user_discard(range)?,
+        UserOp::Move { range, to } => {
+            if range.addr.abs_diff(to) < range.len {
+                return Err(OpError::Invalid);
+            }
+            devices.user_move(range, to)?;
+        }
+        UserOp::Advise { range, advice } => devices.user_advise(range, advice)?,
+        UserOp::SystemCalls { entry, deferred } => {
+            let word = Segment {
+                addr: deferred,
+                len: 8,
+            };
+            memory.check(word, true)?;
+            if !deferred.is_multiple_of(8) {
+                return Err(OpError::BadAddress);
+            }
+            devices.system_calls(entry, deferred)?;
+        }
+        UserOp::ConsoleRead { buffer } => {
+            memory.check(buffer, true)?;
+            return devices.console_read(buffer);
+        }
+        UserOp::NineP {
+            device,
+            request,
+            reply,
+        } => {
+            memory.check(request, false)?;
+            memory.check(reply, true)?;
+            return devices.ninep(device, request, reply);
+        }
+    }
+    Ok(0)
 }
 
 /// Reads a segment list once and checks every segment. Returns the segments and their total length.

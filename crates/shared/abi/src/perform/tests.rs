@@ -66,8 +66,11 @@ struct Log {
 }
 
 impl Devices for Log {
-    fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
-        self.seen.push(format!("console {}", text.len));
+    const PROGRAMS: bool = true;
+
+    fn console_write(&mut self, stream: Stream, text: Segment) -> Result<u64, OpError> {
+        let stream = if stream == Stream::Error { " 2" } else { "" };
+        self.seen.push(format!("console{stream} {}", text.len));
         Ok(text.len)
     }
     fn net_send(&mut self, device: u32, _: NetHeader, frame: &[Segment]) -> Result<(), OpError> {
@@ -117,6 +120,27 @@ impl Devices for Log {
     fn set_trap(&mut self, _: u64, _: Segment) -> Result<(), OpError> {
         Ok(())
     }
+    fn user_map(
+        &mut self,
+        range: Segment,
+        _: UserAccess,
+        backing: UserBacking,
+        _: bool,
+    ) -> Result<(), OpError> {
+        self.seen.push(format!("map {:#x} {backing:?}", range.addr));
+        Ok(())
+    }
+    fn user_move(&mut self, range: Segment, to: u64) -> Result<(), OpError> {
+        self.seen.push(format!("move {:#x} {to:#x}", range.addr));
+        Ok(())
+    }
+    fn system_calls(&mut self, entry: u64, _: u64) -> Result<(), OpError> {
+        self.seen.push(format!("calls {entry:#x}"));
+        Ok(())
+    }
+    fn console_read(&mut self, buffer: Segment) -> Result<u64, OpError> {
+        Ok(buffer.len)
+    }
 }
 
 fn run(ops: &[RawOp], devices: &mut Log) -> (Ram, Progress) {
@@ -150,6 +174,7 @@ const LIST: SegmentList = SegmentList {
 fn a_failing_operation_does_not_stop_the_next() {
     let text = |addr, len| {
         Op::ConsoleWrite {
+            stream: Stream::Out,
             buffer: Segment { addr, len },
         }
         .encode()
@@ -303,4 +328,70 @@ fn batches_outside_of_memory_do_nothing() {
         let progress = batch(&call, Pass::First, &ram, &mut Log::default());
         assert_eq!(progress.done, 0, "{ops:#x} {count}");
     }
+}
+
+#[test]
+fn what_programs_need_is_checked_like_everything_else() {
+    let ram = Ram::new(8192);
+    let range = Segment {
+        addr: 0x40_0000,
+        len: 4096,
+    };
+    let map = |backing| UserOp::Map {
+        range,
+        access: UserAccess::READ,
+        backing,
+        populate: false,
+    };
+    let ops = [
+        map(UserBacking::Zero),
+        map(UserBacking::Shared(BASE)),
+        map(UserBacking::Private(BASE + 8192)),
+        UserOp::Move {
+            range,
+            to: range.addr + 4096,
+        },
+        UserOp::Move {
+            range: Segment { len: 8192, ..range },
+            to: range.addr + 4096,
+        },
+        UserOp::SystemCalls {
+            entry: 7,
+            deferred: BASE + 16,
+        },
+        UserOp::SystemCalls {
+            entry: 7,
+            deferred: BASE + 4,
+        },
+        UserOp::SystemCalls {
+            entry: 7,
+            deferred: BASE + 8192,
+        },
+        UserOp::ConsoleRead {
+            buffer: Segment { addr: BASE, len: 9 },
+        },
+        UserOp::ConsoleRead { buffer: range },
+    ];
+    for (index, op) in ops.into_iter().enumerate() {
+        ram.put(index as u64 * OP_SIZE, &op.encode());
+    }
+    let call = Call {
+        ops: BASE,
+        count: ops.len() as u32,
+        ..Call::default()
+    };
+    let mut log = Log::default();
+    let progress = batch(&call, Pass::First, &ram, &mut log);
+    assert_eq!(progress.done, ops.len() as u32);
+    let results: Vec<i64> = (0..ops.len() as u64).map(|n| ram.result(n)).collect();
+    assert_eq!(results, [0, 0, -3, 0, -2, 0, -3, -3, 9, -3]);
+    assert_eq!(
+        log.seen,
+        [
+            "map 0x400000 Zero",
+            "map 0x400000 Shared(1048576)",
+            "move 0x400000 0x401000",
+            "calls 0x7"
+        ]
+    );
 }
