@@ -13,6 +13,7 @@
 //! batch of segments costs one look, and a connection on which nothing happens costs nothing.
 
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::task::Waker;
@@ -22,6 +23,7 @@ use kiln_abi::Instant;
 
 use crate::addresses::peer;
 use crate::config::Config;
+use crate::direct::{Ready, Watch, has_room};
 use crate::error::Error;
 use crate::random::Random;
 use crate::stack::Core;
@@ -80,6 +82,10 @@ pub(crate) struct Connection {
     pub phase: Phase,
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
+    /// Who is told of every change, and stays so.
+    pub watch: Option<Rc<dyn Watch>>,
+    /// A writer found no room, and is to be told when there is some.
+    pub starved: bool,
     /// When the timer that was set last fires; [`Instant::FOREVER`] without one.
     pub scheduled: Instant,
     /// The latest other timer that is still set, [`Instant::FOREVER`] without one: a far timer is not set again each time a
@@ -188,23 +194,46 @@ impl Connections {
 impl Core {
     /// Starts to connect. `only` is the link to use, if not any.
     pub(crate) fn connect(&mut self, remote: SocketAddr, only: Option<u8>) -> Result<Key, Error> {
+        self.connect_from(None, remote, only)
+    }
+
+    /// Starts to connect, from an address that was bound before: its unspecified parts are chosen.
+    pub(crate) fn connect_from(
+        &mut self,
+        bound: Option<SocketAddr>,
+        remote: SocketAddr,
+        only: Option<u8>,
+    ) -> Result<Key, Error> {
         let remote = SocketAddr::new(peer(remote.ip()), remote.port());
         if remote.port() == 0 || remote.ip().is_multicast() {
             return Err(Error::InvalidInput);
         }
         let (port, way) = self.route(remote.ip(), only)?;
-        let local_port = self.free_port(|core, candidate| {
-            let local = SocketAddr::new(way.source, candidate);
-            let pair = Pair { local, remote };
-            core.connections.table.find(&pair).is_some()
-                || core.ended.contains(&pair)
-                || core.listeners.find(local, port, None).is_some()
-        })?;
+        let source = match bound.map(|bound| bound.ip()) {
+            Some(bound) if !bound.is_unspecified() => bound,
+            _ => way.source,
+        };
+        if source.is_ipv4() != remote.is_ipv4() || !self.is_own(source) {
+            return Err(Error::AddressNotAvailable);
+        }
+        let taken = |core: &Self, pair: &Pair| {
+            core.connections.table.find(pair).is_some() || core.ended.contains(pair)
+        };
+        let local_port = match bound.map_or(0, |bound| bound.port()) {
+            0 => self.free_port(|core, candidate| {
+                let local = SocketAddr::new(source, candidate);
+                taken(core, &Pair { local, remote }) || core.listeners.is_bound(local, port)
+            })?,
+            chosen => chosen,
+        };
+        let local = SocketAddr::new(source, local_port);
+        let pair = Pair { local, remote };
+        if taken(self, &pair) {
+            return Err(Error::AddressInUse);
+        }
         if !self.make_room() {
             return Err(Error::Exhausted);
         }
-        let local = SocketAddr::new(way.source, local_port);
-        let pair = Pair { local, remote };
         let settings = self.settings(port, remote.ip());
         let tcb = Tcb::connect(
             &settings,
@@ -261,6 +290,8 @@ impl Core {
             phase,
             reader: None,
             writer: None,
+            watch: None,
+            starved: false,
             scheduled: Instant::FOREVER,
             later: Instant::FOREVER,
             counted: 0,
@@ -302,6 +333,16 @@ impl Core {
             && let Some(waker) = connection.writer.take()
         {
             waker.wake();
+        }
+        let mut ready = Ready::of_change(changed);
+        if connection.starved && changed.any(Changed::WRITABLE) && has_room(connection) {
+            connection.starved = false;
+            ready = ready | Ready::WRITE;
+        }
+        if ready != Ready::NONE
+            && let Some(watch) = &connection.watch
+        {
+            watch.changed(ready);
         }
         if changed.any(Changed::CONNECTED)
             && let Phase::HalfOpen { port, listener } = connection.phase
@@ -437,6 +478,7 @@ impl Core {
             return;
         };
         (connection.reader, connection.writer) = (None, None);
+        connection.watch = None;
         connection.phase = Phase::Lingering { until };
         connection.tcb.orphan(now);
         self.connections.lingering += 1;

@@ -45,6 +45,11 @@ impl Ended {
         self.by_pair.find(hash, |known| known.0 == *pair).is_some()
     }
 
+    /// True if `which` holds for the ends of one.
+    pub(crate) fn any(&self, which: impl Fn(&Pair) -> bool) -> bool {
+        self.by_pair.iter().any(|(pair, _)| which(pair))
+    }
+
     /// Remembers a connection.
     pub(crate) fn insert(&mut self, pair: Pair, ended: TimeWait) {
         self.remove(&pair);

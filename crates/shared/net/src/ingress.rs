@@ -29,7 +29,10 @@ impl Core {
         let (interface, mut context) = self.port(port);
         let trusted = header.checksum_trusted();
         match interface.receive(frame, trusted, now, &mut context) {
-            Input::Done => {}
+            Input::Done | Input::Echo => {}
+            Input::Packet(packet, payload) if matches!(packet.protocol, ip::ICMP | ip::ICMPV6) => {
+                self.receive_echo(port, &packet, &payload);
+            }
             Input::Packet(packet, payload) => {
                 // The host vouches for what it has seen, which is not what was put together here.
                 let trusted = trusted && matches!(payload, Cow::Borrowed(_));

@@ -35,6 +35,8 @@
 //! | `table`, `wheel` | finding a connection by its ends, and by time |
 //! | `pressure` | what gives way when memory is short |
 //! | `stream`, `listener`, `udp`, `dns`, `addresses` | the program's side |
+//! | `ping` | echo requests of programs |
+//! | [`direct`] | the same without futures, for a layer that sleeps in its own way |
 //! | [`config`], [`error`], [`stats`] | set-up, the one error type, counters |
 //! | `random`, `wait` | unpredictable numbers; wakers and timers of tasks |
 //!
@@ -57,6 +59,7 @@ extern crate std;
 mod addresses;
 pub mod config;
 mod connections;
+pub mod direct;
 mod dns;
 mod egress;
 mod ended;
@@ -66,6 +69,7 @@ mod ip;
 mod link;
 mod listen;
 mod listener;
+mod ping;
 mod ports;
 mod pressure;
 mod queue;

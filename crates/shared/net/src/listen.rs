@@ -7,8 +7,12 @@
 //!
 //! Several listeners may share an address if all of them say so ([`ListenOptions::reuse_port`]); peers are spread over
 //! them by a keyed hash, as with Linux's `SO_REUSEPORT`.
+//!
+//! An entry of the table is first *bound*: it keeps its address from others but takes no connection. It becomes a listener
+//! when it is told to listen; for asynchronous programs that is the same moment.
 
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::task::Waker;
@@ -17,6 +21,7 @@ use core::time::Duration;
 use kiln_abi::Instant;
 
 use crate::connections::Phase;
+use crate::direct::{BindOptions, Ready, Watch};
 use crate::error::Error;
 use crate::ports::Ports;
 use crate::random::Random;
@@ -58,25 +63,35 @@ pub(crate) struct Listener {
     local: SocketAddr,
     /// The link it is bound to, if not all.
     only: Option<u8>,
-    options: ListenOptions,
+    options: BindOptions,
+    /// It listens; else it is only bound.
+    listening: bool,
+    backlog: usize,
     pub half_open: usize,
     pub complete: VecDeque<Key>,
     waiting: WaitQueue,
+    watch: Option<Rc<dyn Watch>>,
 }
 
 impl Listener {
     /// True if no more complete connections may wait.
     pub(crate) fn is_full(&self) -> bool {
-        self.complete.len() >= self.options.backlog
+        self.complete.len() >= self.backlog
     }
 
     /// How exactly the listener's address is `destination`: 0 if it is not.
     fn fit(&self, destination: SocketAddr, port: usize) -> u8 {
-        if self.only.is_some_and(|only| usize::from(only) != port) {
+        if !self.listening || self.only.is_some_and(|only| usize::from(only) != port) {
             return 0;
         }
+        let v6only = self.options.v6only;
         let fit = match self.local.ip() {
-            IpAddr::V6(address) if address.is_unspecified() => 1,
+            IpAddr::V6(address) if address.is_unspecified() => {
+                if v6only && destination.is_ipv4() {
+                    return 0;
+                }
+                1
+            }
             IpAddr::V4(address) if address.is_unspecified() && destination.is_ipv4() => 2,
             address if address == destination.ip() => 3,
             _ => return 0,
@@ -118,6 +133,15 @@ impl Listeners {
         listeners.iter_mut().find(|listener| listener.id == id)
     }
 
+    /// True if an entry of this port, listening or not, has the address or part of it.
+    pub(crate) fn is_bound(&self, local: SocketAddr, port: usize) -> bool {
+        let entries = self.by_port.at(local.port());
+        entries.iter().any(|known| {
+            known.only.is_none_or(|only| usize::from(only) == port)
+                && overlap(known.local.ip(), local.ip())
+        })
+    }
+
     /// The listener that is meant by `destination`, over the link `port`: the one that fits best, of several that fit
     /// equally the one that `pair` is spread to.
     pub(crate) fn find(
@@ -151,6 +175,14 @@ pub(crate) fn overlap(a: IpAddr, b: IpAddr) -> bool {
     a == b || wildcard(a, b) || wildcard(b, a)
 }
 
+/// As [`overlap`] of two sockets of which `[::]` may be meant for IPv6 alone.
+pub(crate) fn overlap_of(a: (IpAddr, bool), b: (IpAddr, bool)) -> bool {
+    let apart = |one: (IpAddr, bool), other: IpAddr| {
+        one.1 && one.0.is_unspecified() && one.0.is_ipv6() && other.is_ipv4()
+    };
+    overlap(a.0, b.0) && !apart(a, b.0) && !apart(b, a.0)
+}
+
 /// What is to be done about a SYN.
 enum Admission {
     Refuse,
@@ -167,16 +199,44 @@ impl Core {
         options: ListenOptions,
         only: Option<u8>,
     ) -> Result<(u32, SocketAddr), Error> {
+        let bind = BindOptions {
+            // Connections that are ending keep nobody from listening again.
+            reuse_address: true,
+            reuse_port: options.reuse_port,
+            v6only: false,
+        };
+        let (id, local) = self.bind_tcp(address, bind, only)?;
+        if let Err(error) = self.start_listening(local.port(), id, options.backlog) {
+            self.release_listener(id);
+            return Err(error);
+        }
+        Ok((id, local))
+    }
+
+    /// Keeps an address for a socket that will listen or connect.
+    pub(crate) fn bind_tcp(
+        &mut self,
+        address: SocketAddr,
+        options: BindOptions,
+        only: Option<u8>,
+    ) -> Result<(u32, SocketAddr), Error> {
         let mut local = SocketAddr::new(address.ip(), address.port());
         if !local.ip().is_unspecified() && !self.is_own(local.ip()) {
             return Err(Error::AddressNotAvailable);
         }
         if local.port() == 0 {
+            // A port that was not asked for is shared with nobody.
+            let alone = BindOptions {
+                v6only: options.v6only,
+                ..BindOptions::default()
+            };
             local.set_port(self.free_port(|core, port| {
                 let candidate = SocketAddr::new(local.ip(), port);
-                core.is_listening(candidate, ListenOptions::default(), only)
+                core.is_taken(candidate, alone, only, None)
             })?);
-        } else if self.is_listening(local, options, only) {
+        } else if self.is_taken(local, options, only, None)
+            || !options.reuse_address && self.has_connections(local, options)
+        {
             return Err(Error::AddressInUse);
         }
         let id = self.id();
@@ -184,31 +244,96 @@ impl Core {
             id,
             local,
             only,
-            options: ListenOptions {
-                backlog: options.backlog.clamp(1, 65_536),
-                ..options
-            },
+            options,
+            listening: false,
+            backlog: 1,
             half_open: 0,
             complete: VecDeque::new(),
             waiting: WaitQueue::default(),
+            watch: None,
         };
         self.listeners.by_port.push(local.port(), listener);
         Ok((id, local))
     }
 
-    /// True if a listener is in the way of another one.
-    fn is_listening(&self, local: SocketAddr, options: ListenOptions, only: Option<u8>) -> bool {
+    /// Makes a listener of what was bound, or changes its backlog.
+    pub(crate) fn start_listening(
+        &mut self,
+        port: u16,
+        id: u32,
+        backlog: usize,
+    ) -> Result<(), Error> {
+        let known = self.listeners.get(port, id).ok_or(Error::NotConnected)?;
+        let (local, options, only) = (known.local, known.options, known.only);
+        if !known.listening && self.is_taken(local, options, only, Some(id)) {
+            return Err(Error::AddressInUse);
+        }
+        if let Some(known) = self.listeners.get(port, id) {
+            known.listening = true;
+            known.backlog = backlog.clamp(1, 65_536);
+        }
+        Ok(())
+    }
+
+    /// True if another entry is in the way. The rules are Linux's: an address may be taken again from one that does not listen
+    /// if both allow it, or if both share it on purpose.
+    fn is_taken(
+        &self,
+        local: SocketAddr,
+        options: BindOptions,
+        only: Option<u8>,
+        own: Option<u32>,
+    ) -> bool {
         let listeners = self.listeners.by_port.at(local.port());
         listeners.iter().any(|known| {
-            let shared = known.options.reuse_port && options.reuse_port;
+            let ports = known.options.reuse_port && options.reuse_port;
+            let addresses = known.options.reuse_address && options.reuse_address;
             let same_link = match (known.only, only) {
                 (Some(known), Some(only)) => known == only,
                 (None, None) => true,
                 // One that is bound to a link goes before one that is not.
                 _ => false,
             };
-            same_link && !shared && overlap(known.local.ip(), local.ip())
+            let (a, b) = (known.local.ip(), local.ip());
+            Some(known.id) != own
+                && same_link
+                && !ports
+                && (!addresses || known.listening)
+                && overlap_of((a, known.options.v6only), (b, options.v6only))
         })
+    }
+
+    /// True if a connection, even one that has ended a moment ago, has this port.
+    fn has_connections(&self, local: SocketAddr, options: BindOptions) -> bool {
+        let same = |pair: &Pair| {
+            pair.local.port() == local.port()
+                && overlap_of((local.ip(), options.v6only), (pair.local.ip(), false))
+        };
+        let mut connections = self.connections.table.iter();
+        connections.any(|(_, connection)| same(&connection.pair)) || self.ended.any(same)
+    }
+
+    /// Whether an address may be shared is asked when it is bound; a socket may still change its mind before it listens.
+    pub(crate) fn set_bind_options(&mut self, port: u16, id: u32, options: BindOptions) {
+        if let Some(known) = self.listeners.get(port, id) {
+            known.options = options;
+        }
+    }
+
+    /// Who is told when a connection can be accepted.
+    pub(crate) fn watch_listener(&mut self, port: u16, id: u32, watch: Option<Rc<dyn Watch>>) {
+        if let Some(known) = self.listeners.get(port, id) {
+            known.watch = watch;
+        }
+    }
+
+    /// Takes a complete connection from a listener.
+    pub(crate) fn try_accept(&mut self, port: u16, listener: u32) -> Option<(Key, SocketAddr)> {
+        let known = self.listeners.get(port, listener)?;
+        let key = known.complete.pop_front()?;
+        let connection = self.connections.get(key)?;
+        connection.phase = Phase::Open;
+        Some((key, connection.pair.remote))
     }
 
     /// Takes a complete connection from a listener, or remembers the waker.
@@ -218,14 +343,11 @@ impl Core {
         listener: u32,
         waker: &Waker,
     ) -> Option<(Key, SocketAddr)> {
-        let known = self.listeners.get(port, listener)?;
-        let Some(key) = known.complete.pop_front() else {
-            known.waiting.register(waker);
-            return None;
-        };
-        let connection = self.connections.get(key)?;
-        connection.phase = Phase::Open;
-        Some((key, connection.pair.remote))
+        let accepted = self.try_accept(port, listener);
+        if accepted.is_none() {
+            self.listeners.get(port, listener)?.waiting.register(waker);
+        }
+        accepted
     }
 
     /// A segment of no connection: a SYN for a listener, an answer to a cookie, or nothing of ours. True if it has been
@@ -286,7 +408,7 @@ impl Core {
             return Admission::Refuse;
         };
         let (id, half_open) = (listener.id, listener.half_open);
-        let backlog = listener.options.backlog;
+        let backlog = listener.backlog;
         if listener.is_full() {
             return Admission::Ignore;
         }
@@ -367,6 +489,9 @@ impl Core {
         known.half_open = known.half_open.saturating_sub(1);
         known.complete.push_back(key);
         known.waiting.wake();
+        if let Some(watch) = &known.watch {
+            watch.changed(Ready::READ);
+        }
         self.stats.accepted += 1;
         if let Some(connection) = self.connections.get(key) {
             connection.phase = Phase::Queued { port, listener };
@@ -375,7 +500,10 @@ impl Core {
 
     /// The program has dropped a listener: connections that it has not accepted are reset.
     pub(crate) fn release_listener(&mut self, id: u32) {
-        self.listeners.by_port.take(|known| known.id == id);
+        let known = self.listeners.by_port.take(|known| known.id == id);
+        if known.is_none_or(|known| !known.listening) {
+            return;
+        }
         let of_listener = |phase: Phase| match phase {
             Phase::HalfOpen { listener, .. } | Phase::Queued { listener, .. } => listener == id,
             _ => false,

@@ -28,6 +28,7 @@ use crate::connections::Connections;
 use crate::ended::Ended;
 use crate::link::{Link, Port};
 use crate::listen::Listeners;
+use crate::ping::Pings;
 use crate::random::Random;
 use crate::stats::Stats;
 use crate::table::Key;
@@ -61,6 +62,7 @@ pub(crate) enum Orphan {
     Writer(Key),
     Listener(u32),
     Udp(u32),
+    Ping(u32),
 }
 
 /// The state behind the handle.
@@ -73,6 +75,7 @@ pub(crate) struct Core {
     pub listeners: Listeners,
     pub ended: Ended,
     pub udp: UdpTable,
+    pub pings: Pings,
     pub timers: Timers,
     pub configured: WaitQueue,
     pub stats: Stats,
@@ -94,6 +97,7 @@ impl Stack {
             listeners: Listeners::new(&mut random),
             ended: Ended::new(&config, &mut random),
             udp: UdpTable::default(),
+            pings: Pings::default(),
             ports: Vec::from([Port::loopback(&config)]),
             config,
             now,
@@ -257,6 +261,7 @@ impl Core {
             Orphan::Writer(key) => self.close(key),
             Orphan::Listener(id) => self.release_listener(id),
             Orphan::Udp(id) => self.release_udp(id),
+            Orphan::Ping(id) => self.release_ping(id),
         }
     }
 

@@ -34,9 +34,9 @@ fn wait(place: &mut Option<Waker>, context: &Context<'_>) {
 }
 
 /// Owns the connection; dropping it starts the graceful close.
-struct Handle {
-    stack: Stack,
-    key: Key,
+pub(crate) struct Handle {
+    pub(crate) stack: Stack,
+    pub(crate) key: Key,
 }
 
 impl Drop for Handle {
@@ -47,7 +47,7 @@ impl Drop for Handle {
 
 impl Handle {
     /// Runs `f` on the connection and then lets it act.
-    fn with<R>(
+    pub(crate) fn with<R>(
         &self,
         f: impl FnOnce(&mut Connection, Instant) -> Result<R, Error>,
     ) -> Result<R, Error> {
@@ -161,7 +161,7 @@ impl Handle {
         })
     }
 
-    fn ends(&self) -> Result<(SocketAddr, SocketAddr), Error> {
+    pub(crate) fn ends(&self) -> Result<(SocketAddr, SocketAddr), Error> {
         self.stack
             .with(|core| {
                 let connection = core.connections.get(self.key)?;

@@ -6,6 +6,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
@@ -13,10 +14,11 @@ use core::net::{IpAddr, SocketAddr};
 use core::task::{Poll, Waker};
 
 use crate::addresses::peer;
+use crate::direct::{BindOptions, Ready, Received, SendOptions, Watch};
 use crate::error::Error;
 use crate::ingress::HOP_LIMIT;
 use crate::ip::{self, Header, Outbound, Trouble, TroubleKind};
-use crate::listen::overlap;
+use crate::listen::overlap_of;
 use crate::ports::Ports;
 use crate::stack::{Core, LOOPBACK, Orphan, Stack};
 use crate::stats::Stats;
@@ -33,27 +35,80 @@ const LONGEST4: usize = 65_507;
 const LONGEST6: usize = 65_527;
 
 /// A datagram that has arrived.
-struct Datagram {
+pub(crate) struct Datagram {
     source: SocketAddr,
-    data: Box<[u8]>,
+    destination: IpAddr,
+    /// Over which link it came.
+    port: u8,
+    hop_limit: u8,
+    pub data: Box<[u8]>,
 }
 
-struct Entry {
+/// One that is just arriving.
+struct Arriving<'a> {
+    from: SocketAddr,
+    to: SocketAddr,
+    port: usize,
+    hop_limit: u8,
+    limit: usize,
+    data: &'a [u8],
+}
+
+/// What became of a datagram.
+pub(crate) enum Sent {
+    /// It is in the link's queue.
+    Gone,
+    /// The queue of this link has no room.
+    NoRoom(usize),
+}
+
+/// A socket.
+pub(crate) struct Entry {
     id: u32,
-    local: SocketAddr,
+    pub local: SocketAddr,
     only: Option<u8>,
+    pub options: BindOptions,
     peer: Option<SocketAddr>,
     /// What a router or the peer's host said about a datagram; told once.
-    error: Option<Error>,
-    arrived: VecDeque<Datagram>,
+    pub error: Option<Error>,
+    pub arrived: VecDeque<Datagram>,
     /// Bytes that those take.
     held: usize,
+    /// The most that they may take, if not as much as others.
+    pub limit: Option<usize>,
+    /// Datagrams that found no room.
+    pub dropped: u32,
     readers: WaitQueue,
+    pub watch: Option<Rc<dyn Watch>>,
+    /// The link whose queue had no room for the last datagram.
+    pub blocked: Option<u8>,
     /// Groups that were joined, with their links.
     groups: Vec<(IpAddr, usize)>,
 }
 
 impl Entry {
+    /// Keeps a datagram. Returns what it takes: nothing if it was dropped.
+    fn take_in(&mut self, datagram: &Arriving<'_>) -> usize {
+        let cost = datagram.data.len() + OVERHEAD;
+        if self.held + cost > self.limit.unwrap_or(datagram.limit) {
+            self.dropped = self.dropped.wrapping_add(1);
+            return 0;
+        }
+        self.held += cost;
+        self.arrived.push_back(Datagram {
+            source: datagram.from,
+            destination: datagram.to.ip(),
+            port: datagram.port as u8,
+            hop_limit: datagram.hop_limit,
+            data: datagram.data.into(),
+        });
+        self.readers.wake();
+        if let Some(watch) = &self.watch {
+            watch.changed(Ready::READ);
+        }
+        cost
+    }
+
     /// How well a datagram fits: 0 if it is for another socket.
     fn fit(&self, to: SocketAddr, from: SocketAddr, port: usize) -> u8 {
         if self
@@ -66,7 +121,11 @@ impl Entry {
             return 0;
         }
         let wildcard = self.local.ip().is_unspecified();
-        let family = self.local.is_ipv6() || to.is_ipv4();
+        let family = if self.local.is_ipv6() {
+            to.is_ipv6() || !self.options.v6only
+        } else {
+            to.is_ipv4()
+        };
         if !(self.local.ip() == to.ip() || wildcard && family) {
             return 0;
         }
@@ -99,9 +158,10 @@ impl UdpTable {
 }
 
 impl Core {
-    fn bind_udp(
+    pub(crate) fn bind_udp(
         &mut self,
         address: SocketAddr,
+        options: BindOptions,
         only: Option<u8>,
     ) -> Result<(u32, SocketAddr), Error> {
         let mut local = SocketAddr::new(address.ip(), address.port());
@@ -113,7 +173,10 @@ impl Core {
             core.udp.by_port.at(port).iter().any(|entry| {
                 let same_link = entry.only.is_none() == only.is_none()
                     && entry.only.is_none_or(|known| only == Some(known));
-                same_link && overlap(entry.local.ip(), local.ip())
+                let shared = entry.options.reuse_address && options.reuse_address
+                    || entry.options.reuse_port && options.reuse_port;
+                let (a, b) = (entry.local.ip(), local.ip());
+                same_link && !shared && overlap_of((a, entry.options.v6only), (b, options.v6only))
             })
         };
         if local.port() == 0 {
@@ -127,11 +190,16 @@ impl Core {
             id,
             local,
             only,
+            options,
             peer: None,
             error: None,
             arrived: VecDeque::new(),
             held: 0,
+            limit: None,
+            dropped: 0,
             readers: WaitQueue::default(),
+            watch: None,
+            blocked: None,
             groups: Vec::new(),
         };
         self.udp.by_port.push(local.port(), entry);
@@ -151,40 +219,58 @@ impl Core {
             IpAddr::V4(address) => address.is_multicast() || !self.is_own(to.ip()),
             IpAddr::V6(address) => address.is_multicast(),
         };
-        let entries = self.udp.by_port.at_mut(destination).iter_mut();
-        let mut entries: Vec<&mut Entry> = entries.collect();
-        if many {
-            // A copy for each who wants it.
-            entries.retain(|entry| {
-                let joined = entry.groups.iter().any(|(group, _)| *group == to.ip());
-                (joined || !to.ip().is_multicast()) && entry.fit(to, from, port) > 0
-            });
-        } else {
-            let best = entries.iter().map(|entry| entry.fit(to, from, port)).max();
-            entries.retain(|entry| Some(entry.fit(to, from, port)) == best && best != Some(0));
-            entries.truncate(1);
-            if entries.is_empty() {
-                self.stats.datagrams_unwanted += 1;
-                let now = self.now;
-                let (interface, mut context) = self.port(port);
-                interface.port_unreachable(header, payload, now, &mut context);
-                return;
-            }
-        }
-        for entry in entries {
-            if entry.held + data.len() + OVERHEAD > limit {
-                self.stats.dropped_udp_full += 1;
+        let datagram = Arriving {
+            from,
+            to,
+            port,
+            hop_limit: header.hop_limit,
+            limit,
+            data,
+        };
+        let entries = self.udp.by_port.at_mut(destination);
+        let mut chosen: Option<((u8, u64), usize)> = None;
+        let (mut held, mut given, mut lost) = (0, 0, 0);
+        let mut give = |entry: &mut Entry| {
+            let taken = entry.take_in(&datagram);
+            held += taken;
+            given += u64::from(taken > 0);
+            lost += u64::from(taken == 0);
+        };
+        for (number, entry) in entries.iter_mut().enumerate() {
+            let fit = entry.fit(to, from, port);
+            if fit == 0 {
                 continue;
             }
-            entry.held += data.len() + OVERHEAD;
-            self.udp.held += data.len() + OVERHEAD;
-            self.stats.datagrams_in += 1;
-            entry.arrived.push_back(Datagram {
-                source: from,
-                data: data.into(),
-            });
-            entry.readers.wake();
+            if many {
+                // A copy for each who wants it.
+                let joined = entry.groups.iter().any(|(group, _)| *group == to.ip());
+                if joined || !to.ip().is_multicast() {
+                    give(entry);
+                }
+                continue;
+            }
+            // Of several whose address may be taken again the last one gets it; those that share it have each their part of the peers.
+            let turn = if entry.options.reuse_port {
+                spread(from, number)
+            } else {
+                number as u64
+            };
+            if chosen.is_none_or(|(known, _)| known < (fit, turn)) {
+                chosen = Some(((fit, turn), number));
+            }
         }
+        if let Some(entry) = chosen.and_then(|(_, number)| entries.get_mut(number)) {
+            give(entry);
+        } else if !many {
+            self.stats.datagrams_unwanted += 1;
+            let now = self.now;
+            let (interface, mut context) = self.port(port);
+            interface.port_unreachable(header, payload, now, &mut context);
+            return;
+        }
+        self.udp.held += held;
+        self.stats.datagrams_in += given;
+        self.stats.dropped_udp_full += lost;
     }
 
     /// An ICMP error about a datagram: told to a socket that has a peer, once.
@@ -196,6 +282,9 @@ impl Core {
             if entry.peer == Some(trouble.remote) {
                 entry.error = Some(error);
                 entry.readers.wake();
+                if let Some(watch) = &entry.watch {
+                    watch.changed(Ready::READ | Ready::WRITE | Ready::ERROR);
+                }
             }
         }
     }
@@ -208,17 +297,36 @@ impl Core {
         to: SocketAddr,
         waker: &Waker,
     ) -> Poll<Result<usize, Error>> {
+        match self.send_datagram(local, id, data, to, SendOptions::default()) {
+            Ok(Sent::Gone) => Poll::Ready(Ok(data.len())),
+            Ok(Sent::NoRoom(port)) => {
+                self.ports[port].writers.register(waker);
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Sends a datagram, if the link's queue has room for it.
+    pub(crate) fn send_datagram(
+        &mut self,
+        local: SocketAddr,
+        id: u32,
+        data: &[u8],
+        to: SocketAddr,
+        options: SendOptions,
+    ) -> Result<Sent, Error> {
         let to = SocketAddr::new(peer(to.ip()), to.port());
         if to.port() == 0 {
-            return Poll::Ready(Err(Error::InvalidInput));
+            return Err(Error::InvalidInput);
         }
         let entry = self.udp.get(local.port(), id)?;
         if let Some(error) = entry.error.take() {
-            return Poll::Ready(Err(error));
+            return Err(error);
         }
-        let only = entry.only;
+        let only = options.link.or(entry.only);
         let (port, way) = self.route(to.ip(), only)?;
-        let bound = local.ip();
+        let bound = options.source.unwrap_or(local.ip());
         let source = if bound.is_unspecified() || bound.is_multicast() {
             way.source
         } else {
@@ -227,18 +335,22 @@ impl Core {
         // RFC 1122 section 3.3.4.2: a link carries its own addresses only.
         let is_links = port == LOOPBACK || self.ports[port].interface.has(source);
         if source.is_ipv4() != to.is_ipv4() || !is_links {
-            return Poll::Ready(Err(Error::AddressNotAvailable));
+            return Err(Error::AddressNotAvailable);
         }
         let longest = if to.is_ipv4() { LONGEST4 } else { LONGEST6 };
         if data.len() > longest {
-            return Poll::Ready(Err(Error::MessageTooLong));
+            return Err(Error::MessageTooLong);
         }
         let outbound = Outbound {
             source,
             destination: to.ip(),
             protocol: ip::UDP,
             // RFC 1112 section 6.1: groups are local unless asked otherwise.
-            hop_limit: if to.ip().is_multicast() { 1 } else { HOP_LIMIT },
+            hop_limit: options.hop_limit.unwrap_or(if to.ip().is_multicast() {
+                1
+            } else {
+                HOP_LIMIT
+            }),
             ecn: Ecn::NotEct,
         };
         let length = UDP_HEADER + data.len();
@@ -260,14 +372,13 @@ impl Core {
             Ok(()) => {
                 self.pending = true;
                 self.stats.datagrams_out += 1;
-                Poll::Ready(Ok(data.len()))
+                Ok(Sent::Gone)
             }
             Err(Error::Exhausted) if !self.ports[port].queue.is_empty() => {
-                self.ports[port].writers.register(waker);
                 self.pending |= port == LOOPBACK;
-                Poll::Pending
+                Ok(Sent::NoRoom(port))
             }
-            Err(error) => Poll::Ready(Err(error)),
+            Err(error) => Err(error),
         }
     }
 
@@ -279,29 +390,64 @@ impl Core {
         buffer: &mut [u8],
         waker: &Waker,
     ) -> Poll<Result<(usize, SocketAddr), Error>> {
+        let received = self.receive_datagram_with(port, id, true, |data| {
+            let count = data.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&data[..count]);
+            count
+        })?;
+        if let Some((received, count)) = received {
+            Poll::Ready(Ok((count, received.source)))
+        } else {
+            self.udp.get(port, id)?.readers.register(waker);
+            Poll::Pending
+        }
+    }
+
+    /// Shows the next datagram to `copy`, and forgets it if it is to be taken.
+    pub(crate) fn receive_datagram_with<R>(
+        &mut self,
+        port: u16,
+        id: u32,
+        take: bool,
+        copy: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<(Received, R)>, Error> {
         let entry = self.udp.get(port, id)?;
-        if let Some(datagram) = entry.arrived.pop_front() {
-            entry.held -= datagram.data.len() + OVERHEAD;
+        let Some(datagram) = entry.arrived.front() else {
+            return match entry.error.take() {
+                Some(error) => Err(error),
+                None => Ok(None),
+            };
+        };
+        let received = Received {
+            source: datagram.source,
+            destination: datagram.destination,
+            link: usize::from(datagram.port),
+            hop_limit: datagram.hop_limit,
+            len: datagram.data.len(),
+        };
+        let result = copy(&datagram.data);
+        if take {
+            entry.arrived.pop_front();
+            entry.held -= received.len + OVERHEAD;
             if entry.arrived.is_empty() && entry.arrived.capacity() > 64 {
                 entry.arrived = VecDeque::new();
             }
-            self.udp.held -= datagram.data.len() + OVERHEAD;
-            let count = datagram.data.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&datagram.data[..count]);
-            return Poll::Ready(Ok((count, datagram.source)));
+            self.udp.held -= received.len + OVERHEAD;
         }
-        if let Some(error) = entry.error.take() {
-            return Poll::Ready(Err(error));
-        }
-        entry.readers.register(waker);
-        Poll::Pending
+        Ok(Some((received, result)))
     }
 
-    fn join(&mut self, port: u16, id: u32, group: IpAddr) -> Result<(), Error> {
+    pub(crate) fn join(
+        &mut self,
+        port: u16,
+        id: u32,
+        group: IpAddr,
+        link: Option<u8>,
+    ) -> Result<(), Error> {
         if !group.is_multicast() {
             return Err(Error::InvalidInput);
         }
-        let only = self.udp.get(port, id)?.only;
+        let only = link.or(self.udp.get(port, id)?.only);
         let (link, _) = self.route(group, only)?;
         let now = self.now;
         let (interface, mut context) = self.port(link);
@@ -311,7 +457,7 @@ impl Core {
         Ok(())
     }
 
-    fn leave(&mut self, port: u16, id: u32, group: IpAddr) -> Result<(), Error> {
+    pub(crate) fn leave(&mut self, port: u16, id: u32, group: IpAddr) -> Result<(), Error> {
         let entry = self.udp.get(port, id)?;
         let found = entry.groups.iter().position(|(known, _)| *known == group);
         let (_, link) = entry.groups.swap_remove(found.ok_or(Error::InvalidInput)?);
@@ -326,6 +472,35 @@ impl Core {
         self.pending = true;
     }
 
+    /// Sets the only peer whose datagrams are taken, or lets all be taken again. Those of others that wait are dropped.
+    pub(crate) fn connect_udp(
+        &mut self,
+        port: u16,
+        id: u32,
+        peer: Option<SocketAddr>,
+    ) -> Result<(), Error> {
+        let entry = self.udp.get(port, id)?;
+        entry.peer = peer;
+        entry.error = None;
+        let Some(peer) = peer else { return Ok(()) };
+        entry.arrived.retain(|datagram| datagram.source == peer);
+        let held = |datagram: &Datagram| datagram.data.len() + OVERHEAD;
+        let kept = entry.arrived.iter().map(held).sum();
+        let dropped = core::mem::replace(&mut entry.held, kept) - kept;
+        self.udp.held -= dropped;
+        Ok(())
+    }
+
+    /// Runs `f` on what sockets without futures have set.
+    pub(crate) fn with_udp<R>(
+        &mut self,
+        port: u16,
+        id: u32,
+        f: impl FnOnce(&mut Entry) -> R,
+    ) -> Option<R> {
+        self.udp.get(port, id).ok().map(f)
+    }
+
     /// The program has dropped a socket.
     pub(crate) fn release_udp(&mut self, id: u32) {
         let Some(entry) = self.udp.by_port.take(|entry| entry.id == id) else {
@@ -337,6 +512,17 @@ impl Core {
             self.leave_group(group, link);
         }
     }
+}
+
+/// The turn of one of several sockets that share an address to get a peer's datagrams: always the same one's is the greatest.
+fn spread(peer: SocketAddr, number: usize) -> u64 {
+    let octets = match peer.ip() {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let mixed = octets as u64 ^ (octets >> 64) as u64 ^ u64::from(peer.port()) << 40;
+    let mixed = (mixed ^ number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// Ports and data of a datagram, RFC 768. The checksum has been verified.
@@ -364,7 +550,8 @@ impl UdpSocket {
     /// # Errors
     /// [`Error::AddressInUse`], [`Error::AddressNotAvailable`], or [`Error::Exhausted`] if no port is free.
     pub fn bind(stack: &Stack, address: SocketAddr) -> Result<Self, Error> {
-        let (id, local) = stack.with(|core| core.bind_udp(address, stack.only))?;
+        let (id, local) =
+            stack.with(|core| core.bind_udp(address, BindOptions::default(), stack.only))?;
         Ok(Self {
             stack: stack.clone(),
             id,
@@ -414,16 +601,9 @@ impl UdpSocket {
         if address.port() == 0 {
             return Err(Error::InvalidInput);
         }
-        self.stack.with(|core| {
-            let entry = core.udp.get(self.local.port(), self.id)?;
-            entry.peer = Some(address);
-            entry.arrived.retain(|datagram| datagram.source == address);
-            let held = |datagram: &Datagram| datagram.data.len() + OVERHEAD;
-            let kept = entry.arrived.iter().map(held).sum();
-            let dropped = core::mem::replace(&mut entry.held, kept) - kept;
-            core.udp.held -= dropped;
-            Ok(())
-        })
+        let (port, id) = (self.local.port(), self.id);
+        self.stack
+            .with(|core| core.connect_udp(port, id, Some(address)))
     }
 
     /// As [`send_to`](Self::send_to), to the peer.
@@ -451,7 +631,7 @@ impl UdpSocket {
     /// route.
     pub fn join_multicast(&self, group: IpAddr) -> Result<(), Error> {
         self.stack
-            .with(|core| core.join(self.local.port(), self.id, group))
+            .with(|core| core.join(self.local.port(), self.id, group, None))
     }
 
     /// Leaves a group.

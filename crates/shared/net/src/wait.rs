@@ -4,27 +4,43 @@
 //! a time comes ([`Timers`]). Both only remember wakers; a woken future looks at the stack again, so waking one too
 //! often does no harm and registrations need not be taken back.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
 use kiln_abi::Instant;
 
+use crate::direct::{Ready, Watch};
+
 /// Tasks that wait for the same thing.
 #[derive(Default)]
-pub(crate) struct WaitQueue(Vec<Waker>);
+pub(crate) struct WaitQueue {
+    tasks: Vec<Waker>,
+    watches: Vec<Rc<dyn Watch>>,
+}
 
 impl WaitQueue {
     /// Remembers a task until the next [`wake`](Self::wake).
     pub(crate) fn register(&mut self, waker: &Waker) {
-        if !self.0.iter().any(|known| known.will_wake(waker)) {
-            self.0.push(waker.clone());
+        if !self.tasks.iter().any(|known| known.will_wake(waker)) {
+            self.tasks.push(waker.clone());
+        }
+    }
+
+    /// Remembers somebody who is told of room to write, with the next [`wake`](Self::wake).
+    pub(crate) fn watch(&mut self, watch: &Rc<dyn Watch>) {
+        if !self.watches.iter().any(|known| Rc::ptr_eq(known, watch)) {
+            self.watches.push(watch.clone());
         }
     }
 
     /// Wakes and forgets all.
     pub(crate) fn wake(&mut self) {
-        for waker in self.0.drain(..) {
+        for waker in self.tasks.drain(..) {
             waker.wake();
+        }
+        for watch in self.watches.drain(..) {
+            watch.changed(Ready::WRITE);
         }
     }
 }

@@ -326,7 +326,7 @@ const fn label(address: Ipv6Addr) -> u8 {
 
 /// True if `address` is in the network of the first `prefix` bits of `network`.
 #[inline(never)]
-pub(super) fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
+pub(crate) fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
     let prefix = u32::from(prefix);
     match (address, network) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {

@@ -161,6 +161,7 @@ impl Interface {
             [UNREACHABLE4 | TIME_EXCEEDED4 | PROBLEM4, ..] => {
                 self.receive_error(false, message, now, cx)
             }
+            [ECHO_REPLY4, 0, ..] if about.cast == Cast::Own => Input::Echo,
             _ => Input::Done,
         }
     }
@@ -190,6 +191,7 @@ impl Interface {
             {
                 self.echo(header, message, ECHO_REPLY6, now, cx);
             }
+            [ECHO_REPLY6, 0, ..] if about.cast == Cast::Own => return Input::Echo,
             [UNREACHABLE6..=PROBLEM6, ..] => return self.receive_error(true, message, now, cx),
             // RFC 3810 section 6.2: from the link, and seen by routers.
             [LISTENER_QUERY, ..] => {

@@ -317,9 +317,17 @@ impl Interface {
                 self.receive_igmp(&payload, now, cx);
                 Input::Done
             }
-            (packet::ICMP, IpAddr::V4(_)) => self.receive_icmp4(&header, &payload, about, now, cx),
+            (packet::ICMP, IpAddr::V4(_)) => {
+                match self.receive_icmp4(&header, &payload, about, now, cx) {
+                    Input::Echo => Input::Packet(header, payload),
+                    other => other,
+                }
+            }
             (packet::ICMPV6, IpAddr::V6(_)) => {
-                self.receive_icmp6(&header, &payload, about, now, cx)
+                match self.receive_icmp6(&header, &payload, about, now, cx) {
+                    Input::Echo => Input::Packet(header, payload),
+                    other => other,
+                }
             }
             _ => {
                 cx.stats.dropped_unsupported += 1;

@@ -188,6 +188,12 @@ impl Interface {
         loopback.iter().copied().chain(own)
     }
 
+    /// What is known of the ways over this interface: networks with their prefixes, and by which gateway they are reached.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (IpAddr, u8, Option<IpAddr>)> {
+        let routes = self.routes.iter();
+        routes.map(|route| (route.network, route.prefix, route.gateway))
+    }
+
     /// True for an address of this interface that may be used.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         if self.loopback {

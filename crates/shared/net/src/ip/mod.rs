@@ -50,8 +50,11 @@ use crate::random::Random;
 use crate::stats::Stats;
 use crate::tcp::{Ecn, Seq};
 
+pub(crate) use address::in_network;
 pub(crate) use interface::Interface;
-pub(crate) use packet::{add_sums, checksum_is_right, headers_len, pseudo_sum, sum, write_headers};
+pub(crate) use packet::{
+    ICMP, ICMPV6, add_sums, checksum_is_right, headers_len, pseudo_sum, sum, write_headers,
+};
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET_HEADER: usize = 14;
@@ -116,6 +119,8 @@ pub(crate) enum Input<'f> {
     Done,
     /// A packet for a transport, complete; transport checksums are not verified yet.
     Packet(Header, Cow<'f, [u8]>),
+    /// The packet is an answer to an echo request; only within this module.
+    Echo,
     /// An error about a packet that a transport has sent.
     Trouble(Trouble),
 }

@@ -11,9 +11,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{ETHERNET_HEADER, Header, Outbound, UDP};
 use crate::tcp::Ecn;
 
-pub(super) const ICMP: u8 = 1;
+pub(crate) const ICMP: u8 = 1;
 pub(super) const IGMP: u8 = 2;
-pub(super) const ICMPV6: u8 = 58;
+pub(crate) const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 pub(super) const FRAGMENT: u8 = 44;

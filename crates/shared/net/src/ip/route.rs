@@ -78,6 +78,11 @@ impl Routes {
         best.map(|(_, route)| route)
     }
 
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.list.iter()
+    }
+
     /// True if `address` is in a network of the link.
     pub(super) fn is_on_link(&self, address: IpAddr) -> bool {
         self.list.iter().any(|route| {

@@ -53,6 +53,9 @@ impl Marks {
     /// The next acknowledgement carries the most recent duplicate, RFC 2883.
     pub const DUPLICATE: Self = Self(1 << 22);
 
+    /// Small segments wait until the program says otherwise (`TCP_CORK`).
+    pub const CORK: Self = Self(1 << 23);
+
     /// Both sets.
     #[inline]
     pub const fn and(self, other: Self) -> Self {

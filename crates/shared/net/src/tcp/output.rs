@@ -227,8 +227,9 @@ impl Tcb {
         }
         let mut len = if unsent <= open {
             // Everything may leave; what is left over by full segments, only if it need not wait for more.
-            let may_be_small = self.marks.has(Marks::NODELAY.and(Marks::CLOSING))
-                || self.small_end <= self.snd_una;
+            let may_be_small = self.marks.has(Marks::CLOSING)
+                || !self.marks.has(Marks::CORK)
+                    && (self.marks.has(Marks::NODELAY) || self.small_end <= self.snd_una);
             if unsent < size {
                 if may_be_small { unsent } else { 0 }
             } else if may_be_small {

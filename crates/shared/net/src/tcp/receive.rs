@@ -221,6 +221,13 @@ impl ReceiveBuffer {
         self.first.get(self.read as usize..).unwrap_or_default()
     }
 
+    /// All bytes that are ready to be read, in pieces.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let more = self.more.as_deref().into_iter();
+        let chunks = more.flat_map(|more| more.chunks.iter().map(Vec::as_slice));
+        core::iter::once(self.peek()).chain(chunks)
+    }
+
     /// Forgets the next `count` bytes.
     pub fn consume(&mut self, count: usize) {
         let mut count = count.min(self.len()) as u32;

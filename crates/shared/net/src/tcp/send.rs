@@ -102,6 +102,56 @@ impl SendBuffer {
         data.len()
     }
 
+    /// As [`write`](Self::write) of at most `most` bytes that `fill` appends to the memory it is given, as many as it was
+    /// asked for or fewer. Ends when it appends none.
+    pub fn write_with(
+        &mut self,
+        most: usize,
+        fill: &mut dyn FnMut(&mut Vec<u8>, usize) -> usize,
+    ) -> usize {
+        let most = most.min(self.room());
+        let mut total = 0;
+        while total < most {
+            let before = self.newest.as_ref().map_or(0, Piece::held) as usize;
+            let used_up = match &self.newest {
+                Some(Piece {
+                    data: Data::Copied(bytes),
+                    ..
+                }) => bytes.len() == bytes.capacity(),
+                _ => true,
+            };
+            if used_up {
+                let capacity = (most - total).max(2 * before);
+                let capacity = capacity.clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
+                let bytes = Vec::with_capacity(capacity.next_multiple_of(SMALLEST_CHUNK));
+                self.push(Data::Copied(bytes), 0, 0);
+            }
+            let Some(Piece {
+                data: Data::Copied(bytes),
+                ..
+            }) = &mut self.newest
+            else {
+                break;
+            };
+            let (start, capacity) = (bytes.len(), bytes.capacity());
+            let wanted = (most - total).min(capacity - start);
+            fill(bytes, wanted);
+            // Whatever it did, what was there stays, and no more is there than was asked for.
+            bytes.truncate(start + wanted);
+            let count = bytes.len().saturating_sub(start);
+            self.held = self.held - capacity as u32 + bytes.capacity() as u32;
+            self.len += count as u32;
+            total += count;
+            if count == 0 {
+                break;
+            }
+        }
+        if self.len == 0 {
+            self.consume(0);
+        }
+        total
+    }
+
     /// As [`write`](Self::write) without copying. Small pieces are copied all the same.
     pub fn write_static(&mut self, data: &'static [u8]) -> usize {
         let count = data.len().min(self.room());

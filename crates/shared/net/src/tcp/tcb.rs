@@ -224,6 +224,22 @@ impl Tcb {
         Ok(count)
     }
 
+    /// As [`write`](Self::write) of at most `most` bytes that `fill` appends to the memory it is given.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_with(
+        &mut self,
+        most: usize,
+        fill: &mut dyn FnMut(&mut alloc::vec::Vec<u8>, usize) -> usize,
+        now: Instant,
+    ) -> Result<usize, Error> {
+        self.before_write(now)?;
+        let count = self.send.write_with(most, fill);
+        self.settle(now);
+        Ok(count)
+    }
+
     /// As [`write`](Self::write) without a copy.
     ///
     /// # Errors
@@ -361,6 +377,31 @@ impl Tcb {
     /// Changes the Nagle algorithm.
     pub fn set_nodelay(&mut self, nodelay: bool) {
         self.marks.put(Marks::NODELAY, nodelay);
+    }
+
+    /// Holds back what does not fill a segment.
+    pub fn set_cork(&mut self, cork: bool) {
+        self.marks.put(Marks::CORK, cork);
+    }
+
+    /// True if the program may write.
+    pub fn is_open(&self) -> bool {
+        self.state != State::Closed && !self.marks.has(Marks::CLOSING)
+    }
+
+    /// True once everything up to the peer's FIN has arrived, read or not.
+    pub fn peer_has_closed(&self) -> bool {
+        self.marks.has(Marks::PEER_FIN)
+    }
+
+    /// What can be read, in pieces, without taking it.
+    pub fn received(&self) -> impl Iterator<Item = &[u8]> {
+        self.receive.pieces()
+    }
+
+    /// The limits of the buffers: to receive, to send.
+    pub fn limits(&self) -> (u32, u32) {
+        (self.tuning.limit, self.send.limit() as u32)
     }
 
     /// Changes keep-alive. The silence counts from the last segment that arrived.

@@ -21,7 +21,7 @@ pub(super) struct Tuning {
     since: Instant,
     read: u32,
     window: u32,
-    limit: u32,
+    pub(super) limit: u32,
 }
 
 impl Tuning {

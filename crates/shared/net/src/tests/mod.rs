@@ -5,6 +5,7 @@
 //! time, and a lost wake-up shows as a program that never ends.
 
 mod addresses;
+mod direct;
 mod hostile;
 mod offload;
 mod programs;

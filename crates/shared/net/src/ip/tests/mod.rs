@@ -132,7 +132,7 @@ impl Host {
     pub(super) fn receive_from(&mut self, frame: &[u8], trusted: bool) -> Got {
         self.with(
             |interface, now, cx| match interface.receive(frame, trusted, now, cx) {
-                Input::Done => Got::Nothing,
+                Input::Done | Input::Echo => Got::Nothing,
                 Input::Packet(header, payload) => Got::Packet(header, payload.into_owned()),
                 Input::Trouble(trouble) => Got::Trouble(trouble),
             },
