@@ -226,7 +226,6 @@ impl<'a> Start<'a> {
                 disk.describe(&mut info);
                 Driver::Block(disk)
             }
-            #[cfg(not(all(feature = "net", feature = "block")))]
             _ => return Ok(()),
         };
         let index = self.state.device_count;

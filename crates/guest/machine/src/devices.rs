@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use kiln_abi::NetHeader;
-use kiln_abi::op::{OpError, Protection, Segment};
+use kiln_abi::op::{OpError, Protection, Segment, Stream};
 use kiln_abi::perform::Devices;
 #[cfg(feature = "block")]
 use kiln_virtio::Block;
@@ -67,7 +67,7 @@ impl Devices for MachineDevices<'_> {
     const LINKS: bool = cfg!(feature = "net");
     const DISKS: bool = cfg!(feature = "block");
 
-    fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
+    fn console_write(&mut self, _: Stream, text: Segment) -> Result<u64, OpError> {
         let len = text.len.min(MAX_CONSOLE);
         // SAFETY: checked to be readable guest memory; the guest waits.
         let bytes = unsafe { core::slice::from_raw_parts(text.addr as *const u8, len as usize) };

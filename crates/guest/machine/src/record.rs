@@ -169,7 +169,9 @@ pub fn write(
         stack_top: end(MemoryKind::Stack),
         trap_stack_top: end(MemoryKind::TrapStack),
         name,
-        reserved: [0; 3],
+        root: 0,
+        root_size: 0,
+        reserved: 0,
     };
     for (to, from) in head.iter_mut().zip(info.as_bytes()) {
         *to = *from;

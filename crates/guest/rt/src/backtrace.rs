@@ -7,7 +7,21 @@ use kiln_abi::exit::MAX_FRAMES;
 
 use kiln_abi::trap::TrapFrame;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::boot;
+
+/// The lowest address and the end of a stack of the program's own making on which it runs now.
+static OTHER: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Says that the caller goes on on a stack of its own making. All of it must be readable.
+///
+/// # Safety
+/// It is, until another one is named.
+pub unsafe fn on_stack(bottom: u64, top: u64) {
+    OTHER[0].store(bottom, Ordering::Relaxed);
+    OTHER[1].store(top, Ordering::Relaxed);
+}
 
 /// Return addresses, innermost first.
 #[derive(Debug)]
@@ -71,14 +85,16 @@ pub fn of_trap(trap: &TrapFrame) -> Frames {
 
 /// Follows a chain of frame pointers, none of which is trusted.
 fn walk(mut frames: Frames, mut frame: u64) -> Frames {
-    // Chains start on either stack and only go up. Both stacks are mapped as a whole.
+    // Chains start on one of the stacks and only go up. Stacks are mapped as a whole.
     let info = boot::info();
-    let top = if frame < info.stack_top {
-        info.stack_top
+    let [other, other_top] = [0, 1].map(|end: usize| OTHER[end].load(Ordering::Relaxed));
+    let (mut lowest, top) = if (other..other_top).contains(&frame) {
+        (other, other_top)
+    } else if frame < info.stack_top {
+        (stack_bottom(info.stack_top), info.stack_top)
     } else {
-        info.trap_stack_top
+        (stack_bottom(info.trap_stack_top), info.trap_stack_top)
     };
-    let mut lowest = stack_bottom(top);
     while frame >= lowest && frame.is_multiple_of(8) && frame <= top - 16 {
         // SAFETY: both words lie on the stack.
         let [next, back] = unsafe { *(frame as *const [u64; 2]) };

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use kiln_abi::op::{Op, Segment};
+use kiln_abi::op::{Op, Segment, Stream};
 
 use crate::sync::Lock;
 use crate::{boot, monitor, time};
@@ -82,7 +82,8 @@ fn write_out(mut bytes: &[u8]) {
             addr: bytes.as_ptr() as u64,
             len: bytes.len() as u64,
         };
-        let mut op = [Op::ConsoleWrite { buffer }.encode()];
+        let stream = Stream::Out;
+        let mut op = [Op::ConsoleWrite { stream, buffer }.encode()];
         monitor::perform(&mut op);
         match op[0].outcome() {
             Ok(written) if written > 0 => {

@@ -51,13 +51,8 @@ pub fn start() {
     if count == 0 {
         return;
     }
-    let mut seed = [0; 32];
-    random::fill(&mut seed);
-    let config = Config::new(seed)
-        .hostname(boot::name())
-        .memory_budget(memory::statistics().capacity / CONNECTION_SHARE);
     let now = time::cached();
-    let stack = Stack::new(config, now);
+    let stack = Stack::new(config(), now);
     let mut links = Vec::new();
     for (number, device) in (0..).zip(boot::devices()).filter(|(_, d)| is_link(d)) {
         let link = stack.attach(LinkConfig::from_device(device), now);
@@ -69,6 +64,34 @@ pub fn start() {
     NETWORK.with(|network| *network = Some(Network { stack, links }));
 }
 
+fn config() -> Config {
+    let mut seed = [0; 32];
+    random::fill(&mut seed);
+    Config::new(seed)
+        .hostname(boot::name())
+        .memory_budget(memory::statistics().capacity / CONNECTION_SHARE)
+}
+
+/// Lets time pass for a stack that has no link to do so.
+struct LoopbackDriver(Stack);
+
+impl Driver for LoopbackDriver {
+    fn submit(&mut self, now: Instant, _ops: &mut Vec<RawOp>) -> Wait {
+        self.0.poll(now);
+        Wait {
+            receive: 0,
+            send: 0,
+            deadline: self.0.deadline(now),
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.0.is_closing()
+    }
+
+    fn complete(&mut self, _now: Instant, _ops: &[RawOp]) {}
+}
+
 /// The stack, with all links.
 ///
 /// # Errors
@@ -76,6 +99,23 @@ pub fn start() {
 pub fn default_stack() -> Result<Stack, Error> {
     let stack = NETWORK.with(|network| network.as_ref().map(|network| network.stack.clone()));
     stack.ok_or(Error::AddressNotAvailable)
+}
+
+/// The stack, with all links; if there is none, a stack that has the loopback link alone and is set up with the first call.
+pub fn stack_or_loopback() -> Stack {
+    if let Ok(stack) = default_stack() {
+        return stack;
+    }
+    let now = time::cached();
+    let stack = Stack::new(config(), now);
+    let links = Vec::new();
+    reactor::register(Box::new(LoopbackDriver(stack.clone())));
+    let network = Network {
+        stack: stack.clone(),
+        links,
+    };
+    NETWORK.with(|place| *place = Some(network));
+    stack
 }
 
 /// A handle of the stack whose sockets are bound to the link with this name.

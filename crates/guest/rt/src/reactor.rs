@@ -65,8 +65,40 @@ pub(crate) fn turn() {
     }
 }
 
+/// What a [`turn_until`] has found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// The signal by which the owner asks the guest to end; 0 if he does not.
+    pub event: u32,
+    /// Of those that were waited for, what has something to receive: devices and [`CONSOLE`](kiln_abi::call::CONSOLE).
+    pub ready: u64,
+}
+
+/// One call to the monitor, for a program that divides its time by itself instead of by tasks. It performs `extra` first, whose results
+/// nobody needs, and waits until `until` at the most; without a time it does not even look which devices are ready. `console`: what
+/// arrives on the console ends the wait too.
+///
+/// # Safety
+/// As for [`Hypervisor::enter`](crate::monitor::Hypervisor::enter), for `extra`.
+pub unsafe fn turn_until(until: Option<Instant>, extra: &[RawOp], console: bool) -> Found {
+    REACTOR.with(|reactor| {
+        let console = if console { kiln_abi::call::CONSOLE } else { 0 };
+        let mut call = reactor.prepare(extra, until.unwrap_or(Instant::ZERO));
+        call.wait_receive |= console;
+        call.deadline = match until {
+            Some(_) => call.deadline.max(1),
+            None => 0,
+        };
+        reactor.perform(&mut call);
+        Found {
+            event: call.event,
+            ready: call.ready,
+        }
+    })
+}
+
 /// Lets the drivers send what is queued and bring to an end what the program has closed, for at most [`LAST_WORDS`].
-pub(crate) fn finish() {
+pub fn finish() {
     REACTOR.with(|reactor| {
         if reactor.drivers.is_empty() {
             return;
@@ -89,10 +121,25 @@ pub(crate) fn finish() {
 impl Reactor {
     /// One call. Waits if no task is ready or, when the program has ended, until `last` at the most.
     fn turn(&mut self, last: Option<Instant>) -> u32 {
-        self.ops.clear();
-        let now = time::cached();
         // When the program has ended nobody waits for its timers any more.
-        let mut deadline = last.unwrap_or_else(time::next_deadline);
+        let deadline = last.unwrap_or_else(time::next_deadline);
+        let mut call = self.prepare(&[], deadline);
+        // Only now: the protocols may have woken somebody. A deadline of 1 has passed long ago: look which devices are
+        // ready, do not wait.
+        if last.is_none() && !task::all_asleep() {
+            call.deadline = 0;
+        }
+        call.deadline = call.deadline.max(1);
+        self.perform(&mut call);
+        call.event
+    }
+
+    /// The operations of all drivers behind `extra`, and a call that performs them and waits until `deadline`, or earlier if a driver
+    /// wants to.
+    fn prepare(&mut self, extra: &[RawOp], mut deadline: Instant) -> Call {
+        self.ops.clear();
+        self.ops.extend_from_slice(extra);
+        let now = time::cached();
         let mut call = Call {
             flags: Call::RETRY,
             ..Call::default()
@@ -107,20 +154,17 @@ impl Reactor {
         }
         call.ops = self.ops.as_mut_ptr() as u64;
         call.count = self.ops.len() as u32;
-        // Only now: the protocols may have woken somebody. A deadline of 1 has passed long ago: look which devices are
-        // ready, do not wait.
-        let until = match last {
-            Some(_) => deadline,
-            None if task::all_asleep() => deadline,
-            None => Instant::ZERO,
-        };
-        call.deadline = until.as_nanos().max(1);
+        call.deadline = deadline.as_nanos();
+        call
+    }
+
+    /// Performs what was prepared, and hands the results back.
+    fn perform(&mut self, call: &mut Call) {
         // SAFETY: the drivers keep their buffers until `complete`.
-        unsafe { monitor::enter(&mut call) };
+        unsafe { monitor::enter(call) };
         let now = time::cached();
         for (driver, range) in &mut self.drivers {
             driver.complete(now, &self.ops[range.clone()]);
         }
-        call.event
     }
 }

@@ -11,6 +11,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
+use kiln_abi::boot::Backend;
 use kiln_abi::call::Call;
 use kiln_abi::{BootInfo, Instant};
 
@@ -21,14 +22,32 @@ struct Clock {
     last: u64,
     last_tsc: u64,
     tsc_hz: u64,
+    /// Nanoseconds of a tick, as a fraction of 2^32.
+    scale: u64,
+    /// The monitor has only measured the frequency: the guest does it better, the longer it runs.
+    measured: bool,
+    /// The time and the counter at the first call.
+    first: (u64, u64),
+    /// How long after the first call the frequency is measured again.
+    again: u64,
     /// The latest time that was given out between calls.
     told: u64,
 }
+
+/// After how many nanoseconds the counter's frequency is measured for the first time, and again after each doubling.
+const FIRST_MEASUREMENT: u64 = 8_000_000;
+
+/// A measurement that differs from the one before by more than this part was disturbed.
+const MOST_CHANGE: u64 = 1024;
 
 static CLOCK: Lock<Clock> = Lock::new(Clock {
     last: 0,
     last_tsc: 0,
     tsc_hz: 0,
+    scale: 0,
+    measured: false,
+    first: (0, 0),
+    again: FIRST_MEASUREMENT,
     told: 0,
 });
 
@@ -40,8 +59,44 @@ pub fn ticks() -> u64 {
 
 #[cfg_attr(not(kiln_guest), allow(dead_code))]
 pub(crate) fn start(info: &BootInfo) {
-    CLOCK.with(|clock| clock.tsc_hz = info.tsc_hz);
     note(info.now);
+    CLOCK.with(|clock| {
+        clock.set_frequency(info.tsc_hz);
+        clock.last_tsc = ticks();
+        clock.measured = info.backend == Backend::Process as u32;
+    });
+}
+
+impl Clock {
+    fn set_frequency(&mut self, hz: u64) {
+        self.tsc_hz = hz;
+        let scale = (1_000_000_000_u128 << 32).checked_div(hz.into());
+        self.scale = scale.unwrap_or(0) as u64;
+    }
+
+    /// Measures the frequency by what has passed since the first call.
+    fn measure(&mut self) {
+        let (time, ticks) = self.first;
+        if ticks == 0 {
+            self.first = (self.last, self.last_tsc);
+            return;
+        }
+        let passed = self.last.saturating_sub(time);
+        if passed < self.again {
+            return;
+        }
+        self.again = passed.saturating_mul(2);
+        let ticks = u128::from(self.last_tsc.saturating_sub(ticks));
+        let hz = (ticks * 1_000_000_000 / u128::from(passed)) as u64;
+        if hz.abs_diff(self.tsc_hz) <= self.tsc_hz / MOST_CHANGE {
+            self.set_frequency(hz);
+        }
+    }
+}
+
+/// Ticks of the time-stamp counter in a second, as far as that is known by now; 0 if it cannot be relied on.
+pub fn frequency() -> u64 {
+    CLOCK.with(|clock| clock.tsc_hz)
 }
 
 /// Takes note of the time that the monitor told.
@@ -50,6 +105,9 @@ pub(crate) fn note(now: u64) {
         clock.last = clock.last.max(now);
         if clock.tsc_hz != 0 {
             clock.last_tsc = ticks();
+            if clock.measured {
+                clock.measure();
+            }
         }
     });
 }
@@ -66,7 +124,7 @@ pub fn now() -> Instant {
             return None;
         }
         let ticks = u128::from(ticks().saturating_sub(clock.last_tsc));
-        let nanos = ticks * 1_000_000_000 / u128::from(clock.tsc_hz);
+        let nanos = (ticks * u128::from(clock.scale)) >> 32;
         // The monitor's clock may be slower than the counter: what was told once is not taken back.
         clock.told = clock.told.max(clock.last.saturating_add(nanos as u64));
         Some(Instant::from_nanos(clock.told))

@@ -17,6 +17,11 @@ const OVERFLOW_REACH: u64 = 64 * 1024;
 /// The operation that sends traps to this module.
 #[cfg_attr(not(kiln_guest), allow(dead_code))]
 pub(crate) fn registration(info: &BootInfo) -> Op {
+    registration_at(info, entry as *const () as u64)
+}
+
+/// The operation that sends traps to an entry of somebody who can do more than report them ([`report`]), on the stack for traps.
+pub fn registration_at(info: &BootInfo, entry: u64) -> Op {
     // SAFETY: the monitor's promise: an array of ranges.
     let ranges = unsafe {
         core::slice::from_raw_parts(
@@ -28,7 +33,7 @@ pub(crate) fn registration(info: &BootInfo) -> Op {
         .iter()
         .find(|r| r.start + r.len == info.trap_stack_top);
     Op::SetTrap {
-        entry: entry as *const () as u64,
+        entry,
         stack: stack.map_or(Segment::default(), |r| Segment {
             addr: r.start,
             len: r.len,
@@ -38,6 +43,11 @@ pub(crate) fn registration(info: &BootInfo) -> Op {
 
 /// Where the monitor continues after a fault, on the stack for traps.
 extern "C" fn entry(frame: &TrapFrame) -> ! {
+    report(frame)
+}
+
+/// Ends the guest, saying what happened and where.
+pub fn report(frame: &TrapFrame) -> ! {
     let mut text = Text::new();
     describe(frame, &mut text);
     let frames = backtrace::of_trap(frame);
