@@ -1,0 +1,264 @@
+//! The console: what `kiln run` connects with the user's standard input, output and error output.
+//!
+//! If the user sits at a terminal, that terminal edits lines and sends signals, and the console passes for a terminal of its size here. If not, it is
+//! like a pipe: `isatty(3)` is false, so programs do not colour what goes to a file.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::cell::{Cell, RefCell};
+
+use super::ioctl::{
+    FIONREAD, TCGETS, TCSETS, TCSETSF, TCSETSW, TIOCGPGRP, TIOCGSID, TIOCGWINSZ, TIOCSPGRP,
+    TIOCSWINSZ,
+};
+use super::line::{self, Termios};
+use super::tree;
+use crate::fs::{File, Kind, Metadata, OpenFile, OpenFlags};
+use crate::io::{Sink, Source};
+use crate::platform::{self, Stream};
+use crate::process::Thread;
+use crate::user::UserAddr;
+use crate::wait::{Events, WaitQueue};
+use crate::{Errno, Result};
+
+/// What is asked of the host at once.
+const PIECE: usize = 4096;
+
+/// The console.
+#[derive(Debug)]
+pub struct Console {
+    /// What has been read from the host and not by the program.
+    input: RefCell<Vec<u8>>,
+    ended: Cell<bool>,
+    queue: WaitQueue,
+    /// Columns and rows, if it is a terminal.
+    terminal: Cell<Option<(u16, u16)>>,
+    termios: Cell<Termios>,
+}
+
+impl Console {
+    /// A console that is not a terminal.
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self {
+            input: RefCell::default(),
+            ended: Cell::new(false),
+            queue: WaitQueue::new(),
+            terminal: Cell::new(None),
+            termios: Cell::new(line::FRESH),
+        })
+    }
+
+    pub(super) fn set_terminal(&self, columns: u16, rows: u16) {
+        self.terminal.set(Some((columns, rows)));
+    }
+
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal.get().is_some()
+    }
+
+    pub(super) fn ready(&self) {
+        self.queue.wake(Events::READABLE);
+    }
+
+    /// Takes what the host has, if nothing is left; true if a read would not wait.
+    fn fetch(&self) -> bool {
+        if !self.input.borrow().is_empty() || self.ended.get() {
+            return true;
+        }
+        let mut piece = [0; PIECE];
+        match platform::console_read(&mut piece) {
+            // The end of a terminal's input is not for ever: the user may type on.
+            Ok(0) => self.ended.set(true),
+            Ok(len) => self.input.borrow_mut().extend_from_slice(&piece[..len]),
+            Err(_) => return false,
+        }
+        true
+    }
+
+    fn read(&self, to: &mut Sink) -> Result<usize> {
+        if to.remaining() == 0 {
+            return Ok(0);
+        }
+        if !self.fetch() {
+            return Err(Errno::EAGAIN);
+        }
+        let mut input = self.input.borrow_mut();
+        if input.is_empty() {
+            if self.is_terminal() {
+                self.ended.set(false);
+            }
+            return Ok(0);
+        }
+        let put = to.put(&input)?;
+        input.drain(..put);
+        Ok(put)
+    }
+}
+
+/// The console as one of the descriptors has it: what is written goes to one of its streams.
+#[derive(Debug)]
+pub struct Side {
+    console: Rc<Console>,
+    stream: Stream,
+}
+
+impl Side {
+    pub(super) fn new(console: &Rc<Console>, stream: Stream) -> Rc<Self> {
+        Rc::new(Self {
+            console: console.clone(),
+            stream,
+        })
+    }
+
+    fn terminal_ioctl(&self, thread: &Rc<Thread>, request: u32, at: UserAddr) -> Result<u64> {
+        let (columns, rows) = self.console.terminal.get().ok_or(Errno::ENOTTY)?;
+        match request {
+            TCGETS => at.write(self.console.termios.get())?,
+            TCSETS | TCSETSW | TCSETSF => self.console.termios.set(at.read()?),
+            TIOCGWINSZ => at.write([rows, columns, 0, 0])?,
+            TIOCSWINSZ => {
+                let size: [u16; 4] = at.read()?;
+                self.console.terminal.set(Some((size[1], size[0])));
+            }
+            TIOCGPGRP => at.write(thread.process.group.get())?,
+            TIOCGSID => at.write(thread.process.session.get())?,
+            TIOCSPGRP => {}
+            _ => return Err(Errno::ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+impl File for Side {
+    fn read(&self, _thread: &Rc<Thread>, _open: &OpenFile, to: &mut Sink) -> Result<usize> {
+        self.console.read(to)
+    }
+
+    fn write(&self, _thread: &Rc<Thread>, _open: &OpenFile, from: &mut Source) -> Result<usize> {
+        let mut done = 0;
+        while from.remaining() > 0 {
+            let mut piece = [0; PIECE];
+            let len = match from.take(&mut piece) {
+                Err(error) if done == 0 => return Err(error),
+                other => other.unwrap_or(0),
+            };
+            if len == 0 {
+                break;
+            }
+            let mut rest = &piece[..len];
+            while !rest.is_empty() {
+                let taken = platform::console_write(self.stream, rest).clamp(1, rest.len());
+                rest = &rest[taken..];
+            }
+            done += len;
+        }
+        Ok(done)
+    }
+
+    fn poll(&self, _open: &OpenFile) -> Events {
+        let mut events = Events::WRITABLE;
+        events.set(Events::READABLE, self.console.fetch());
+        events.set(
+            Events::HUP,
+            self.console.ended.get() && self.console.input.borrow().is_empty(),
+        );
+        events
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        Some(&self.console.queue)
+    }
+
+    fn ioctl(
+        &self,
+        thread: &Rc<Thread>,
+        _open: &OpenFile,
+        request: u32,
+        argument: u64,
+    ) -> Result<u64> {
+        if request == FIONREAD {
+            self.console.fetch();
+            let len = self.console.input.borrow().len() as i32;
+            UserAddr(argument).write(len)?;
+            return Ok(0);
+        }
+        self.terminal_ioctl(thread, request, UserAddr(argument))
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        if !self.console.is_terminal() {
+            return Ok(crate::event::anonymous_metadata(Kind::Fifo, 1));
+        }
+        Ok(Metadata {
+            rdev: tree::CONSOLE,
+            mode: 0o620,
+            ..crate::event::anonymous_metadata(Kind::Character, tree::CONSOLE)
+        })
+    }
+
+    fn reopen(&self, _thread: &Rc<Thread>, _flags: OpenFlags) -> Result<Rc<dyn File>> {
+        Ok(Self::new(&self.console, self.stream))
+    }
+
+    fn describe(&self) -> Vec<u8> {
+        match (self.console.is_terminal(), self.stream) {
+            (true, _) => b"/dev/console".to_vec(),
+            (false, Stream::Out) => b"pipe:[1]".to_vec(),
+            (false, Stream::Error) => b"pipe:[2]".to_vec(),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::testing;
+    use crate::platform::pretend;
+
+    fn read(thread: &Rc<Thread>, open: &OpenFile, len: usize) -> Result<Vec<u8>> {
+        let mut to = alloc::vec![0; len];
+        let got = open.file.read(thread, open, &mut Sink::kernel(&mut to))?;
+        to.truncate(got);
+        Ok(to)
+    }
+
+    #[test]
+    fn what_is_typed_can_be_read_and_waited_for() {
+        let thread = testing::thread();
+        let [input, output, _] = super::super::standard();
+        assert_eq!(read(&thread, &input, 10), Err(Errno::EAGAIN));
+        assert_eq!(input.file.poll(&input), Events::WRITABLE);
+        pretend::type_input(b"hello");
+        assert!(input.file.poll(&input).contains(Events::IN));
+        assert_eq!(read(&thread, &input, 3), Ok(b"hel".to_vec()));
+        assert_eq!(read(&thread, &input, 10), Ok(b"lo".to_vec()));
+        let mut text = Source::kernel(b"answer");
+        assert_eq!(output.file.write(&thread, &output, &mut text), Ok(6));
+        assert_eq!(pretend::take_output(), b"answer");
+    }
+
+    #[test]
+    fn it_is_a_terminal_only_if_the_user_has_one() {
+        let thread = testing::thread();
+        let [input, ..] = super::super::standard();
+        let size = |open: &OpenFile| {
+            let at = testing::PAGE_AT;
+            open.file.ioctl(&thread, open, TIOCGWINSZ, at)?;
+            UserAddr(at).read::<[u16; 4]>()
+        };
+        assert_eq!(size(&input), Err(Errno::ENOTTY));
+        super::super::set_terminal(80, 25);
+        assert_eq!(size(&input), Ok([25, 80, 0, 0]));
+        let [input, ..] = super::super::standard();
+        let done = input.file.ioctl(&thread, &input, TCGETS, testing::PAGE_AT);
+        assert_eq!(done, Ok(0));
+        let termios: Termios = UserAddr(testing::PAGE_AT).read().expect("memory");
+        // VINTR is the first control character, behind the line discipline.
+        assert_eq!(termios[4].to_ne_bytes()[..2], [0, 3]);
+    }
+}

@@ -1,0 +1,108 @@
+//! What an access that the processor has refused means.
+
+use super::area::{Area, AreaFlags, Content, Source};
+use super::areas::STACK_GUARD;
+use super::files::AROUND;
+use super::{AddressSpace, State};
+use crate::platform::{self, Access, Backing};
+use crate::user::PAGE;
+use crate::{Errno, Result};
+
+/// What becomes of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// The access will work when it is tried again.
+    Resolved,
+    /// `SIGSEGV`, `SEGV_MAPERR`: nothing is mapped there.
+    NotMapped,
+    /// `SIGSEGV`, `SEGV_ACCERR`: the mapping does not allow it.
+    NotAllowed,
+    /// `SIGBUS`, `BUS_ADRERR`: the file that is mapped there has no content at that place, or there is no memory left.
+    NoContent,
+}
+
+impl FaultOutcome {
+    /// The signal and its `si_code`; `None` if there is none.
+    pub fn signal(self) -> Option<(u32, i32)> {
+        const SIGBUS: u32 = 7;
+        const SIGSEGV: u32 = 11;
+        match self {
+            Self::Resolved => None,
+            Self::NotMapped => Some((SIGSEGV, 1)),
+            Self::NotAllowed => Some((SIGSEGV, 2)),
+            Self::NoContent => Some((SIGBUS, 2)),
+        }
+    }
+}
+
+impl AddressSpace {
+    /// The processor has refused `access` at `at`: makes it possible, or says which signal the program gets.
+    pub fn fault(&self, at: u64, access: Access) -> FaultOutcome {
+        let copied = {
+            let mut state = self.state.borrow_mut();
+            let Some(area) = state.areas.find(at).filter(|area| area.is_program()) else {
+                return match state.grow_down(at) {
+                    Ok(()) => FaultOutcome::Resolved,
+                    Err(_) => FaultOutcome::NotMapped,
+                };
+            };
+            if !allows(area, access) {
+                return FaultOutcome::NotAllowed;
+            }
+            match area.file().map(|file| &file.source) {
+                Some(Source::Pages(_)) if !state.present.contains(at) => false,
+                Some(Source::Copy(_)) if !state.present.contains(at) => true,
+                _ => return FaultOutcome::NoContent,
+            }
+        };
+        if copied {
+            return self.fault_copy(at);
+        }
+        let from = at & !(AROUND - 1);
+        match self.map_pages(at, from, from.saturating_add(AROUND)) {
+            Ok(()) => FaultOutcome::Resolved,
+            Err(_) => FaultOutcome::NoContent,
+        }
+    }
+}
+
+/// True if the processor would let an access pass; what can be written or executed can be read too.
+fn allows(area: &Area, access: Access) -> bool {
+    let mut given = area.access;
+    if !given.is_empty() {
+        given |= Access::READ;
+    }
+    !given.is_empty() && given.contains(access)
+}
+
+impl State {
+    /// Extends the area above `at` down to it, if that is a stack.
+    fn grow_down(&mut self, at: u64) -> Result {
+        let start = at & !(PAGE - 1);
+        let area = self.areas.after(at).ok_or(Errno::ENOMEM)?;
+        if !area.flags.contains(AreaFlags::GROWS_DOWN) || area.access.is_empty() {
+            return Err(Errno::ENOMEM);
+        }
+        let Content::Zero(_) = area.content else {
+            return Err(Errno::ENOMEM);
+        };
+        if area.end - start > self.limits.stack {
+            return Err(Errno::ENOMEM);
+        }
+        if let Some(below) = self.areas.before(at)
+            && !below.access.is_empty()
+            && !below.flags.contains(AreaFlags::GROWS_DOWN)
+            && start.saturating_sub(below.end) < STACK_GUARD
+        {
+            return Err(Errno::ENOMEM);
+        }
+        let mut more = area.clone();
+        more.end = area.start;
+        more.start = start;
+        self.check_limits(start, more.len(), more.access, more.flags)?;
+        platform::map(start, more.len(), more.access, Backing::Zero)?;
+        self.areas.insert(more);
+        self.peak = self.peak.max(self.areas.totals().size);
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+use alloc::vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wait::Events;
+
+const STREAM: u64 = 1;
+const DGRAM: u64 = 2;
+const SEQPACKET: u64 = 5;
+
+fn pair(program: &Program, kind: u64) -> (u64, u64) {
+    program
+        .call(SOCKETPAIR, &[1, kind | NONBLOCK, 0, DATA])
+        .unwrap();
+    let [a, b]: [i32; 2] = UserAddr(DATA).read().unwrap();
+    (a as u64, b as u64)
+}
+
+/// `struct sockaddr_un` with an abstract name.
+fn named(name: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![1, 0, 0];
+    bytes.extend(name);
+    bytes
+}
+
+/// Control data that pass descriptors.
+fn rights(fds: &[u64]) -> Vec<u8> {
+    let mut bytes = Vec::from((16 + 4 * fds.len() as u64).to_ne_bytes());
+    bytes.extend([1, 0, 0, 0, 1, 0, 0, 0]);
+    for fd in fds {
+        bytes.extend((*fd as u32).to_ne_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn a_pair_of_streams_talks_until_one_end_is_closed() {
+    let program = Program::new();
+    let (a, b) = pair(&program, STREAM);
+    assert_eq!(program.ready(a), Events::WRITABLE);
+    program.send(a, b"hello ", 0).unwrap();
+    program.send(a, b"world", 0).unwrap();
+    assert_eq!(program.receive(b, 4, 2).unwrap(), b"hell");
+    assert_eq!(program.receive(b, 100, 0).unwrap(), b"hello world");
+    assert_eq!(program.receive(b, 100, 0), Err(Errno::EAGAIN));
+    program.send(a, b"last", 0).unwrap();
+    program.close(a);
+    let ready = program.ready(b);
+    assert!(ready.contains(Events::READABLE | Events::RDHUP | Events::HUP));
+    assert_eq!(program.receive(b, 100, 0).unwrap(), b"last");
+    assert_eq!(program.receive(b, 100, 0).unwrap(), b"");
+    assert_eq!(program.send(b, b"x", 0x4000), Err(Errno::EPIPE));
+}
+
+/// A short record would have room, but the one that is to be sent has none: the sender sleeps rather than try again at once.
+#[test]
+fn a_long_record_waits_for_its_own_room() {
+    for kind in [DGRAM, SEQPACKET] {
+        let program = Program::new();
+        program
+            .call(SOCKETPAIR, &[1, kind, 0, DATA])
+            .expect("a pair");
+        let [a, b]: [i32; 2] = UserAddr(DATA).read().expect("two numbers");
+        let (a, b) = (a as u64, b as u64);
+        assert_eq!(program.send(a, &[1; 100], 0), Ok(100));
+        let long = 212_992 - 10;
+        assert_eq!(
+            program.call(SENDTO, &[a, DATA, long, 0, 0, 0]),
+            Err(Errno::ERESTARTSYS)
+        );
+        assert_eq!(program.ready(a), Events::empty());
+        assert_eq!(program.receive(b, 100, 0).map(|data| data.len()), Ok(100));
+        assert_eq!(program.ready(a), Events::WRITABLE);
+        assert_eq!(program.call(SENDTO, &[a, DATA, long, 0, 0, 0]), Ok(long));
+    }
+}
+
+#[test]
+fn a_long_chain_of_sockets_that_carry_each_other_is_closed() {
+    let program = Program::new();
+    let (first, mut last) = pair(&program, STREAM);
+    for _ in 0..20_000 {
+        let (next, other) = pair(&program, STREAM);
+        program.send_message(last, b"x", &rights(&[next])).unwrap();
+        program.close(last);
+        program.close(next);
+        last = other;
+    }
+    program.close(first);
+    assert!(program.ready(last).contains(Events::HUP));
+}
+
+#[test]
+fn a_connection_whose_acceptance_fails_is_closed() {
+    let program = Program::new();
+    let listener = program.socket(1, STREAM);
+    let name = named(b"failing");
+    program.with_address(BIND, listener, &name).unwrap();
+    program.call(LISTEN, &[listener, 1]).unwrap();
+    let client = program.socket(1, STREAM);
+    program.with_address(CONNECT, client, &name).unwrap();
+    let failed = program.call(ACCEPT4, &[listener, 8, 8, NONBLOCK]);
+    assert_eq!(failed, Err(Errno::EFAULT));
+    assert!(program.ready(client).contains(Events::HUP));
+}
+
+#[test]
+fn closing_with_unread_data_is_a_reset() {
+    let program = Program::new();
+    let (a, b) = pair(&program, STREAM);
+    program.send(a, b"unread", 0).unwrap();
+    program.close(b);
+    assert!(program.ready(a).contains(Events::ERR | Events::HUP));
+    assert_eq!(program.receive(a, 10, 0), Err(Errno::ECONNRESET));
+    assert_eq!(program.receive(a, 10, 0).unwrap(), b"");
+}
+
+#[test]
+fn records_and_datagrams_keep_their_borders() {
+    for kind in [DGRAM, SEQPACKET] {
+        let program = Program::new();
+        let (a, b) = pair(&program, kind);
+        program.send(a, b"one", 0).unwrap();
+        program.send(a, b"second", 0).unwrap();
+        assert_eq!(program.receive(b, 100, 0).unwrap(), b"one");
+        let (bytes, _, flags) = program.receive_message(b, 3, 0).unwrap();
+        assert_eq!((&bytes[..], flags), (&b"sec"[..], 0x20));
+        assert_eq!(program.receive(b, 100, 0), Err(Errno::EAGAIN));
+        program.call(SHUTDOWN, &[a, 1]).unwrap();
+        assert_eq!(program.send(a, b"x", 0x4000), Err(Errno::EPIPE));
+        program.close(a);
+        let end = if kind == DGRAM {
+            Err(Errno::EAGAIN)
+        } else {
+            Ok(Vec::new())
+        };
+        assert_eq!(program.receive(b, 100, 0), end);
+    }
+}
+
+#[test]
+fn a_listener_has_a_name_a_backlog_and_knows_its_peers() {
+    let program = Program::new();
+    let listener = program.socket(1, STREAM | NONBLOCK);
+    assert_eq!(program.call(LISTEN, &[listener, 0]), Err(Errno::EINVAL));
+    let name = named(b"service");
+    program.with_address(BIND, listener, &name).unwrap();
+    let client = program.socket(1, STREAM | NONBLOCK);
+    let refused = program.with_address(CONNECT, client, &name);
+    assert_eq!(refused, Err(Errno::ECONNREFUSED));
+    program.call(LISTEN, &[listener, 0]).unwrap();
+    program.with_address(CONNECT, client, &name).unwrap();
+    let second = program.socket(1, STREAM | NONBLOCK);
+    let full = program.with_address(CONNECT, second, &name);
+    assert_eq!(full, Err(Errno::EAGAIN));
+    assert!(!program.ready(second).contains(Events::WRITABLE));
+    assert_eq!(program.ready(listener), Events::READABLE);
+    // What was written before it was accepted is there.
+    program.send(client, b"early", 0).unwrap();
+    let server = program.call(ACCEPT4, &[listener, 0, 0, NONBLOCK]).unwrap();
+    assert_eq!(program.receive(server, 10, 0).unwrap(), b"early");
+    assert_eq!(program.name(GETSOCKNAME, server).unwrap(), name);
+    assert_eq!(program.name(GETPEERNAME, client).unwrap(), name);
+    assert_eq!(program.name(GETPEERNAME, server).unwrap(), [1, 0]);
+    assert_eq!(program.get(server, 1, 17, 12).unwrap()[..4], [1, 0, 0, 0]);
+    program.with_address(CONNECT, second, &name).unwrap();
+    program.close(listener);
+    assert_eq!(program.receive(second, 1, 0), Err(Errno::ECONNRESET));
+    let gone = program.with_address(CONNECT, program.socket(1, STREAM), &name);
+    assert_eq!(gone, Err(Errno::ECONNREFUSED));
+}
+
+#[test]
+fn descriptors_are_passed_with_the_first_byte() {
+    for kind in [STREAM, DGRAM] {
+        let program = Program::new();
+        let (a, b) = pair(&program, kind);
+        let (c, d) = pair(&program, STREAM);
+        program.send(a, b"before", 0).unwrap();
+        program.send_message(a, b"with", &rights(&[c, c])).unwrap();
+        program.send(a, b"after", 0).unwrap();
+        program.close(c);
+        let (bytes, control, _) = program.receive_message(b, 100, 64).unwrap();
+        assert_eq!((&bytes[..], control.len()), (&b"before"[..], 0));
+        let (bytes, control, flags) = program.receive_message(b, 100, 64).unwrap();
+        assert_eq!((&bytes[..], control.len(), flags), (&b"with"[..], 24, 0));
+        let passed = u64::from(control[16]);
+        assert_eq!(program.receive(b, 100, 0).unwrap(), b"after");
+        program.send(passed, b"through", 0).unwrap();
+        assert_eq!(program.receive(d, 100, 0).unwrap(), b"through");
+        // Without room the descriptors are closed, and that is told.
+        program.send_message(a, b"x", &rights(&[a])).unwrap();
+        let (_, control, flags) = program.receive_message(b, 100, 0).unwrap();
+        assert_eq!((control.len(), flags), (0, 8));
+        let unknown = program.send_message(a, b"x", &rights(&[99]));
+        assert_eq!(unknown, Err(Errno::EBADF));
+    }
+}
+
+#[test]
+fn datagrams_go_to_names() {
+    let program = Program::new();
+    let server = program.socket(1, DGRAM | NONBLOCK);
+    program.with_address(BIND, server, &named(b"log")).unwrap();
+    let client = program.socket(1, DGRAM | NONBLOCK);
+    program.send_to(client, b"a", &named(b"log")).unwrap();
+    assert_eq!(
+        program.receive_from(server, 10),
+        Ok((b"a".to_vec(), Vec::new()))
+    );
+    // Five digits are chosen for whoever binds without a name.
+    program.with_address(BIND, client, &[1, 0]).unwrap();
+    assert_eq!(program.name(GETSOCKNAME, client).unwrap().len(), 8);
+    program
+        .with_address(CONNECT, client, &named(b"log"))
+        .unwrap();
+    let mut count = 0;
+    while program.send(client, &[0; 100], 0).is_ok() {
+        count += 1;
+        assert!(count < 10_000);
+    }
+    assert!(!program.ready(client).contains(Events::WRITABLE));
+    program.receive(server, 100, 0).unwrap();
+    assert!(program.ready(client).contains(Events::WRITABLE));
+    program.close(server);
+    assert_eq!(program.send(client, b"x", 0), Err(Errno::ECONNREFUSED));
+    let taken = program.socket(1, DGRAM);
+    assert!(program.with_address(BIND, taken, &named(b"log")).is_ok());
+}
+
+#[test]
+fn who_asks_is_told_who_sent() {
+    let program = Program::new();
+    let (a, b) = pair(&program, STREAM);
+    program.set(b, 1, 16, 1).unwrap();
+    program.send(a, b"x", 0).unwrap();
+    let (_, control, _) = program.receive_message(b, 10, 64).unwrap();
+    assert_eq!(control[12..20], [2, 0, 0, 0, 1, 0, 0, 0]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is written and read in whatever pieces, with descriptors here and there: every byte arrives once and in order.
+    #[test]
+    fn a_stream_brings_every_byte_once(
+        steps in prop::collection::vec((any::<bool>(), 1_usize..30_000, any::<bool>()), 1..60),
+    ) {
+        let program = Program::new();
+        let (a, b) = pair(&program, STREAM);
+        let (mut written, mut read, mut passed, mut got) = (0_u32, 0_u32, 0, 0);
+        let byte = |at: u32| (at.wrapping_mul(31) >> 3) as u8;
+        for (writes, len, with) in steps {
+            if writes {
+                let bytes: Vec<u8> = (written..).take(len).map(byte).collect();
+                let control = if with { rights(&[a]) } else { Vec::new() };
+                if let Ok(count) = program.send_message(a, &bytes, &control) {
+                    written += count as u32;
+                    passed += u32::from(with);
+                }
+            } else if let Ok((bytes, control, _)) = program.receive_message(b, len as u64, 64) {
+                for found in bytes {
+                    prop_assert_eq!(found, byte(read));
+                    read += 1;
+                }
+                if !control.is_empty() {
+                    got += 1;
+                    program.close(u64::from(u32::from_ne_bytes([control[16], control[17], control[18], control[19]])));
+                }
+            }
+        }
+        while let Ok((bytes, control, _)) = program.receive_message(b, 9000, 64) {
+            for found in bytes {
+                prop_assert_eq!(found, byte(read));
+                read += 1;
+            }
+            got += u32::from(!control.is_empty());
+        }
+        prop_assert_eq!(read, written);
+        prop_assert_eq!(got, passed);
+    }
+}

@@ -1,0 +1,98 @@
+//! Signals that have been sent and not yet taken.
+
+use alloc::collections::VecDeque;
+use core::cell::{Cell, RefCell};
+
+use super::{Info, Set, bit, number};
+
+/// A set of pending signals. Standard signals are there once or not at all; real-time signals queue up, each with what it carries.
+#[derive(Debug, Default)]
+pub struct Pending {
+    set: Cell<Set>,
+    queue: RefCell<VecDeque<Info>>,
+}
+
+impl Pending {
+    /// Which are there.
+    pub fn set(&self) -> Set {
+        self.set.get()
+    }
+
+    /// How many carry something: what `RLIMIT_SIGPENDING` counts.
+    pub fn queued(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
+    /// Adds a signal. `false` if it is a standard signal that is there already.
+    pub fn add(&self, info: Info) -> bool {
+        let number = info.signal();
+        let there = self.set.get() & bit(number) != 0;
+        if there && number < number::FIRST_REAL_TIME {
+            return false;
+        }
+        self.add_bare(number);
+        self.queue.borrow_mut().push_back(info);
+        true
+    }
+
+    /// Adds a signal without what it carries: there was no room for that.
+    pub fn add_bare(&self, number: u32) {
+        self.set.set(self.set.get() | bit(number));
+    }
+
+    /// Takes the first of those in `wanted`: signals of instructions first, then by number, then by age.
+    pub fn take(&self, wanted: Set) -> Option<Info> {
+        let there = self.set.get() & wanted;
+        if there == 0 {
+            return None;
+        }
+        let synchronous = there & number::SYNCHRONOUS;
+        let first = if synchronous == 0 { there } else { synchronous };
+        let number = first.trailing_zeros() + 1;
+        let mut queue = self.queue.borrow_mut();
+        let at = queue.iter().position(|info| info.signal() == number);
+        let info = at.and_then(|at| queue.remove(at));
+        let more = at.is_some_and(|at| {
+            let rest = queue.iter().skip(at);
+            number >= number::FIRST_REAL_TIME && rest.clone().any(|i| i.signal() == number)
+        });
+        if !more {
+            self.set.set(self.set.get() & !bit(number));
+        }
+        Some(info.unwrap_or_else(|| Info::user(number, super::info::SI_USER, 0, 0)))
+    }
+
+    /// True if a timer's signal is still there.
+    pub fn has_timer(&self, id: u32) -> bool {
+        let queue = self.queue.borrow();
+        let mut timers = queue.iter().filter(|i| i.code == super::info::SI_TIMER);
+        timers.any(|info| info.pid() == id)
+    }
+
+    /// Forgets a timer's signal.
+    pub fn remove_timer(&self, id: u32) {
+        self.retain(|info| info.code != super::info::SI_TIMER || info.pid() != id);
+    }
+
+    /// Forgets signals.
+    pub fn remove(&self, gone: Set) {
+        if self.set.get() & gone != 0 {
+            self.set.set(self.set.get() & !gone);
+            self.retain(|info| bit(info.signal()) & gone == 0);
+        }
+    }
+
+    fn retain(&self, keep: impl Fn(&Info) -> bool) {
+        let mut queue = self.queue.borrow_mut();
+        let mut gone = 0;
+        queue.retain(|info| {
+            let kept = keep(info);
+            if !kept {
+                gone |= bit(info.signal());
+            }
+            kept
+        });
+        let left = queue.iter().fold(0, |set, info| set | bit(info.signal()));
+        self.set.set(self.set.get() & !(gone & !left));
+    }
+}

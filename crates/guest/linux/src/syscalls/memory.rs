@@ -1,0 +1,179 @@
+//! Memory: `mmap(2)` and its kin.
+
+use alloc::rc::Rc;
+
+use super::{Args, Call};
+use crate::mm::{MapFlags, MapRequest, MemoryLimits, Purpose, RemapFlags};
+use crate::platform::Access;
+use crate::process::Thread;
+use crate::user::PAGE;
+use crate::{Errno, Result};
+
+/// The calls of this family.
+pub const CALLS: &[Call] = &[
+    Call::full(9, "mmap", 6, mmap),
+    Call::full(10, "mprotect", 3, mprotect),
+    Call::full(11, "munmap", 2, munmap),
+    Call::full(12, "brk", 1, brk),
+    Call::full(25, "mremap", 5, mremap),
+    Call::full(26, "msync", 3, msync),
+    Call::full(27, "mincore", 3, mincore),
+    Call::full(28, "madvise", 3, madvise),
+    Call::full(149, "mlock", 2, mlock),
+    Call::full(150, "munlock", 2, munlock),
+    Call::full(151, "mlockall", 1, mlockall),
+    Call::full(152, "munlockall", 0, munlockall),
+    Call::full(325, "mlock2", 3, mlock2),
+];
+
+/// `PROT_READ | PROT_WRITE | PROT_EXEC`
+const PROTECTION: u64 = 7;
+
+/// Memory calls look at the limits that hold now.
+fn with_limits(thread: &Rc<Thread>) {
+    let memory = &thread.process.memory;
+    memory.set_limits(MemoryLimits::of(&thread.process));
+}
+
+fn mmap(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    /// `MAP_TYPE`
+    const TYPE: u64 = 0xf;
+    const SHARED: u64 = 1;
+    const PRIVATE: u64 = 2;
+    const SHARED_VALIDATE: u64 = 3;
+    let (number, offset) = (args.word(3), args.word(5));
+    if !offset.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    let mut flags = MapFlags::from_bits_truncate(number as u32 & !(TYPE as u32));
+    let file = if flags.contains(MapFlags::ANONYMOUS) {
+        None
+    } else {
+        Some((thread.process.files.get(args.int(4))?, offset))
+    };
+    match number & TYPE {
+        SHARED => flags |= MapFlags::SHARED,
+        PRIVATE => flags |= MapFlags::PRIVATE,
+        SHARED_VALIDATE if file.is_some() => {
+            let known = u64::from(MapFlags::all().bits()) | TYPE;
+            if number & !known != 0 || flags.contains(MapFlags::SYNC) {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            flags |= MapFlags::SHARED;
+        }
+        _ => return Err(Errno::EINVAL),
+    }
+    with_limits(thread);
+    let request = MapRequest {
+        at: args.word(0),
+        len: args.word(1),
+        access: Access::from_bits_truncate((args.word(2) & PROTECTION) as u32),
+        flags,
+        file,
+        purpose: Purpose::Ordinary,
+    };
+    thread.process.memory.map(thread, &request)
+}
+
+fn mprotect(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    /// `PROT_SEM`
+    const SEM: u64 = 8;
+    const GROWSDOWN: u64 = 0x0100_0000;
+    const GROWSUP: u64 = 0x0200_0000;
+    let protection = args.word(2);
+    let grows_down = protection & GROWSDOWN != 0;
+    if grows_down && protection & GROWSUP != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if protection & !(PROTECTION | SEM | GROWSDOWN | GROWSUP) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    with_limits(thread);
+    let access = Access::from_bits_truncate((protection & PROTECTION) as u32);
+    let memory = &thread.process.memory;
+    memory.protect(args.word(0), args.word(1), access, grows_down)?;
+    Ok(0)
+}
+
+fn munmap(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    let memory = &thread.process.memory;
+    memory.unmap(thread, args.word(0), args.word(1))?;
+    Ok(0)
+}
+
+fn brk(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    with_limits(thread);
+    Ok(thread.process.memory.set_break(thread, args.word(0)))
+}
+
+fn mremap(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    let flags = u32::try_from(args.word(3)).ok();
+    let flags = flags.and_then(RemapFlags::from_bits).ok_or(Errno::EINVAL)?;
+    with_limits(thread);
+    let memory = &thread.process.memory;
+    let (at, old_len, new_len) = (args.word(0), args.word(1), args.word(2));
+    memory.remap(thread, at, old_len, new_len, flags, args.word(4))
+}
+
+fn msync(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    let memory = &thread.process.memory;
+    memory.sync(thread, args.word(0), args.word(1), args.uint(2))?;
+    Ok(0)
+}
+
+fn mincore(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    let memory = &thread.process.memory;
+    memory.residence(args.word(0), args.word(1), args.addr(2))?;
+    Ok(0)
+}
+
+fn madvise(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    let memory = &thread.process.memory;
+    memory.advise(args.word(0), args.word(1), args.uint(2))?;
+    Ok(0)
+}
+
+fn mlock(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    with_limits(thread);
+    let memory = &thread.process.memory;
+    memory.lock(args.word(0), args.word(1), true, true)?;
+    Ok(0)
+}
+
+fn mlock2(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    const ONFAULT: u32 = 1;
+    if args.uint(2) & !ONFAULT != 0 {
+        return Err(Errno::EINVAL);
+    }
+    with_limits(thread);
+    let memory = &thread.process.memory;
+    let populate = args.uint(2) & ONFAULT == 0;
+    memory.lock(args.word(0), args.word(1), true, populate)?;
+    Ok(0)
+}
+
+fn munlock(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    let memory = &thread.process.memory;
+    memory.lock(args.word(0), args.word(1), false, false)?;
+    Ok(0)
+}
+
+fn mlockall(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    const CURRENT: u32 = 1;
+    const FUTURE: u32 = 2;
+    const ONFAULT: u32 = 4;
+    let flags = args.uint(0);
+    if flags & !(CURRENT | FUTURE | ONFAULT) != 0 || flags & (CURRENT | FUTURE) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    with_limits(thread);
+    let populate = flags & ONFAULT == 0;
+    let memory = &thread.process.memory;
+    memory.lock_all(flags & CURRENT != 0, flags & FUTURE != 0, populate)?;
+    Ok(0)
+}
+
+fn munlockall(thread: &Rc<Thread>, _args: Args) -> Result<u64> {
+    thread.process.memory.lock_all(false, false, false)?;
+    Ok(0)
+}
