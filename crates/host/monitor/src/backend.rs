@@ -32,6 +32,12 @@ pub struct Launch<'a> {
     pub devices: Vec<Device>,
     /// Write end of the console.
     pub console: OwnedFd,
+    /// Write end of the console's stream for errors. If there is none they go to the console.
+    pub errors: Option<OwnedFd>,
+    /// What a program reads as the console's input. If there is none its input is at its end. Not for other guests.
+    pub input: Option<OwnedFd>,
+    /// Console and input are the user's terminal.
+    pub terminal: bool,
     /// Refuse to start when a protection is not available.
     pub strict: bool,
 }
@@ -112,6 +118,11 @@ pub trait Guest {
 
     /// What the guest has used so far.
     fn usage(&self) -> Usage;
+
+    /// Memory that the guest has in use, in bytes, if nothing else keeps it from using more than it was given. Cheap.
+    fn memory_in_use(&self) -> Option<u64> {
+        None
+    }
 
     /// Links, by bit, whose frames this backend can copy. Those of the rootless network pass the supervisor anyway.
     fn copies(&self) -> u64 {
@@ -213,6 +224,8 @@ pub enum How {
     ForbiddenCall(u32),
     /// A signal from outside ended it: its number. 9 after [`Guest::kill`].
     Killed(u32),
+    /// It had more memory in use than it was given, and was ended for that. The message says how much.
+    OutOfMemory,
     /// Its machine went off and said nothing: the guest switched it off, or brought it down with a triple fault.
     Silent,
     /// The program that ran it failed. The message says what that program said.

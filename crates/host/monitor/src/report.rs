@@ -50,6 +50,7 @@ pub fn reason(ended: &Ended) -> String {
         How::Silent => {
             "went off without a word: it reset its machine, or two faults in a row did".to_owned()
         }
+        How::OutOfMemory => format!("out of memory: {message}"),
         How::MonitorFailed => with_message("lost its monitor"),
         How::Killed(9) => "killed".to_owned(),
         How::Killed(signal) => format!("killed by signal {signal}"),

@@ -6,10 +6,12 @@
 //! that the user chose is taken before, so that a guest never runs under a name that turns out to be in use.
 
 mod detach;
+mod streams;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use kiln_abi::note::AbiNote;
 use kiln_image::{Image, Symbols};
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -26,10 +28,11 @@ use crate::devices::{self, Attached};
 use crate::registry::{self, Claim, End, Record, Registry, Status};
 use crate::signals::{self, Signals};
 use crate::spec::{Spec, effective_env};
-use crate::supervise::{self, Progress, Supervisor};
+use crate::supervise::{self, Channel, Progress, Supervisor};
 use crate::{Error, error, names, report};
 
 pub use detach::detached;
+use streams::Standard;
 
 /// Runs an image with its output on this process's standard output, and passes signals on. Blocks until the guest has
 /// ended and returns its exit code.
@@ -39,8 +42,8 @@ pub use detach::detached;
 pub fn foreground(spec: &Spec) -> Result<u8, Error> {
     let image = open(spec)?;
     let registry = Registry::open()?;
-    let mut instance = Instance::start(spec, &image, &registry)?;
-    instance.supervise(Output::stdout(), None, tell_stderr)
+    let mut instance = Instance::start(spec, &image, &registry, true)?;
+    instance.supervise(Output::stdout, None, tell_stderr)
 }
 
 /// Opens and checks the image of a spec.
@@ -53,6 +56,12 @@ fn open(spec: &Spec) -> Result<Image, Error> {
         error.path.clone_from(&spec.image);
         error
     })?;
+    if !spec.volumes.is_empty() && image.abi().flags & AbiNote::PROGRAM == 0 {
+        return Err(Error::Manifest(format!(
+            "{} is not a Linux program: volumes are for those, use --block",
+            spec.image_name()
+        )));
+    }
     let needed = crate::size::Size::from_bytes(image.abi().min_memory);
     if spec.memory < needed {
         return Err(Error::MemoryTooSmall {
@@ -79,6 +88,7 @@ struct Instance<'a> {
 struct Running {
     guest: Box<dyn Guest>,
     console: OwnedFd,
+    errors: Option<OwnedFd>,
     usernet: Option<Box<kiln_usernet::Usernet>>,
     captures: Hub,
     signals: Signals,
@@ -86,8 +96,14 @@ struct Running {
 }
 
 impl<'a> Instance<'a> {
-    fn start(spec: &'a Spec, image: &'a Image, registry: &'a Registry) -> Result<Self, Error> {
-        let backend = backends::choose(spec.backend)?;
+    /// `attached`: the guest's console is this process's standard streams.
+    fn start(
+        spec: &'a Spec,
+        image: &'a Image,
+        registry: &'a Registry,
+        attached: bool,
+    ) -> Result<Self, Error> {
+        let backend = backends::choose(spec.backend, image)?;
         let random = registry::random();
         let id = names::id(random);
         let name = match &spec.name {
@@ -100,13 +116,18 @@ impl<'a> Instance<'a> {
             links,
             user_link,
             described,
+            folders,
             ports,
         } = devices::attach(spec, &name, image.devices(), backend.link_ends())?;
-        let args: Vec<String> = std::iter::once(program_name(spec))
-            .chain(spec.args.iter().cloned())
-            .collect();
+        let args = arguments(spec);
         let env = effective_env(&spec.env);
         let (console, write_end) = console()?;
+        let standard = if attached && image.abi().flags & AbiNote::PROGRAM != 0 {
+            streams::standard()?
+        } else {
+            Standard::default()
+        };
+        let (errors, errors_end) = standard.errors.unzip();
         let mut claim = match &spec.name {
             Some(name) => Some(registry.claim(&id, name)?),
             None => None,
@@ -121,6 +142,9 @@ impl<'a> Instance<'a> {
             env: &env,
             devices,
             console: write_end,
+            errors: errors_end,
+            input: standard.input,
+            terminal: standard.terminal,
             strict: spec.strict,
         };
         let guest = match backend.start(launch) {
@@ -130,6 +154,13 @@ impl<'a> Instance<'a> {
                 return Err(error);
             }
         };
+        for folder in folders {
+            if let Err(error) = folder.serve() {
+                drop(guest);
+                forget(claim, registry);
+                return Err(error);
+            }
+        }
         // From here on the guest starts on its own processor while its place is made.
         let record = Record {
             id: id.clone(),
@@ -166,6 +197,7 @@ impl<'a> Instance<'a> {
             running: Some(Running {
                 guest,
                 console,
+                errors,
                 usernet,
                 captures: Hub::new(links, user_link),
                 signals,
@@ -185,7 +217,7 @@ impl<'a> Instance<'a> {
     /// Looks after the guest until its end, records and tells how that was, and returns its exit code.
     fn supervise(
         &mut self,
-        output: Output,
+        output: fn() -> Output,
         control: Option<Server>,
         tell: fn(&str),
     ) -> Result<u8, Error> {
@@ -194,10 +226,12 @@ impl<'a> Instance<'a> {
         };
         let mut supervisor = Supervisor {
             guest: &mut *running.guest,
-            console: running.console,
+            console: Channel::new(running.console, output()),
+            errors: running
+                .errors
+                .map(|errors| Channel::new(errors, Output::stderr())),
             usernet: running.usernet,
             captures: running.captures,
-            output,
             log: running.log,
             dir: claim.dir(),
             path: claim.path(),
@@ -219,7 +253,7 @@ impl<'a> Instance<'a> {
             supervisor.note(text);
         }
         let protections = supervise::protections(supervisor.guest);
-        let (mut control, captures, mut output, signals) = supervisor.into_parts();
+        let (mut control, captures, outputs, signals) = supervisor.into_parts();
         let end = End {
             status: Status::Exited,
             exit_code: ended.code,
@@ -243,7 +277,9 @@ impl<'a> Instance<'a> {
         }
         drop(control);
         captures.finish();
-        output.finish(signals.as_fd());
+        for mut output in outputs {
+            output.finish(signals.as_fd());
+        }
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));
         }
@@ -299,6 +335,15 @@ fn console() -> Result<(OwnedFd, OwnedFd), Error> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
     rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).map_err(failed)?;
     Ok((read, write))
+}
+
+/// What the guest finds as its arguments: those about volumes come before the others, which may end with a program's own.
+fn arguments(spec: &Spec) -> Vec<String> {
+    let volumes = spec.volumes.iter().enumerate();
+    std::iter::once(program_name(spec))
+        .chain(volumes.map(|(number, volume)| volume.argument(number)))
+        .chain(spec.args.iter().cloned())
+        .collect()
 }
 
 /// What the guest finds as its first argument: the image's name without the ending.

@@ -38,6 +38,8 @@ pub struct Spec {
     pub nets: Vec<NetOption>,
     /// Disks.
     pub blocks: Vec<BlockOption>,
+    /// Folders of the host, for Linux programs.
+    pub volumes: Vec<VolumeOption>,
     /// Environment, as `NAME=value`.
     pub env: Vec<String>,
     /// Arguments behind the program's name.
@@ -62,6 +64,7 @@ impl Spec {
             ports: Vec::new(),
             nets: Vec::new(),
             blocks: Vec::new(),
+            volumes: Vec::new(),
             env: Vec::new(),
             args: Vec::new(),
             remove: false,
@@ -311,6 +314,62 @@ impl FromStr for BlockOption {
     }
 }
 
+/// A folder of the host: `FOLDER:PATH[:ro]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeOption {
+    /// The folder on the host.
+    pub folder: PathBuf,
+    /// Where the program finds it.
+    pub path: String,
+    /// The guest may only read.
+    pub read_only: bool,
+}
+
+impl VolumeOption {
+    /// The name of the device, being the one with this number.
+    pub fn device(number: usize) -> String {
+        format!("volume{number}")
+    }
+
+    /// What the library OS is told of it.
+    pub fn argument(&self, number: usize) -> String {
+        let read_only = if self.read_only { ":ro" } else { "" };
+        format!("--volume={}:{}{read_only}", Self::device(number), self.path)
+    }
+}
+
+impl FromStr for VolumeOption {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = |problem: &str| Err(Error::option("--volume", text, problem));
+        let (rest, read_only) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text.strip_suffix(":rw").unwrap_or(text), false),
+        };
+        let Some((folder, path)) = rest.rsplit_once(':') else {
+            return bad(
+                "write FOLDER:PATH or FOLDER:PATH:ro, PATH being where the program finds the folder",
+            );
+        };
+        if !path.starts_with('/') || path.contains('\0') {
+            return bad("where the program finds it must be an absolute path");
+        }
+        if folder.is_empty() {
+            return bad("the folder is missing: write FOLDER:PATH");
+        }
+        // As with docker: a word alone would be a volume that has a name, and there are none here.
+        if !folder.starts_with(['/', '.', '~']) {
+            return bad("volumes have no names here: write a folder, for example ./data:/data");
+        }
+        Ok(Self {
+            folder: folder.into(),
+            path: path.to_owned(),
+            read_only,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,6 +382,26 @@ mod tests {
         assert!(disk.read_only);
         for bad in ["data", "=x", "Data=x", "data=", "data=:ro"] {
             assert!(bad.parse::<BlockOption>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn volumes_name_a_folder_and_a_path() {
+        let volume: VolumeOption = "/srv/a:b:/data:ro".parse().unwrap();
+        assert_eq!(volume.folder, PathBuf::from("/srv/a:b"));
+        assert_eq!((&*volume.path, volume.read_only), ("/data", true));
+        assert_eq!(volume.argument(1), "--volume=volume1:/data:ro");
+        let volume: VolumeOption = "./x:/y:rw".parse().unwrap();
+        assert_eq!(volume.argument(0), "--volume=volume0:/y");
+        for bad in [
+            "/srv",
+            ":/data",
+            "/srv:data",
+            "/srv:",
+            "named:/data",
+            "/srv:/d:xy",
+        ] {
+            assert!(bad.parse::<VolumeOption>().is_err(), "{bad}");
         }
     }
 

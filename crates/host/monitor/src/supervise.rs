@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::Error;
-use crate::backend::{Ended, Guest, MetricBlock};
+use crate::backend::{Ended, Guest, How, MetricBlock};
 use crate::capture::Link;
 use crate::capture::hub::{Hub, Wish};
 use crate::clock::WallTime;
@@ -37,6 +37,10 @@ const CONSOLE_PER_TURN: usize = 256 << 10;
 /// Bytes that one read of the console asks for: what a pipe holds.
 const CONSOLE_PIECE: usize = 64 << 10;
 
+/// How often to look at how much memory a guest has in use, when it has nearly all or next to none.
+const HEAVIEST: Duration = Duration::from_millis(10);
+const LIGHTEST: Duration = Duration::from_millis(200);
+
 const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
@@ -45,14 +49,14 @@ const SIGKILL: u32 = 9;
 pub struct Supervisor<'a> {
     /// The guest.
     pub guest: &'a mut dyn Guest,
-    /// Read end of its console, non-blocking.
-    pub console: OwnedFd,
+    /// Its console.
+    pub console: Channel,
+    /// Its console's stream for errors, if that is another one for the user.
+    pub errors: Option<Channel>,
     /// The host's side of its rootless network.
     pub usernet: Option<Box<Usernet>>,
     /// Who looks at the frames on its links.
     pub captures: Hub,
-    /// The user's end of the console.
-    pub output: Output,
     /// The log.
     pub log: Log,
     /// The instance's open folder.
@@ -65,12 +69,39 @@ pub struct Supervisor<'a> {
     pub signals: Signals,
     /// How long the guest may take to end when asked to.
     pub stop_timeout: Duration,
-    /// Memory of the guest in bytes, for statistics.
+    /// Memory of the guest in bytes.
     pub memory: u64,
     /// Tells the user something.
     pub tell: fn(&str),
     /// What goes on; [`Progress::default`] at the start.
     pub progress: Progress,
+}
+
+/// One stream of a guest's console.
+#[derive(Debug)]
+pub struct Channel {
+    /// Read end, non-blocking.
+    from: OwnedFd,
+    /// The user's end.
+    output: Output,
+    /// The guest's end is closed, and everything was read.
+    ended: bool,
+}
+
+impl Channel {
+    /// From the guest's stream to the user's.
+    pub fn new(from: OwnedFd, output: Output) -> Self {
+        Self {
+            from,
+            output,
+            ended: false,
+        }
+    }
+
+    /// What to wait for until there is something to pass on, if it can be passed on.
+    fn source(&self, now: Instant) -> Option<BorrowedFd<'_>> {
+        (!self.ended && self.output.has_room(now)).then(|| self.from.as_fd())
+    }
 }
 
 /// What a supervisor remembers from turn to turn.
@@ -84,10 +115,19 @@ pub struct Progress {
     settle_at: Option<Instant>,
     /// Clients that wait for the guest's end.
     waiting: Vec<ClientId>,
-    /// The console has ended.
-    console_ended: bool,
+    /// When to look again at how much memory the guest has in use.
+    weigh_at: Option<Instant>,
+    /// It had more than it may, and was ended for that: how much.
+    too_much: Option<u64>,
     /// The user was told that the log is incomplete.
     log_failed: bool,
+}
+
+/// Which stream of the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Console,
+    Errors,
 }
 
 /// What one turn found ready.
@@ -99,6 +139,7 @@ struct Ready {
     ended: bool,
     signals: bool,
     console: bool,
+    errors: bool,
     usernet: bool,
     output: bool,
     captures: Vec<PollFlags>,
@@ -116,6 +157,9 @@ impl Supervisor<'_> {
         if self.control.is_none() {
             self.progress.settle_at = Some(Instant::now() + SETTLED);
         }
+        if self.guest.memory_in_use().is_some() {
+            self.progress.weigh_at = Some(Instant::now() + LIGHTEST);
+        }
         loop {
             let ready = self
                 .wait()
@@ -125,10 +169,16 @@ impl Supervisor<'_> {
                 self.take_signals(now);
             }
             if ready.console {
-                self.pass_on(&mut buffer, CONSOLE_PER_TURN, now);
+                self.pass_on(Which::Console, &mut buffer, now);
+            }
+            if ready.errors {
+                self.pass_on(Which::Errors, &mut buffer, now);
             }
             if ready.output {
-                self.output.flush(now);
+                self.console.output.flush(now);
+                if let Some(errors) = &mut self.errors {
+                    errors.output.flush(now);
+                }
             }
             if let Some(usernet) = &mut self.usernet
                 && (ready.usernet || usernet.deadline().is_some_and(|at| at <= now))
@@ -143,26 +193,35 @@ impl Supervisor<'_> {
             }
         }
         // The guest cannot write any more, so this ends.
-        while !self.progress.console_ended {
-            let now = Instant::now();
-            if self.pass_on(&mut buffer, CONSOLE_PER_TURN, now) == 0 {
-                break;
-            }
+        for which in [Which::Console, Which::Errors] {
+            while self.pass_on(which, &mut buffer, Instant::now()) > 0 {}
         }
         self.captures.collect(self.guest, Instant::now());
         buffer.clear();
         self.guest.screen(&mut buffer, true);
-        self.deliver(&buffer, Instant::now());
-        let ended = self
+        self.deliver(Which::Console, &buffer, Instant::now());
+        let mut ended = self
             .guest
             .wait()
             .map_err(|error| Error::host("learn how the guest ended", error))?;
+        if let Some(used) = self.progress.too_much
+            && ended.how == How::Killed(SIGKILL)
+        {
+            ended.how = How::OutOfMemory;
+            ended.message = format!(
+                "{} in use, of {}: raise it with --memory",
+                crate::size::format(used),
+                crate::size::format(self.memory)
+            );
+        }
         Ok((ended, std::mem::take(&mut self.progress.waiting)))
     }
 
     /// What is still of use when the guest has ended.
-    pub fn into_parts(self) -> (Option<Server>, Hub, Output, Signals) {
-        (self.control, self.captures, self.output, self.signals)
+    pub fn into_parts(self) -> (Option<Server>, Hub, Vec<Output>, Signals) {
+        let channels = std::iter::once(self.console).chain(self.errors);
+        let outputs = channels.map(|channel| channel.output).collect();
+        (self.control, self.captures, outputs, self.signals)
     }
 
     /// Appends text of Kiln's own to the log.
@@ -175,12 +234,16 @@ impl Supervisor<'_> {
         let mut fds = Vec::with_capacity(8);
         fds.push(PollFd::from_borrowed_fd(self.guest.ended(), PollFlags::IN));
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
-        let reads_console = !self.progress.console_ended && self.output.has_room(now);
-        let console = reads_console.then(|| self.console.as_fd());
-        let console = optional(&mut fds, console, PollFlags::IN);
+        let console = optional(&mut fds, self.console.source(now), PollFlags::IN);
+        let errors = self.errors.as_ref();
+        let of_errors = errors.and_then(|errors| errors.source(now));
+        let of_errors = optional(&mut fds, of_errors, PollFlags::IN);
         let usernet = self.usernet.as_ref().map(AsFd::as_fd);
         let usernet = optional(&mut fds, usernet, PollFlags::IN);
-        let output = optional(&mut fds, self.output.waits_for(), PollFlags::OUT);
+        let output = fds.len();
+        let channels = std::iter::once(&self.console).chain(errors);
+        let slow = channels.filter_map(|channel| channel.output.waits_for());
+        fds.extend(slow.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
         let captures = fds.len();
         let interests = self.captures.interests().into_iter();
         fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
@@ -202,8 +265,9 @@ impl Supervisor<'_> {
             ended: is_ready(0),
             signals: is_ready(1),
             console: console.is_some_and(is_ready),
+            errors: of_errors.is_some_and(is_ready),
             usernet: usernet.is_some_and(is_ready),
-            output: output.is_some_and(is_ready),
+            output: (output..captures).any(is_ready),
             captures: fds[captures..control].iter().map(PollFd::revents).collect(),
             control: fds[control..].iter().map(PollFd::revents).collect(),
         })
@@ -211,11 +275,13 @@ impl Supervisor<'_> {
 
     /// When to wake up even if nothing is ready.
     fn deadline(&self, now: Instant) -> Option<Instant> {
-        let output = self.output.deadline().filter(|at| *at > now);
+        let channels = std::iter::once(&self.console).chain(&self.errors);
+        let outputs = channels.filter_map(|channel| channel.output.deadline());
         [
             self.progress.kill_at,
             self.progress.settle_at,
-            output,
+            self.progress.weigh_at,
+            outputs.filter(|at| *at > now).min(),
             self.usernet.as_deref().and_then(Usernet::deadline),
             self.control.as_ref().and_then(Server::deadline),
             self.captures.deadline(),
@@ -225,22 +291,34 @@ impl Supervisor<'_> {
         .min()
     }
 
-    /// Passes on what the guest wrote, about `limit` bytes at the most. Returns how many.
-    fn pass_on(&mut self, buffer: &mut Vec<u8>, limit: usize, now: Instant) -> usize {
+    fn channel(&mut self, which: Which) -> Option<&mut Channel> {
+        match which {
+            Which::Console => Some(&mut self.console),
+            Which::Errors => self.errors.as_mut(),
+        }
+    }
+
+    /// Passes on what the guest wrote, about [`CONSOLE_PER_TURN`] bytes at the most. Returns how many.
+    fn pass_on(&mut self, which: Which, buffer: &mut Vec<u8>, now: Instant) -> usize {
         let mut passed = 0;
-        while passed < limit {
+        while passed < CONSOLE_PER_TURN {
+            let Some(channel) = self.channel(which).filter(|channel| !channel.ended) else {
+                break;
+            };
             buffer.clear();
-            match rustix::io::read(&self.console, spare_capacity(buffer)) {
+            match rustix::io::read(&channel.from, spare_capacity(buffer)) {
                 Ok(0) => {
-                    self.progress.console_ended = true;
+                    channel.ended = true;
                     break;
                 }
                 Ok(count) => {
                     let is_full = count == buffer.capacity();
-                    self.guest.screen(buffer, false);
-                    self.deliver(buffer, now);
+                    if which == Which::Console {
+                        self.guest.screen(buffer, false);
+                    }
+                    let has_room = self.deliver(which, buffer, now);
                     passed += count;
-                    if !is_full || !self.output.has_room(now) {
+                    if !is_full || !has_room {
                         break;
                     }
                 }
@@ -251,12 +329,19 @@ impl Supervisor<'_> {
         passed
     }
 
-    /// To the user and the log.
-    fn deliver(&mut self, text: &[u8], now: Instant) {
+    /// To the user and the log. Returns whether the user's end takes more.
+    fn deliver(&mut self, which: Which, text: &[u8], now: Instant) -> bool {
+        let Some(channel) = self.channel(which) else {
+            return true;
+        };
         if !text.is_empty() {
-            self.output.write(text, now);
+            channel.output.write(text, now);
+        }
+        let has_room = channel.output.has_room(now);
+        if !text.is_empty() {
             self.write_log(text);
         }
+        has_room
     }
 
     fn write_log(&mut self, text: &[u8]) {
@@ -297,6 +382,9 @@ impl Supervisor<'_> {
             self.progress.kill_at = None;
             self.guest.kill();
         }
+        if self.progress.weigh_at.is_some_and(|at| at <= now) {
+            self.weigh(now);
+        }
         if self.progress.settle_at.is_some_and(|at| at <= now) {
             self.progress.settle_at = None;
             match Server::bind(self.dir, self.path) {
@@ -309,6 +397,23 @@ impl Supervisor<'_> {
                 }
             }
         }
+    }
+
+    /// Looks at how much memory the guest has in use, and ends one that has too much. The more it has, the sooner it looks
+    /// again: as if memory could be filled with 4 GiB in a second from now on.
+    fn weigh(&mut self, now: Instant) {
+        const BYTES_PER_NANO: u64 = 4;
+        self.progress.weigh_at = None;
+        let Some(used) = self.guest.memory_in_use() else {
+            return;
+        };
+        if used > self.memory {
+            self.progress.too_much = Some(used);
+            self.guest.kill();
+            return;
+        }
+        let left = Duration::from_nanos((self.memory - used) / BYTES_PER_NANO);
+        self.progress.weigh_at = Some(now + left.clamp(HEAVIEST, LIGHTEST));
     }
 
     /// To those who capture.

@@ -33,12 +33,38 @@ pub fn stdout_failure() -> Option<Errno> {
 /// Where a guest's output goes besides the log.
 #[derive(Debug)]
 pub struct Output {
+    /// This process's stream for it.
+    stream: Stream,
     target: Target,
     waiting: Vec<u8>,
     /// Since when nothing was taken although something waits.
     stalled: Option<Instant>,
     /// Bytes that went to the log only.
     skipped: u64,
+}
+
+/// A stream of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Error,
+}
+
+impl Stream {
+    fn fd(self) -> BorrowedFd<'static> {
+        match self {
+            Self::Out => rustix::stdio::stdout(),
+            Self::Error => rustix::stdio::stderr(),
+        }
+    }
+
+    /// The descriptor's name, to open it once more.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Out => "/proc/self/fd/1",
+            Self::Error => "/proc/self/fd/2",
+        }
+    }
 }
 
 /// How to write without blocking.
@@ -62,16 +88,22 @@ enum Target {
 impl Output {
     /// Output to this process's standard output.
     pub fn stdout() -> Self {
-        Self::to(Target::Unknown)
+        Self::to(Stream::Out, Target::Unknown)
+    }
+
+    /// Output to this process's standard error output.
+    pub fn stderr() -> Self {
+        Self::to(Stream::Error, Target::Unknown)
     }
 
     /// No output but the log.
     pub fn none() -> Self {
-        Self::to(Target::None)
+        Self::to(Stream::Out, Target::None)
     }
 
-    fn to(target: Target) -> Self {
+    fn to(stream: Stream, target: Target) -> Self {
         Self {
+            stream,
             target,
             waiting: Vec::new(),
             stalled: None,
@@ -167,7 +199,7 @@ impl Output {
         }
         Some(match &self.target {
             Target::Own(own) => own.as_fd(),
-            _ => rustix::stdio::stdout(),
+            _ => self.stream.fd(),
         })
     }
 
@@ -185,17 +217,17 @@ impl Output {
     /// Writes at once and returns how many bytes were taken.
     fn offer(&mut self, text: &[u8]) -> usize {
         if matches!(self.target, Target::Unknown) {
-            self.target = find_out();
+            self.target = find_out(self.stream);
         }
         let mut taken = 0;
         while taken < text.len() {
-            match write_once(&self.target, &text[taken..]) {
+            match write_once(self.stream.fd(), &self.target, &text[taken..]) {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(count) => taken += count,
                 Err(Errno::INTR) => {}
                 // The reader is gone, or the disk that output goes to is full. The log has it all.
                 Err(error) => {
-                    if matches!(self.target, Target::Plain) {
+                    if matches!(self.target, Target::Plain) && self.stream == Stream::Out {
                         let _ = STDOUT_FAILURE.set(error);
                     }
                     self.target = Target::None;
@@ -207,17 +239,17 @@ impl Output {
     }
 }
 
-fn find_out() -> Target {
-    let stdout = rustix::stdio::stdout();
-    let Ok(stat) = rustix::fs::fstat(stdout) else {
+fn find_out(stream: Stream) -> Target {
+    let fd = stream.fd();
+    let Ok(stat) = rustix::fs::fstat(fd) else {
         return Target::None;
     };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Socket => Target::Socket,
-        FileType::CharacterDevice if !rustix::termios::isatty(stdout) => Target::Plain,
+        FileType::CharacterDevice if !rustix::termios::isatty(fd) => Target::Plain,
         FileType::Fifo | FileType::CharacterDevice => {
             let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            match rustix::fs::open("/proc/self/fd/1", flags, Mode::empty()) {
+            match rustix::fs::open(stream.path(), flags, Mode::empty()) {
                 Ok(own) => Target::Own(own),
                 Err(_) => Target::Careful,
             }
@@ -226,19 +258,16 @@ fn find_out() -> Target {
     }
 }
 
-fn write_once(target: &Target, text: &[u8]) -> rustix::io::Result<usize> {
+fn write_once(fd: BorrowedFd<'_>, target: &Target, text: &[u8]) -> rustix::io::Result<usize> {
     /// `PIPE_BUF`: a pipe that is ready to be written takes this much without blocking (pipe(7)).
     const PIPE_BUF: usize = 4096;
-    let stdout = rustix::stdio::stdout();
     match target {
         Target::None | Target::Unknown => Ok(text.len()),
-        Target::Plain => rustix::io::write(stdout, text),
+        Target::Plain => rustix::io::write(fd, text),
         Target::Own(own) => rustix::io::write(own, text),
-        Target::Socket => {
-            rustix::net::send(stdout, text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-        }
+        Target::Socket => rustix::net::send(fd, text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
         Target::Careful => {
-            let mut fds = [PollFd::from_borrowed_fd(stdout, PollFlags::OUT)];
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
             let now = Timespec {
                 tv_sec: 0,
                 tv_nsec: 0,
@@ -246,7 +275,7 @@ fn write_once(target: &Target, text: &[u8]) -> rustix::io::Result<usize> {
             if poll(&mut fds, Some(&now))? == 0 {
                 return Err(Errno::AGAIN);
             }
-            rustix::io::write(stdout, &text[..text.len().min(PIPE_BUF)])
+            rustix::io::write(fd, &text[..text.len().min(PIPE_BUF)])
         }
     }
 }
@@ -258,7 +287,7 @@ mod tests {
 
     fn pipe() -> (OwnedFd, Output) {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK).unwrap();
-        (read, Output::to(Target::Own(write)))
+        (read, Output::to(Stream::Out, Target::Own(write)))
     }
 
     fn drain(read: &OwnedFd) -> usize {

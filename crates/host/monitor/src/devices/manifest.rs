@@ -67,6 +67,7 @@ pub fn plan<'a>(
                 .iter()
                 .find(|block| block.device == device.name)
                 .map(Source::File),
+            DeviceKind::Files => None,
         };
         match source {
             Some(source) => plan.push(Planned {
@@ -185,6 +186,7 @@ fn missing(image: &str, device: &Declared, nets: &[NetOption]) -> String {
         DeviceKind::Net if nets.iter().any(|net| net.link == Link::None) => {
             format!("{image} needs the network device \"{name}\": use --net user instead of none")
         }
+        DeviceKind::Files => format!("{image} needs the folder \"{name}\""),
         DeviceKind::Net => format!(
             "{image} needs the network device \"{name}\": add --net {name}=user or --net {name}=tap:IFNAME"
         ),

@@ -5,6 +5,7 @@
 //! supervisor keeps for itself (the rootless network) comes back beside them.
 
 pub mod block;
+pub mod folder;
 pub mod island;
 pub mod manifest;
 pub mod net;
@@ -19,6 +20,7 @@ use crate::Error;
 use crate::backend::{Device, LinkEnds};
 use crate::capture::Link;
 use crate::spec::Spec;
+use folder::Folder;
 use manifest::Source;
 
 /// Everything that [`attach`] opened.
@@ -33,6 +35,8 @@ pub struct Attached {
     pub user_link: Option<u32>,
     /// One line for each device, for `kiln inspect`.
     pub described: Vec<String>,
+    /// The host's side of its folders.
+    pub folders: Vec<Folder>,
     /// The forwarded ports as they were bound, for `kiln ps`.
     pub ports: Vec<String>,
 }
@@ -61,6 +65,7 @@ pub fn attach(
         links: Vec::new(),
         user_link: None,
         described: Vec::with_capacity(plan.len()),
+        folders: Vec::with_capacity(spec.volumes.len()),
         ports: Vec::new(),
     };
     for (number, planned) in (0..).zip(plan) {
@@ -103,6 +108,16 @@ pub fn attach(
             planned.name
         ));
         attached.devices.push(device);
+    }
+    for (number, option) in spec.volumes.iter().enumerate() {
+        let (device, folder) = folder::open(option, number, spec.volumes.len())?;
+        let read_only = if option.read_only { ":ro" } else { "" };
+        let (folder_name, path) = (option.folder.display(), &option.path);
+        attached
+            .described
+            .push(format!("volume {path}={folder_name}{read_only}"));
+        attached.devices.push(device);
+        attached.folders.push(folder);
     }
     Ok(attached)
 }

@@ -86,14 +86,13 @@ fn supervisor(spec: &Spec, parent: OwnedFd) -> u8 {
         Ok(image) => image,
         Err(error) => return refuse(&error, &mut say),
     };
-    let started = Instance::start(spec, &image, &registry).and_then(|mut instance| match instance
-        .wait_started()
-        .and_then(|()| instance.listen())
-    {
-        Ok((id, server)) => Ok((instance, id, server)),
-        Err(error) => {
-            instance.give_up();
-            Err(error)
+    let started = Instance::start(spec, &image, &registry, false).and_then(|mut instance| {
+        match instance.wait_started().and_then(|()| instance.listen()) {
+            Ok((id, server)) => Ok((instance, id, server)),
+            Err(error) => {
+                instance.give_up();
+                Err(error)
+            }
         }
     });
     let (mut instance, id, server) = match started {
@@ -105,7 +104,7 @@ fn supervisor(spec: &Spec, parent: OwnedFd) -> u8 {
     // The folder it was started in must not be kept from being unmounted.
     let _ = rustix::process::chdir("/");
     instance
-        .supervise(Output::none(), Some(server), |_| {})
+        .supervise(Output::none, Some(server), |_| {})
         .unwrap_or(error::EXIT_KILN)
 }
 

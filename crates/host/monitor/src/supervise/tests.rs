@@ -23,6 +23,8 @@ struct Fake {
     obedient: bool,
     /// Output that is not a whole line yet.
     kept: Vec<u8>,
+    /// What it has in use.
+    memory: Option<u64>,
 }
 
 impl Fake {
@@ -38,6 +40,7 @@ impl Fake {
             killed: Cell::new(false),
             obedient,
             kept: Vec::new(),
+            memory: None,
         };
         (fake, console)
     }
@@ -124,6 +127,10 @@ impl Guest for Fake {
     fn usage(&self) -> Usage {
         Usage::default()
     }
+
+    fn memory_in_use(&self) -> Option<u64> {
+        self.memory
+    }
 }
 
 struct Setup {
@@ -154,17 +161,17 @@ impl Setup {
     fn run(&mut self, guest: &mut Fake, console: OwnedFd) -> (Ended, usize) {
         let mut supervisor = Supervisor {
             guest,
-            console,
+            console: Channel::new(console, Output::none()),
+            errors: None,
             usernet: None,
             captures: Hub::new(Vec::new(), None),
-            output: Output::none(),
             log: Log::create(&self.folder).unwrap(),
             dir: self.folder.as_fd(),
             path: self.dir.path(),
             control: self.server.take(),
             signals: crate::signals::block().unwrap(),
             stop_timeout: Duration::from_millis(20),
-            memory: 0,
+            memory: 1000,
             tell: |_| {},
             progress: Progress::default(),
         };
@@ -252,4 +259,14 @@ fn the_control_socket_appears_when_the_guest_has_run_for_a_moment() {
     let (ended, _) = setup.run(&mut guest, console);
     assert_eq!(ended.how, How::Killed(9));
     assert_eq!(client.join().unwrap(), "{\"response\":\"done\"}\n");
+}
+
+#[test]
+fn a_guest_that_uses_too_much_memory_is_ended() {
+    let mut setup = Setup::new();
+    let (mut guest, console) = Fake::new(false);
+    guest.memory = Some(1001);
+    let (ended, _) = setup.run(&mut guest, console);
+    assert_eq!((ended.how, ended.code), (How::OutOfMemory, 137));
+    assert!(ended.message.contains("raise it with --memory"));
 }

@@ -9,7 +9,8 @@ use super::blob::Blob;
 use super::layout::Layout;
 use crate::backend::Launch;
 
-const RANGES: usize = 5;
+/// The most ranges that are told.
+const RANGES: usize = 6;
 
 /// Bytes the boot record and everything it points to will take.
 pub fn size(launch: &Launch) -> u64 {
@@ -26,6 +27,8 @@ pub struct HostFacts {
     pub now: u64,
     /// Nanoseconds since 1970.
     pub wall: u64,
+    /// See [`BootInfo::tsc_hz`].
+    pub tsc_hz: u64,
     /// See [`BootInfo::entropy`].
     pub entropy: [u8; 64],
 }
@@ -34,13 +37,16 @@ pub struct HostFacts {
 pub fn record(launch: &Launch, layout: &Layout, blob: &Blob, facts: &HostFacts) -> Vec<u8> {
     let mut tail = Vec::with_capacity(size(launch) as usize);
     let start = layout.boot.start + BootInfo::SIZE as u64;
-    let mut ranges = [
+    let mut ranges = vec![
         range(layout.image, MemoryKind::Image),
         range(layout.boot, MemoryKind::Boot),
         range(layout.stack, MemoryKind::Stack),
         range(layout.trap_stack, MemoryKind::TrapStack),
         range(layout.free, MemoryKind::Free),
     ];
+    if layout.root.end > layout.root.start {
+        ranges.push(range(layout.root, MemoryKind::Root));
+    }
     ranges.sort_by_key(|r| r.start);
     let memory = start;
     for range in &ranges {
@@ -64,11 +70,17 @@ pub fn record(launch: &Launch, layout: &Layout, blob: &Blob, facts: &HostFacts) 
     let mut name = [0; 24];
     let len = launch.name.len().min(name.len() - 1);
     name[..len].copy_from_slice(&launch.name.as_bytes()[..len]);
+    let root = launch.image.root().filter(|_| layout.root.start != 0);
+    let terminal = if launch.terminal {
+        BootInfo::FEATURE_TERMINAL
+    } else {
+        0
+    };
     let info = BootInfo {
         magic: MAGIC,
         version: VERSION,
         size: BootInfo::SIZE as u32,
-        features: BootInfo::FEATURE_TICK | BootInfo::FEATURE_RELEASE,
+        features: BootInfo::FEATURE_TICK | BootInfo::FEATURE_RELEASE | terminal,
         enter: layout.enter(blob),
         backend: if layout.has_machine() {
             Backend::Kvm as u32
@@ -79,7 +91,7 @@ pub fn record(launch: &Launch, layout: &Layout, blob: &Blob, facts: &HostFacts) 
         image_start: layout.image.start,
         image_size: layout.image.end - layout.image.start,
         memory,
-        memory_count: RANGES as u32,
+        memory_count: ranges.len() as u32,
         device_count: launch.devices.len() as u32,
         devices,
         args,
@@ -88,17 +100,19 @@ pub fn record(launch: &Launch, layout: &Layout, blob: &Blob, facts: &HostFacts) 
         env,
         env_size,
         env_count: launch.env.len() as u32,
-        // Asking the processor costs 4 us a question on a virtual machine, with every start. The few guests that want
-        // to know ask themselves; the time they get from the call.
-        tsc_hz: 0,
+        tsc_hz: facts.tsc_hz,
         now: facts.now,
         wall: facts.wall,
+        // Asking the processor costs 4 us a question on a virtual machine, with every start. The few guests that want
+        // to know ask themselves.
         cpu: 0,
         entropy: facts.entropy,
         stack_top: layout.stack.end,
         trap_stack_top: layout.trap_stack.end,
         name,
-        reserved: [0; 3],
+        root: layout.root.start,
+        root_size: root.map_or(0, |root| root.len),
+        reserved: 0,
     };
     let mut bytes = info.as_bytes().to_vec();
     bytes.append(&mut tail);

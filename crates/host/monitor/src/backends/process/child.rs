@@ -4,8 +4,9 @@
 //! is left in the shared [`Setup`] and ends the child. What may be missing on a host without harm to the rest
 //! (Landlock) is noted there instead.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use kiln_abi::BootInfo;
 use kiln_abi::op::Segment;
@@ -18,7 +19,9 @@ use super::Error;
 use super::blob::Blob;
 use super::layout::Layout;
 use super::os::{call, checked};
-use super::privileges::{become_nobody, drop_capabilities, landlock, limit, unregister_rseq};
+use super::privileges::{
+    become_nobody, drop_capabilities, first_to_go, landlock, limit, unregister_rseq,
+};
 use super::ring::Ring;
 use super::setup::{Common, SEALED, Setup, Step};
 use crate::backend::Launch;
@@ -167,6 +170,7 @@ fn prepare(plan: &Plan, root: bool, namespaces: bool, setup: &mut Setup) -> Resu
     // The image's descriptor is gone after the next step but one: map it first.
     map_image(plan).map_err(at(Step::Image))?;
     map_memory(plan).map_err(at(Step::Memory))?;
+    map_root(plan).map_err(at(Step::Image))?;
     let machine = make_machine(plan).map_err(at(Step::Machine))?;
     protect_boot_record(plan.layout).map_err(at(Step::Memory))?;
     setup.hardware = u32::from(machine.as_ref().is_some_and(|made| made.machine.walks));
@@ -174,6 +178,9 @@ fn prepare(plan: &Plan, root: bool, namespaces: bool, setup: &mut Setup) -> Resu
     arrange_descriptors(plan, vcpu).map_err(at(Step::Descriptors))?;
     has_supervisor().map_err(at(Step::Tie))?;
     limit().map_err(at(Step::Limits))?;
+    if layout.program {
+        first_to_go();
+    }
     let timer = place_handlers(plan).map_err(at(Step::Signals))?;
     place_gate(plan, timer, machine).map_err(at(Step::Gate))?;
     // What the host does not grant is noted, or with `--strict` the end.
@@ -359,6 +366,15 @@ fn map_memory(plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
+/// The root image, for the library OS to read. What is behind the end of the file faults.
+fn map_root(plan: &Plan) -> io::Result<()> {
+    let Some(root) = plan.launch.image.root() else {
+        return Ok(());
+    };
+    let file = plan.launch.image.file().as_raw_fd();
+    map(plan.layout.root, READ, libc::MAP_PRIVATE, file, root.offset)
+}
+
 /// Once everything is in it.
 fn protect_boot_record(layout: &Layout) -> io::Result<()> {
     let len = (layout.boot.end - layout.boot.start) as usize;
@@ -390,10 +406,22 @@ fn make_machine(plan: &Plan) -> io::Result<Option<Made>> {
 /// Puts descriptors where the gate expects them and closes all others.
 fn arrange_descriptors(plan: &Plan, vcpu: Option<RawFd>) -> io::Result<()> {
     let mut wanted = vec![plan.control.as_raw_fd(), plan.launch.console.as_raw_fd()];
-    // Descriptor 2 would only be one more thing to think about: it is a second name of the console.
-    wanted.push(plan.launch.console.as_raw_fd());
+    // With most guests descriptor 2 is a second name of the console.
+    let errors = plan.launch.errors.as_ref().unwrap_or(&plan.launch.console);
+    wanted.push(errors.as_raw_fd());
     wanted.extend(plan.launch.devices.iter().map(|d| d.host.as_raw_fd()));
     wanted.extend(vcpu);
+    if plan.layout.program {
+        let input = match &plan.launch.input {
+            Some(input) => input.as_raw_fd(),
+            // Closed below like all that have been put into place.
+            None => File::open("/dev/null")?.into_raw_fd(),
+        };
+        // In the order that `program_fds` tells of.
+        wanted.push(plan.memory.as_raw_fd());
+        wanted.push(plan.launch.image.file().as_raw_fd());
+        wanted.push(input);
+    }
     debug_assert_eq!(FIRST_DEVICE_FD, 3);
     let count = wanted.len() as RawFd;
     // First out of each other's way, then into place.
@@ -450,11 +478,17 @@ fn place_handlers(plan: &Plan) -> io::Result<i32> {
         libc::SIGILL,
         libc::SIGFPE,
         libc::SIGTRAP,
-        libc::SIGSYS,
         TICK_SIGNAL,
     ] {
         set(signal, &handle)?;
     }
+    // The handler of a program's calls does not return (`kiln_gate::calls`): nothing may be left blocked.
+    let calls = SigAction {
+        flags: handle.flags | libc::SA_NODEFER as u64,
+        mask: 0,
+        ..handle
+    };
+    set(libc::SIGSYS, &calls)?;
     set(libc::SIGPIPE, &ignore)?;
     let none = 0u64;
     let mask = [
@@ -533,7 +567,15 @@ fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> 
     } else {
         layout.ring()
     };
-    let keep = [layout.image, window, report, ring, gate, layout.machine];
+    let keep = [
+        layout.image,
+        window,
+        report,
+        ring,
+        gate,
+        layout.machine,
+        layout.root,
+    ];
     state.keep[..keep.len()].copy_from_slice(&keep);
     state.readable[..5].copy_from_slice(&[
         layout.image,
@@ -555,6 +597,16 @@ fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> 
     state.stack_top = layout.stack.end;
     state.boot = layout.boot.start;
     state.timer = timer;
+    if layout.program {
+        let fds = state::program_fds(plan.devices.len() as u32);
+        state.program.runs = true;
+        state.program.memory_fd = fds;
+        state.program.root_fd = fds + 1;
+        state.program.input_fd = fds + 2;
+        state.program.free_offset = layout.free_offset();
+        state.program.root_offset = plan.launch.image.root().map_or(0, |root| root.offset);
+        state.program.root_size = layout.root.end - layout.root.start;
+    }
     if let Some(made) = machine {
         // Its descriptor has been put into place; the one named here is closed already.
         std::mem::forget(made.vcpu);

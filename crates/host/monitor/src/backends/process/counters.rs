@@ -45,6 +45,11 @@ impl Counters {
         }
     }
 
+    /// Bytes of the guest's memory that exist on the host.
+    pub fn in_use(&self) -> u64 {
+        rustix::fs::fstat(&self.memory).map_or(0, |stat| stat.st_blocks.cast_unsigned() * 512)
+    }
+
     /// The blocks of a list with `count` entries at `list`.
     pub fn read(&self, list: u64, count: u64) -> Vec<MetricBlock> {
         let mut blocks = Vec::new();

@@ -8,10 +8,14 @@
 //! compared by start and length only; that is enough because nothing is mapped within 4 GiB behind them (see
 //! [`layout`](super::layout)).
 
+use kiln_abi::user::{USER_END, USER_START};
 use kiln_abi::{DeviceInfo, DeviceKind};
 use kiln_gate::devices::WRITE_CLASSES;
-use kiln_gate::state::{CONSOLE_FD, CONTROL_FD, DeviceState, FIRST_DEVICE_FD, Range};
-use kiln_gate::sys::{MADV_REMOVE, PUNCH_HOLE, kvm, nr};
+use kiln_gate::state::{CONSOLE_FD, CONTROL_FD, DeviceState, ERRORS_FD, FIRST_DEVICE_FD, Range};
+use kiln_gate::sys::{
+    MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
+    MADV_REMOVE, MAP_COPY, MAP_POPULATE, MAP_SAME, MAP_ZERO, MREMAP_TO, PUNCH_HOLE, kvm, nr,
+};
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
@@ -31,6 +35,14 @@ const RETURN: u16 = 0x06;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER: u16 = 0x25;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
+/// An unconditional jump, whose offset has 32 bits.
+const JUMP: u16 = 0x05;
+/// The accumulator to the index register.
+const KEEP: u16 = 0x07;
+/// The index register to the accumulator's value.
+const ADD_KEPT: u16 = 0x0c;
+/// What is in both, the accumulator and the constant.
+const AND: u16 = 0x54;
 
 /// What the filter needs to know of an instance.
 #[derive(Debug)]
@@ -49,6 +61,21 @@ pub struct Rules<'a> {
     pub timer: Option<u32>,
     /// The virtual CPU, if the guest runs on one.
     pub vcpu: Option<u32>,
+    /// The program that the guest runs, if it does.
+    pub program: Option<ProgramRules>,
+}
+
+/// What a guest needs that runs a program.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramRules {
+    /// The guest's memory.
+    pub memory: u32,
+    /// Where in it the part begins that may be mapped.
+    pub free_offset: u64,
+    /// The file with the root image, if it has one.
+    pub root: Option<u32>,
+    /// The console's input.
+    pub input: u32,
 }
 
 /// The filter's instructions, each a `struct sock_filter` as one word.
@@ -71,8 +98,13 @@ pub fn build(rules: &Rules) -> Vec<u64> {
     let nets = fds(|d| d.kind == DeviceKind::Net as u32);
     let disks = fds(|d| d.kind == DeviceKind::Block as u32);
     let writable = fds(writable_disk);
+    let folders = fds(|d| d.kind == DeviceKind::Files as u32);
 
     // The most frequent first.
+    if let Some(program) = &rules.program {
+        f.on(nr::RT_SIGRETURN, |_| ());
+        f.program_memory(program);
+    }
     if let Some(vcpu) = rules.vcpu {
         f.on(nr::IOCTL, |f| {
             f.fd_among(&[vcpu]);
@@ -92,8 +124,12 @@ pub fn build(rules: &Rules) -> Vec<u64> {
         f.equals(3, 0);
     });
     f.on(nr::CLOCK_GETTIME, |f| f.at_most(0, 1));
-    f.on(nr::WRITE, |f| f.equals(0, CONSOLE_FD as u64));
-    f.on(nr::RT_SIGRETURN, |_| ());
+    let mut readers = vec![CONSOLE_FD.cast_unsigned(), ERRORS_FD.cast_unsigned()];
+    readers.extend(&folders);
+    f.on(nr::WRITE, |f| f.fd_among(&readers));
+    if rules.program.is_none() {
+        f.on(nr::RT_SIGRETURN, |_| ());
+    }
     if !disks.is_empty() {
         f.on(nr::PREAD64, |f| f.fd_among(&disks));
         f.on(nr::FDATASYNC, |f| f.fd_among(&disks));
@@ -112,23 +148,14 @@ pub fn build(rules: &Rules) -> Vec<u64> {
             f.equals(1, PUNCH_HOLE.into());
         });
     }
+    let mut sources = folders;
+    sources.extend(rules.program.map(|program| program.input));
     f.on(nr::READ, |f| {
-        f.equals(0, CONTROL_FD as u64);
+        f.allow_fds(&sources);
+        f.fd_among(&[CONTROL_FD.cast_unsigned()]);
         f.at_most(2, 1);
     });
-    f.on(nr::MADVISE, |f| {
-        f.equals(2, MADV_REMOVE.into());
-        f.allow_range(rules.releasable);
-        f.ret(RET_KILL);
-    });
-    f.on(nr::MPROTECT, |f| {
-        // Nothing, reading, reading and writing; never executing.
-        f.among(2, &[0, 1, 3]);
-        f.allow_range(rules.protectable);
-        f.among(2, &[0, 1]);
-        f.allow_range(rules.sealable);
-        f.ret(RET_KILL);
-    });
+    f.memory(rules);
     f.on(nr::GETRANDOM, |f| {
         f.at_most(1, kiln_abi::op::MAX_RANDOM);
         f.equals(2, 0);
@@ -145,9 +172,16 @@ pub fn build(rules: &Rules) -> Vec<u64> {
     f.0
 }
 
+/// Reading, writing, executing.
+const ANY_ACCESS: u64 = 7;
+
 fn writable_disk(disk: &DeviceState) -> bool {
     disk.kind == DeviceKind::Block as u32 && disk.flags & DeviceInfo::READ_ONLY == 0
 }
+
+/// The upper half of the user range's end, the lower half of which is 0.
+const USER_END_HIGH: u32 = (USER_END >> 32) as u32;
+const _: () = assert!(USER_END.is_multiple_of(1 << 32) && USER_START < 1 << 32);
 
 struct Filter(Vec<u64>);
 
@@ -193,9 +227,9 @@ impl Filter {
         let mut inner = Self(Vec::new());
         body(&mut inner);
         inner.ret(RET_ALLOW);
-        // A long body is jumped over by an unconditional jump, whose offset has 32 bits.
+        // A long body is jumped over by an unconditional jump.
         self.emit(JUMP_EQUAL, 1, 0, number);
-        self.emit(0x05, 0, 0, inner.0.len() as u32);
+        self.emit(JUMP, 0, 0, inner.0.len() as u32);
         self.0.append(&mut inner.0);
     }
 
@@ -223,6 +257,15 @@ impl Filter {
             self.emit(JUMP_EQUAL, to_the_end, 0, value);
         }
         self.ret(RET_KILL);
+    }
+
+    /// Allows if argument 0 is one of these descriptors, else goes on.
+    fn allow_fds(&mut self, values: &[u32]) {
+        for &value in values {
+            self.load_low(0);
+            self.emit(JUMP_EQUAL, 0, 1, value);
+            self.ret(RET_ALLOW);
+        }
     }
 
     fn at_most(&mut self, arg: u32, most: u64) {
@@ -261,6 +304,127 @@ impl Filter {
         self.emit(JUMP_EQUAL, 0, 2, high_word);
         self.load_low(arg);
         self.emit(JUMP_GREATER, skip, 0, low_word);
+    }
+
+    /// The calls by which the guest changes memory that is mapped already.
+    fn memory(&mut self, rules: &Rules) {
+        self.on(nr::MADVISE, |f| {
+            if rules.program.is_some() {
+                f.in_user_half(|f| {
+                    f.user_range(0, 1);
+                    f.among(
+                        2,
+                        &[
+                            MADV_DONTNEED,
+                            MADV_HUGEPAGE,
+                            MADV_NOHUGEPAGE,
+                            MADV_POPULATE_READ,
+                            MADV_POPULATE_WRITE,
+                        ],
+                    );
+                });
+            }
+            f.equals(2, MADV_REMOVE.into());
+            f.allow_range(rules.releasable);
+            f.ret(RET_KILL);
+        });
+        self.on(nr::MPROTECT, |f| {
+            if rules.program.is_some() {
+                f.in_user_half(|f| {
+                    f.user_range(0, 1);
+                    f.at_most(2, ANY_ACCESS);
+                });
+            }
+            // Nothing, reading, reading and writing; never executing.
+            f.among(2, &[0, 1, 3]);
+            f.allow_range(rules.protectable);
+            f.among(2, &[0, 1]);
+            f.allow_range(rules.sealable);
+            f.ret(RET_KILL);
+        });
+    }
+
+    /// The calls by which the guest changes what is mapped in the user range, where only the program's memory lies.
+    fn program_memory(&mut self, program: &ProgramRules) {
+        self.on(nr::MMAP, |f| {
+            f.user_range(0, 1);
+            f.at_most(2, ANY_ACCESS);
+            f.load_high(3);
+            f.require(JUMP_EQUAL, 0, RET_KILL);
+            // Zeroes: the descriptor does not count.
+            f.if_flags(MAP_ZERO, |f| f.ret(RET_ALLOW));
+            f.if_flags(MAP_COPY, |f| {
+                f.load_low(4);
+                f.if_loaded(program.memory, |f| f.free_memory(program));
+                if let Some(root) = program.root {
+                    f.if_loaded(root, |f| f.ret(RET_ALLOW));
+                }
+                f.ret(RET_KILL);
+            });
+            f.if_flags(MAP_SAME, |f| {
+                f.load_low(4);
+                f.if_loaded(program.memory, |f| f.free_memory(program));
+                f.ret(RET_KILL);
+            });
+            f.ret(RET_KILL);
+        });
+        self.on(nr::MUNMAP, |f| f.user_range(0, 1));
+        self.on(nr::MREMAP, |f| {
+            f.user_range(0, 1);
+            f.user_range(4, 2);
+            f.equals(3, MREMAP_TO.into());
+        });
+    }
+
+    /// Allows if the offset is not before the guest's free memory, else kills.
+    fn free_memory(&mut self, program: &ProgramRules) {
+        self.skip_unless_at_least(5, program.free_offset, 1);
+        self.ret(RET_ALLOW);
+        self.ret(RET_KILL);
+    }
+
+    /// If argument 3 is `flags`, with or without `MAP_POPULATE`: the checks of `body`, which decide. Else goes on.
+    fn if_flags(&mut self, flags: u32, body: impl FnOnce(&mut Self)) {
+        self.load_low(3);
+        self.emit(AND, 0, 0, !MAP_POPULATE);
+        self.if_loaded(flags, body);
+    }
+
+    /// If `value` is loaded: the checks of `body`, which decide. Else goes on, and leaves what is loaded.
+    fn if_loaded(&mut self, value: u32, body: impl FnOnce(&mut Self)) {
+        let mut inner = Self(Vec::new());
+        body(&mut inner);
+        self.emit(JUMP_EQUAL, 1, 0, value);
+        self.emit(JUMP, 0, 0, inner.0.len() as u32);
+        self.0.append(&mut inner.0);
+    }
+
+    /// If argument 0 lies below the end of the user range: the checks of `body`, then allow. Else goes on.
+    fn in_user_half(&mut self, body: impl FnOnce(&mut Self)) {
+        let mut inner = Self(Vec::new());
+        body(&mut inner);
+        inner.ret(RET_ALLOW);
+        self.load_high(0);
+        self.emit(JUMP_GREATER_EQUAL, 0, 1, USER_END_HIGH);
+        self.emit(JUMP, 0, 0, inner.0.len() as u32);
+        self.0.append(&mut inner.0);
+    }
+
+    /// Kills unless what starts at argument `start` and is as long as argument `len` says lies in the user range, or less than
+    /// 8 GiB behind it, where nothing is.
+    fn user_range(&mut self, start: u32, len: u32) {
+        self.load_high(start);
+        self.refuse(JUMP_GREATER_EQUAL, USER_END_HIGH, RET_KILL);
+        // Page 0 and those behind it stay unmapped, whatever the host's own rule is.
+        self.emit(JUMP_EQUAL, 0, 3, 0);
+        self.load_low(start);
+        self.require(JUMP_GREATER_EQUAL, USER_START as u32, RET_KILL);
+        self.load_high(len);
+        self.refuse(JUMP_GREATER, USER_END_HIGH, RET_KILL);
+        self.emit(KEEP, 0, 0, 0);
+        self.load_high(start);
+        self.emit(ADD_KEPT, 0, 0, 0);
+        self.refuse(JUMP_GREATER, USER_END_HIGH, RET_KILL);
     }
 
     /// For `pwrite64` on `fd`: allows what ends inside `capacity`, kills the rest. Other descriptors go on behind.

@@ -37,6 +37,8 @@ pub struct ProcessGuest {
     no_namespaces: Option<String>,
     /// Whether the guest is in a virtual machine.
     machine: bool,
+    /// Whether it runs a program.
+    program: bool,
     ended: Option<Ended>,
 }
 
@@ -51,6 +53,7 @@ pub(super) struct Parts {
     pub control: OwnedFd,
     pub image_start: u64,
     pub machine: bool,
+    pub program: bool,
 }
 
 /// Network links, by bit, whose other end is not the supervisor's own.
@@ -76,6 +79,7 @@ impl ProcessGuest {
             root: parts.forked.root,
             no_namespaces: parts.forked.no_namespaces,
             machine: parts.machine,
+            program: parts.program,
             ended: None,
         }
     }
@@ -216,6 +220,11 @@ impl Guest for ProcessGuest {
         }
     }
 
+    fn memory_in_use(&self) -> Option<u64> {
+        self.program
+            .then(|| self.counters.in_use() + own_memory(self.pid))
+    }
+
     fn copies(&self) -> u64 {
         self.links
     }
@@ -310,6 +319,18 @@ fn describe(status: i32, report: &Report, usage: Usage, image_start: u64) -> End
         ended.registers = Some(Box::new(report.registers));
     }
     ended
+}
+
+/// Bytes of memory that only this process has: resident ones but those of files and of memory shared with others, see
+/// `proc_pid_statm(5)`.
+fn own_memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let mut pages = text
+        .split(' ')
+        .skip(1)
+        .map(|word| word.parse().unwrap_or(0));
+    let (resident, shared): (u64, u64) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared) * kiln_abi::PAGE_SIZE
 }
 
 /// Processor time in nanoseconds and proportional resident memory in bytes, as far as /proc tells.

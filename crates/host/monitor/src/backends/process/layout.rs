@@ -10,19 +10,25 @@
 //!   gate       code, state
 //!   ...
 //!   machine    on the `kvm` backend: the virtual CPU's record, the machine's own pages
+//!   ...
+//!   root       the root image of a guest that runs a program
 //! ```
+//! The image of such a guest lies above the user range ([`kiln_abi::user`]), which is empty at first and then the guest's own.
+//!
 //! The parts lie in regions far from each other and from where Linux puts the monitor itself. Behind each
 //! lie at least 4 GiB without any mapping, so that the seccomp filter need compare only the start and the length.
 
 use kiln_abi::PAGE_SIZE;
+use kiln_abi::note::AbiNote;
+use kiln_abi::user::USER_END;
 use kiln_image::{Access, Image, LoadSegment};
 
 use super::Error;
 use super::blob::Blob;
 use super::child::TIMER;
-use super::filter::Rules;
+use super::filter::{ProgramRules, Rules};
 use crate::backends::kvm;
-use kiln_gate::state::{DeviceState, Range};
+use kiln_gate::state::{DeviceState, Range, program_fds};
 use kiln_gate::traffic::RING_SIZE;
 use kiln_gate::vcpu::vcpu_fd;
 
@@ -41,10 +47,13 @@ const GUARD: u64 = 16 * PAGE_SIZE;
 
 /// First addresses of the regions and the number of random page positions in each.
 const IMAGE_REGION: (u64, u64) = (0x1000_0000_0000, 1 << 33);
+/// Begins 8 GiB behind the user range: the filter looks at the sum of a start's and a length's upper halves only.
+const PROGRAM_IMAGE_REGION: (u64, u64) = (USER_END + (2 << 32), 0xe0 << 20);
 const WINDOW_REGION: (u64, u64) = (0x3100_0000_0000, 1 << 33);
 const REPORT_REGION: (u64, u64) = (0x5200_0000_0000, 1 << 31);
 const GATE_REGION: (u64, u64) = (0x5b00_0000_0000, 1 << 32);
 const MACHINE_REGION: (u64, u64) = (0x6c00_0000_0000, 1 << 31);
+const ROOT_REGION: (u64, u64) = (0x7500_0000_0000, 1 << 30);
 
 /// From the report to the ring of copied frames.
 const RING_AT: u64 = 1 << 24;
@@ -52,6 +61,18 @@ const RING_AT: u64 = 1 << 24;
 /// `bytes` rounded up to whole pages.
 pub fn page_up(bytes: u64) -> u64 {
     bytes.next_multiple_of(PAGE_SIZE)
+}
+
+/// Bytes of the main stack.
+fn stack_size(image: &Image, memory: u64) -> u64 {
+    match image.abi().stack_size {
+        0 if memory < SMALL_MEMORY => STACK_SMALL,
+        0 => STACK,
+        asked => asked
+            .checked_next_multiple_of(PAGE_SIZE)
+            .unwrap_or(u64::MAX)
+            .max(MIN_STACK),
+    }
 }
 
 /// Addresses of one boot, and offsets in the guest's memory file.
@@ -79,6 +100,10 @@ pub struct Layout {
     pub gate: Range,
     /// What a virtual machine needs; empty if there is none.
     pub machine: Range,
+    /// The guest runs a program.
+    pub program: bool,
+    /// The root image, in whole pages; empty if there is none.
+    pub root: Range,
 }
 
 impl Layout {
@@ -92,11 +117,17 @@ impl Layout {
         boot_size: u64,
         blob: &Blob,
         machine: bool,
-        random: [u64; 5],
+        random: [u64; 6],
     ) -> Result<Self, Error> {
         let pick = |(base, pages): (u64, u64), random: u64| base + (random % pages) * PAGE_SIZE;
         // The first segment has address 0.
-        let bias = pick(IMAGE_REGION, random[0]).next_multiple_of(image.alignment());
+        let program = image.abi().flags & AbiNote::PROGRAM != 0;
+        let region = if program {
+            PROGRAM_IMAGE_REGION
+        } else {
+            IMAGE_REGION
+        };
+        let bias = pick(region, random[0]).next_multiple_of(image.alignment());
         let place = |start: u64, end: u64| Range {
             start: start + bias,
             end: end + bias,
@@ -117,18 +148,7 @@ impl Layout {
             return Err(Error::ScatteredData);
         }
 
-        let small = if memory < SMALL_MEMORY {
-            STACK_SMALL
-        } else {
-            STACK
-        };
-        let stack_size = match image.abi().stack_size {
-            0 => small,
-            asked => asked
-                .checked_next_multiple_of(PAGE_SIZE)
-                .unwrap_or(u64::MAX)
-                .max(MIN_STACK),
-        };
+        let stack_size = stack_size(image, memory);
         let parts = [
             image_data.end - image_data.start,
             page_up(boot_size),
@@ -167,7 +187,19 @@ impl Layout {
         } else {
             Range::default()
         };
+        let root = image
+            .root()
+            .filter(|_| program)
+            .map_or(Range::default(), |root| {
+                let start = pick(ROOT_REGION, random[5]);
+                Range {
+                    start,
+                    end: start + page_up(root.len),
+                }
+            });
         Ok(Self {
+            program,
+            root,
             bias,
             image: place(0, image.memory_size()),
             image_data,
@@ -192,6 +224,12 @@ impl Layout {
             start,
             end: start + RING_SIZE as u64,
         }
+    }
+
+    /// Where the free memory begins in the file of the guest's memory: behind everything else.
+    pub fn free_offset(&self) -> u64 {
+        let before = [self.image_data, self.boot, self.stack, self.trap_stack];
+        before.iter().map(|part| part.end - part.start).sum()
     }
 
     /// Whether the guest gets a virtual machine.
@@ -226,6 +264,15 @@ impl Layout {
             vcpu: self
                 .has_machine()
                 .then(|| vcpu_fd(devices.len() as u32).cast_unsigned()),
+            program: self.program.then(|| {
+                let memory = program_fds(devices.len() as u32).cast_unsigned();
+                ProgramRules {
+                    memory,
+                    free_offset: self.free_offset(),
+                    root: (self.root.end > self.root.start).then_some(memory + 1),
+                    input: memory + 2,
+                }
+            }),
         }
     }
 }

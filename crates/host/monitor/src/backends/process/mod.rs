@@ -33,6 +33,7 @@
 pub mod blob;
 pub mod boot;
 pub mod child;
+mod counter;
 pub mod counters;
 pub mod filter;
 pub mod guest;
@@ -44,6 +45,7 @@ pub mod setup;
 
 use std::io;
 
+use kiln_abi::note::AbiNote;
 use kiln_gate::state::DeviceState;
 
 use kvm_ioctls::Kvm;
@@ -56,6 +58,9 @@ use guest::{Parts, ProcessGuest};
 use layout::Layout;
 use ring::Ring;
 use setup::Common;
+
+/// The most devices of a guest that runs a program.
+const MAX_PROGRAM_DEVICES: usize = kiln_abi::MAX_DEVICES - 1;
 
 /// Why a guest could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +83,14 @@ pub enum Error {
     /// This host cannot run virtual machines.
     #[error(transparent)]
     Machine(#[from] crate::backends::kvm::Error),
+    /// The processor or the host's kernel is too old for Linux programs.
+    #[error(
+        "this host does not let programs set their segment bases (FSGSBASE): Linux programs need a processor that has it and Linux 5.9 or newer"
+    )]
+    NoFsgsbase,
+    /// One bit of the ready set is the console's.
+    #[error("a Linux program can have at most {MAX_PROGRAM_DEVICES} devices")]
+    TooManyDevices,
     /// The host refused a step.
     #[error("cannot {step}: {error}")]
     Host {
@@ -122,10 +135,21 @@ pub fn start(launch: Launch) -> Result<ProcessGuest, Error> {
     reason = "the guest's descriptors are the child's from now on"
 )]
 pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error> {
+    if launch.image.abi().flags & AbiNote::PROGRAM != 0 {
+        if !os::has_fsgsbase() {
+            return Err(Error::NoFsgsbase);
+        }
+        if launch.devices.len() > MAX_PROGRAM_DEVICES {
+            return Err(Error::TooManyDevices);
+        }
+    }
+    // Guests without a Linux program get the time from their calls.
+    let program = launch.image.abi().flags & AbiNote::PROGRAM != 0 && kvm.is_none();
+    let counter = program.then(counter::Sample::begin).flatten();
     let blob = Blob::read();
-    let mut random = [0u8; 40 + 64];
+    let mut random = [0u8; 48 + 64];
     os::random(&mut random).map_err(Error::host("read random numbers"))?;
-    let mut picks = [0u64; 5];
+    let mut picks = [0u64; 6];
     for (pick, bytes) in picks.iter_mut().zip(random.chunks_exact(8)) {
         *pick = u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
     }
@@ -140,7 +164,8 @@ pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error>
     let facts = boot::HostFacts {
         now: os::monotonic(),
         wall: os::wall(),
-        entropy: random[40..].try_into().expect("64 bytes left"),
+        tsc_hz: counter.map_or(0, counter::Sample::frequency),
+        entropy: random[48..].try_into().expect("64 bytes left"),
     };
     let boot = boot::record(&launch, &layout, &blob, &facts);
     let memory = os::memory_file(launch.memory).map_err(Error::host("make the guest's memory"))?;
@@ -183,6 +208,7 @@ pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error>
         control: control_write,
         image_start: layout.image.start,
         machine: kvm.is_some(),
+        program: layout.program,
     }))
 }
 

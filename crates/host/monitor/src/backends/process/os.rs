@@ -50,6 +50,13 @@ pub fn wall() -> u64 {
     clock(libc::CLOCK_REALTIME)
 }
 
+/// Whether programs may use `wrfsbase` and its like (`AT_HWCAP2`, asm/hwcap2.h).
+pub fn has_fsgsbase() -> bool {
+    const HWCAP2_FSGSBASE: u64 = 1 << 1;
+    // SAFETY: reads what the kernel told this process at its start.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & HWCAP2_FSGSBASE != 0 }
+}
+
 /// A file in memory of `size` bytes that nobody else can open.
 pub fn memory_file(size: u64) -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string.

@@ -12,9 +12,16 @@ pub fn limit() -> io::Result<()> {
         let undumpable = [libc::PR_SET_DUMPABLE as usize, 0, 0, 0, 0];
         call(libc::SYS_prctl, undumpable)?;
     }
-    // One more than the devices, the console and a virtual CPU need: Landlock's ruleset is a descriptor for a moment.
-    lower(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 5)?;
+    // One more than the devices, the console, a virtual CPU or what a program needs: Landlock's ruleset is a descriptor for a
+    // moment.
+    lower(libc::RLIMIT_NOFILE, kiln_abi::MAX_DEVICES as u64 + 7)?;
     Ok(())
+}
+
+/// When the host is out of memory, its kernel is to end this process before others (proc(5)). A program's memory is ordinary
+/// memory of this process. Where it may not be said, the kernel chooses by size.
+pub fn first_to_go() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
 }
 
 /// Lowers a limit to `most`, and gives what it is then. Only ever lower: raising a limit is a privilege.

@@ -31,8 +31,35 @@ fn devices() -> Vec<DeviceState> {
     ]
 }
 
+/// A guest that runs a program: a folder as device 3, then memory, root image and input.
+const FOLDER: u64 = 6;
+const MEMORY: u64 = 7;
+const ROOT: u64 = 8;
+const INPUT: u64 = 9;
+const FREE_OFFSET: u64 = 0x1_2345_6000;
+const PROGRAM: ProgramRules = ProgramRules {
+    memory: MEMORY as u32,
+    free_offset: FREE_OFFSET,
+    root: Some(ROOT as u32),
+    input: INPUT as u32,
+};
+
 fn verdict_at(ip: u64, number: u32, args: [u64; 6]) -> u32 {
-    let devices = devices();
+    verdict_of(None, ip, number, args)
+}
+
+fn program_verdict(number: u32, args: [u64; 6]) -> u32 {
+    verdict_of(Some(PROGRAM), GATE.start + 100, number, args)
+}
+
+fn verdict_of(program: Option<ProgramRules>, ip: u64, number: u32, args: [u64; 6]) -> u32 {
+    let mut devices = devices();
+    if program.is_some() {
+        devices.push(DeviceState {
+            kind: DeviceKind::Files as u32,
+            ..devices[0]
+        });
+    }
     let filter = build(&Rules {
         gate: GATE,
         protectable: STACK,
@@ -41,6 +68,7 @@ fn verdict_at(ip: u64, number: u32, args: [u64; 6]) -> u32 {
         devices: &devices,
         timer: Some(0),
         vcpu: None,
+        program,
     });
     let mut data = Vec::new();
     data.extend(number.to_le_bytes());
@@ -53,7 +81,7 @@ fn verdict_at(ip: u64, number: u32, args: [u64; 6]) -> u32 {
 }
 
 fn run(filter: &[u64], data: &[u8]) -> u32 {
-    let (mut a, mut pc) = (0u32, 0usize);
+    let (mut a, mut x, mut pc) = (0u32, 0u32, 0usize);
     loop {
         let word = filter[pc];
         let (code, jt, jf) = (word as u16, (word >> 16) as u8, (word >> 24) as u8);
@@ -66,8 +94,20 @@ fn run(filter: &[u64], data: &[u8]) -> u32 {
                 continue;
             }
             RETURN => return k,
-            0x05 => {
+            JUMP => {
                 pc += k as usize;
+                continue;
+            }
+            KEEP => {
+                x = a;
+                continue;
+            }
+            ADD_KEPT => {
+                a = a.wrapping_add(x);
+                continue;
+            }
+            AND => {
+                a &= k;
                 continue;
             }
             JUMP_EQUAL => a == k,
@@ -112,7 +152,7 @@ fn descriptors_are_those_of_the_devices() {
         (nr::WRITEV, vec![3]),
         (nr::PREAD64, vec![4, 5]),
         (nr::FDATASYNC, vec![4, 5]),
-        (nr::WRITE, vec![1]),
+        (nr::WRITE, vec![1, 2]),
     ] {
         for fd in 0..8 {
             let expected = if allowed.contains(&fd) {
@@ -221,6 +261,7 @@ fn a_guest_without_devices_has_fewer_calls() {
         devices: &[],
         timer: None,
         vcpu: None,
+        program: None,
     });
     let allowed = |number: u32| {
         let mut data = Vec::new();
@@ -257,10 +298,163 @@ fn sixty_three_disks_fit() {
         devices: &[disk; kiln_abi::MAX_DEVICES],
         timer: Some(0),
         vcpu: None,
+        program: None,
     });
     assert!(
         filter.len() <= kiln_gate::state::MAX_FILTER,
         "{}",
         filter.len()
     );
+}
+
+/// A call with a range, by its name.
+type RangeCall<'a> = (&'a str, &'a dyn Fn(u64, u64) -> u32);
+
+#[test]
+fn a_program_is_mapped_in_the_user_range_only() {
+    let zero = u64::from(MAP_ZERO);
+    let map = |addr, len, prot| program_verdict(nr::MMAP, [addr, len, prot, zero, u64::MAX, 0]);
+    let calls: [RangeCall; 5] = [
+        ("mmap", &|addr, len| map(addr, len, 3)),
+        ("munmap", &|addr, len| {
+            program_verdict(nr::MUNMAP, [addr, len, 0, 0, 0, 0])
+        }),
+        ("mprotect", &|addr, len| {
+            program_verdict(nr::MPROTECT, [addr, len, 7, 0, 0, 0])
+        }),
+        ("madvise", &|addr, len| {
+            program_verdict(nr::MADVISE, [addr, len, 4, 0, 0, 0])
+        }),
+        ("mremap", &|addr, len| {
+            program_verdict(nr::MREMAP, [0x10_0000, len, len, 3, addr, 0])
+        }),
+    ];
+    for (name, call) in calls {
+        for (addr, len) in [
+            (USER_START, 4096),
+            (USER_START, 1 << 40),
+            (USER_END - 4096, 4096),
+            (1 << 32, USER_END - (1 << 32)),
+        ] {
+            assert_eq!(call(addr, len), RET_ALLOW, "{name} {addr:#x} {len:#x}");
+        }
+        for (addr, len) in [
+            (0, 4096),
+            (USER_START - 4096, 8192),
+            (USER_END, 4096),
+            (USER_END + (2 << 32), 4096),
+            (GATE.start, 4096),
+            (1 << 32, USER_END),
+            (USER_END - 4096, 3 << 32),
+            (1 << 32, 1 << 63),
+            (1 << 32, u64::MAX),
+            (u64::MAX - 4095, 4096),
+        ] {
+            assert_eq!(call(addr, len), RET_KILL, "{name} {addr:#x} {len:#x}");
+        }
+    }
+    for prot in 0..8 {
+        assert_eq!(map(USER_START, 4096, prot), RET_ALLOW);
+    }
+    assert_eq!(map(USER_START, 4096, 8), RET_KILL);
+    assert_eq!(map(USER_START, 4096, 1 << 32), RET_KILL);
+}
+
+#[test]
+fn only_the_guests_memory_and_its_root_image_are_mapped() {
+    let map = |flags: u32, fd, offset| {
+        let flags = u64::from(flags);
+        program_verdict(nr::MMAP, [USER_START, 4096, 3, flags, fd, offset])
+    };
+    for populate in [0, MAP_POPULATE] {
+        for fd in 0..12 {
+            let allowed = |yes: bool| if yes { RET_ALLOW } else { RET_KILL };
+            let copy = map(MAP_COPY | populate, fd, FREE_OFFSET);
+            assert_eq!(copy, allowed(fd == MEMORY || fd == ROOT), "{fd}");
+            let same = map(MAP_SAME | populate, fd, FREE_OFFSET);
+            assert_eq!(same, allowed(fd == MEMORY), "{fd}");
+        }
+        // Constants that were sealed, and the boot record, lie before the free memory.
+        for flags in [MAP_SAME, MAP_COPY] {
+            assert_eq!(map(flags | populate, MEMORY, FREE_OFFSET - 4096), RET_KILL);
+            assert_eq!(map(flags | populate, MEMORY, FREE_OFFSET + 4096), RET_ALLOW);
+            assert_eq!(map(flags | populate, MEMORY, 1 << 40), RET_ALLOW);
+        }
+        assert_eq!(map(MAP_COPY | populate, ROOT, 0), RET_ALLOW);
+    }
+    // Not fixed, growing down, huge, locked, synchronous, without reserving nothing.
+    for flags in [
+        0x22,
+        0x4022,
+        0x132,
+        0x44032,
+        0x6032,
+        0x13,
+        0x32,
+        0x12,
+        0x11 | 0x20,
+    ] {
+        assert_eq!(map(flags, MEMORY, FREE_OFFSET), RET_KILL, "{flags:#x}");
+    }
+}
+
+#[test]
+fn moving_goes_to_fixed_places_and_advice_is_known() {
+    let moving = |from, to, flags| program_verdict(nr::MREMAP, [from, 4096, 4096, flags, to, 0]);
+    assert_eq!(moving(USER_START, USER_START + 4096, 3), RET_ALLOW);
+    for (from, to, flags) in [
+        (USER_START, USER_START + 4096, 1),
+        (USER_START, USER_START + 4096, 7),
+        (STACK.start, USER_START, 3),
+        (USER_START, STACK.start, 3),
+        (GATE.start, USER_START, 3),
+    ] {
+        assert_eq!(
+            moving(from, to, flags),
+            RET_KILL,
+            "{from:#x} {to:#x} {flags}"
+        );
+    }
+    let advise = |addr, advice| program_verdict(nr::MADVISE, [addr, 4096, advice, 0, 0, 0]);
+    for advice in [4, 14, 15, 22, 23] {
+        assert_eq!(advise(USER_START, advice), RET_ALLOW, "{advice}");
+        assert_eq!(advise(STACK.start, advice), RET_KILL, "{advice}");
+    }
+    // Nothing that leads back to the file, poisons, forks or makes others pay.
+    for advice in [8, 9, 10, 11, 12, 13, 16, 18, 19, 20, 21, 100] {
+        assert_eq!(advise(USER_START, advice), RET_KILL, "{advice}");
+    }
+    assert_eq!(advise(STACK.start, 9), RET_ALLOW);
+}
+
+#[test]
+fn a_program_reads_its_input_and_asks_its_folders() {
+    let read = |fd, len| program_verdict(nr::READ, [fd, 0x1000, len, 0, 0, 0]);
+    let write = |fd| program_verdict(nr::WRITE, [fd, 0x1000, 100, 0, 0, 0]);
+    for fd in 0..12 {
+        let source = fd == INPUT || fd == FOLDER;
+        let expected = if source { RET_ALLOW } else { RET_KILL };
+        assert_eq!(read(fd, 100), expected, "{fd}");
+        let expected = if matches!(fd, 1 | 2 | FOLDER) {
+            RET_ALLOW
+        } else {
+            RET_KILL
+        };
+        assert_eq!(write(fd), expected, "{fd}");
+    }
+    assert_eq!(read(0, 1), RET_ALLOW);
+}
+
+#[test]
+fn a_program_does_not_widen_what_the_library_os_may_do_to_itself() {
+    for (addr, prot, expected) in [
+        (STACK.start, 3, RET_ALLOW),
+        (STACK.start, 4, RET_KILL),
+        (STACK.start, 5, RET_KILL),
+        (GATE.start, 1, RET_KILL),
+        (USER_END, 1, RET_KILL),
+    ] {
+        let verdict = program_verdict(nr::MPROTECT, [addr, 4096, prot, 0, 0, 0]);
+        assert_eq!(verdict, expected, "{addr:#x} {prot}");
+    }
 }
