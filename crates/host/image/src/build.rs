@@ -13,6 +13,7 @@
 mod error;
 mod finish;
 mod flags;
+mod host;
 mod machine_part;
 mod package;
 mod room;
@@ -27,6 +28,7 @@ use std::process::{Command, Stdio};
 
 pub use error::BuildError;
 pub use finish::finish;
+pub use host::Output;
 
 use crate::digest;
 use package::Program;
@@ -88,6 +90,7 @@ pub struct Builder {
     locked: bool,
     offline: bool,
     quiet: bool,
+    for_programs: bool,
 }
 
 /// A finished image.
@@ -119,6 +122,7 @@ impl Builder {
             locked: false,
             offline: false,
             quiet: false,
+            for_programs: false,
         }
     }
 
@@ -185,19 +189,29 @@ impl Builder {
         self
     }
 
+    /// Leave room in the headers for a root file system and a configuration, which [`compose()`](crate::compose()) adds.
+    #[must_use]
+    pub fn for_programs(mut self, on: bool) -> Self {
+        self.for_programs = on;
+        self
+    }
+
     /// Compiles, links and finishes the image. Blocks for as long as cargo takes.
     ///
     /// # Errors
     /// A [`BuildError`] for a folder without a program, a program that does not compile, or one that is not a Kiln
     /// program.
     pub fn build(&self) -> Result<Built, BuildError> {
-        let mut program = Program::find(self)?;
+        self.build_found(Program::find(self)?)
+    }
+
+    fn build_found(&self, mut program: Program) -> Result<Built, BuildError> {
         fs::create_dir_all(program.target_dir.join(PROFILE))
             .and_then(|()| program.target_dir.canonicalize())
             .map(|dir| program.target_dir = dir)
             .map_err(|error| BuildError::io(&program.target_dir, error))?;
         let toolchain = Toolchain::find(self.work_dir(&program.manifest))?;
-        let script = self::script(&program.target_dir)?;
+        let script = self::script(&program.target_dir, self.for_programs)?;
         self.compile(&program, flags::encoded(&program, &toolchain, &script))?;
 
         let linked = program
@@ -240,12 +254,7 @@ impl Builder {
         ] {
             command.args(["--config", &format!("profile.{PROFILE}.{setting}")]);
         }
-        if !self.features.is_empty() {
-            command.args(["--features", &self.features.join(",")]);
-        }
-        if !self.default_features {
-            command.arg("--no-default-features");
-        }
+        self.feature_options(&mut command);
         let messages = if self.quiet {
             Stdio::piped()
         } else {
@@ -280,16 +289,32 @@ impl Builder {
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_BUILD_RUSTFLAGS")
             .env_remove("CARGO_INCREMENTAL")
+            // Lints that are running are those of another build.
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .env_remove("CLIPPY_ARGS")
             .arg(verb)
             .arg("--manifest-path")
             .arg(manifest);
+        self.lock_options(&mut command);
+        command
+    }
+
+    fn lock_options(&self, command: &mut Command) {
         if self.locked {
             command.arg("--locked");
         }
         if self.offline {
             command.arg("--offline");
         }
-        command
+    }
+
+    fn feature_options(&self, command: &mut Command) {
+        if !self.features.is_empty() {
+            command.args(["--features", &self.features.join(",")]);
+        }
+        if !self.default_features {
+            command.arg("--no-default-features");
+        }
     }
 
     fn work_dir<'a>(&'a self, manifest: &'a Path) -> &'a Path {
@@ -298,13 +323,20 @@ impl Builder {
 }
 
 /// Writes the linker script. Its name carries its digest: cargo links again when a flag changes, not when a file does.
-fn script(target_dir: &Path) -> Result<PathBuf, BuildError> {
-    let digest = digest::of_bytes(SCRIPT.as_bytes()).to_string();
+fn script(target_dir: &Path, for_programs: bool) -> Result<PathBuf, BuildError> {
+    const LAST_HEADER: &str = "    machine PT_NULL;";
+    let text = if for_programs {
+        let more = format!("    root PT_NULL;\n    config PT_NULL;\n{LAST_HEADER}");
+        SCRIPT.replace(LAST_HEADER, &more)
+    } else {
+        SCRIPT.to_owned()
+    };
+    let digest = digest::of_bytes(text.as_bytes()).to_string();
     let path = target_dir
         .join(PROFILE)
         .join(format!("image-{}.ld", &digest[..12]));
-    if !fs::read(&path).is_ok_and(|found| found == SCRIPT.as_bytes()) {
-        replace(&path, SCRIPT.as_bytes()).map_err(|error| BuildError::io(&path, error))?;
+    if !fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
+        replace(&path, text.as_bytes()).map_err(|error| BuildError::io(&path, error))?;
     }
     Ok(path)
 }

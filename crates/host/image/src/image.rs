@@ -10,6 +10,7 @@ mod fault;
 mod layout;
 mod machine;
 mod notes;
+mod root;
 mod segments;
 
 #[cfg(test)]
@@ -25,10 +26,14 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::config::Config;
+
 pub use fault::Fault;
 pub use layout::Layout;
 pub use machine::{GUEST_ADDRESS, MACHINE_ADDRESS, MachineHeader, MachinePart};
 pub use notes::{BuildId, Device};
+pub use root::{FilePart, MAX_CONFIG};
+pub(crate) use root::{PT_CONFIG, PT_ROOT};
 pub use segments::{Access, LoadSegment};
 
 /// Headers and notes of an image lie in this many bytes at its start. The greatest number of devices fits twice.
@@ -120,6 +125,26 @@ impl Image {
     /// The file, given away.
     pub fn into_file(self) -> File {
         self.file
+    }
+
+    /// How the Linux program in the image is started; `None` if the image has none.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or the configuration is not of this version of Kiln.
+    pub fn config(&self) -> Result<Option<Config>, ImageError> {
+        let Some(part) = self.layout.config_part() else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; part.len as usize];
+        self.file
+            .read_exact_at(&mut bytes, part.offset)
+            .map_err(Reason::from)
+            .and_then(|()| Ok(Config::parse(&bytes)?))
+            .map(Some)
+            .map_err(|reason| ImageError {
+                path: self.path.clone(),
+                reason,
+            })
     }
 
     /// What the headers say.

@@ -23,7 +23,7 @@ pub enum BuildError {
         reason: String,
     },
     /// The folder is a workspace without a package of its own.
-    #[error("{}: a workspace, not a program: name the folder of one of its members ({members})", manifest.display())]
+    #[error("{}: a workspace, not a program: choose a program with --bin, or name the folder of one of its members ({members})", manifest.display())]
     Workspace {
         /// The manifest.
         manifest: PathBuf,

@@ -35,7 +35,7 @@ fn part_for(file: &[u8], segments: &[ProgramHeader64<Endian>]) -> Result<&'stati
                 which |= match DeviceKind::from_raw(device.kind) {
                     Some(DeviceKind::Net) => 1,
                     Some(DeviceKind::Block) => 2,
-                    None => 0,
+                    Some(DeviceKind::Files) | None => 0,
                 };
             }
         }

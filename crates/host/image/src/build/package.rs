@@ -20,7 +20,7 @@ pub(super) struct Program {
     pub workspace_root: PathBuf,
     /// Roots of workspaces that hold path dependencies, apart from the program's own.
     pub other_roots: Vec<PathBuf>,
-    /// The package names Kiln's library among its dependencies.
+    /// The package names Kiln's library among its dependencies, or what that is made of.
     pub uses_kiln: bool,
 }
 
@@ -65,10 +65,7 @@ impl Program {
             _ => return Err(BuildError::NoManifest(given.clone())),
         };
         let metadata = metadata(builder, &manifest)?;
-        let Some(package) = metadata
-            .packages
-            .iter()
-            .find(|package| package.manifest_path == manifest)
+        let Some(package) = package_of(&metadata.packages, &manifest, builder.bin.as_deref())
         else {
             return Err(BuildError::Workspace {
                 manifest,
@@ -85,10 +82,43 @@ impl Program {
             uses_kiln: package
                 .dependencies
                 .iter()
-                .any(|dependency| dependency.name == "kiln"),
+                .any(|dependency| matches!(&*dependency.name, "kiln" | "kiln-rt")),
+            manifest: package.manifest_path.clone(),
             workspace_root: metadata.workspace_root,
-            manifest,
         })
+    }
+}
+
+/// The package with this manifest; in a workspace also the one that has program `bin`, or the only one that has any.
+fn package_of<'a>(
+    packages: &'a [Package],
+    manifest: &Path,
+    bin: Option<&str>,
+) -> Option<&'a Package> {
+    let has = |package: &&Package| {
+        let mut binaries = package.binaries();
+        bin.map_or_else(
+            || binaries.next().is_some(),
+            |bin| package.binaries().any(|name| name == bin),
+        )
+    };
+    let own = packages
+        .iter()
+        .find(|package| package.manifest_path == manifest);
+    let mut others = packages.iter().filter(has);
+    let other = others.next().filter(|_| others.next().is_none());
+    match own {
+        Some(own) if bin.is_none() || has(&own) => Some(own),
+        _ => other.or(own),
+    }
+}
+
+impl Package {
+    fn binaries(&self) -> impl Iterator<Item = &String> {
+        self.targets
+            .iter()
+            .filter(|target| target.kind.iter().any(|kind| kind == "bin"))
+            .map(|target| &target.name)
     }
 }
 
@@ -113,12 +143,7 @@ fn metadata(builder: &Builder, manifest: &Path) -> Result<Metadata, BuildError> 
 }
 
 fn choose(package: &Package, wanted: Option<&str>) -> Result<String, BuildError> {
-    let binaries: Vec<&String> = package
-        .targets
-        .iter()
-        .filter(|target| target.kind.iter().any(|kind| kind == "bin"))
-        .map(|target| &target.name)
-        .collect();
+    let binaries: Vec<&String> = package.binaries().collect();
     let default = package.default_run.as_deref();
     match (wanted.or(default), binaries.as_slice()) {
         (_, []) => Err(BuildError::NoBinary(package.manifest_path.clone())),

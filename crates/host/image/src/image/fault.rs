@@ -167,4 +167,17 @@ pub enum Fault {
     /// The part to seal is not whole pages of one writable segment.
     #[error("the pages to seal after relocation are not whole pages of a writable segment")]
     BadRelro,
+    /// The root file system is not whole pages of the file, apart from what is loaded, or there are several.
+    #[error(
+        "the root file system is not in the file where the header says: copy or build the image again"
+    )]
+    BadRoot,
+    /// The configuration is not in the file, apart from what is loaded, or there are several.
+    #[error(
+        "the configuration is not in the file where the header says: copy or build the image again"
+    )]
+    BadConfig,
+    /// The configuration cannot be understood.
+    #[error("its configuration cannot be read ({0}): build the image again or update kiln")]
+    UnknownConfig(String),
 }

@@ -6,6 +6,7 @@ use kiln_abi::note::AbiNote;
 
 use super::elf::{self, Header, ProgramHeader};
 use super::notes::Notes;
+use super::root::{self, FilePart};
 use super::segments::{self, Access, LoadSegment, Segments};
 use super::{BuildId, Device, Fault, HEAD, MachinePart, machine};
 
@@ -17,6 +18,8 @@ pub struct Layout {
     segments: Segments,
     machine: MachinePart,
     relro: Option<Range<u64>>,
+    root: Option<FilePart>,
+    config: Option<FilePart>,
     notes: Notes,
 }
 
@@ -65,6 +68,20 @@ impl Layout {
                 return Err(Fault::BadRelro);
             }
         }
+        let mut root = None;
+        for header in of_kind(root::PT_ROOT) {
+            let part = root::check_root(&header, &segments.list, machine, file_size)?;
+            if root.replace(part).is_some() {
+                return Err(Fault::BadRoot);
+            }
+        }
+        let mut config = None;
+        for header in of_kind(root::PT_CONFIG) {
+            let part = root::check_config(&header, &segments.list, machine, file_size)?;
+            if config.replace(part).is_some() {
+                return Err(Fault::BadConfig);
+            }
+        }
         let code = |segment: &LoadSegment| {
             segment.access == Access::ReadExecute
                 && (segment.address..segment.address + segment.file_size).contains(&notes.abi.entry)
@@ -76,6 +93,8 @@ impl Layout {
             segments,
             machine,
             relro,
+            root,
+            config,
             notes,
         })
     }
@@ -99,6 +118,16 @@ impl Layout {
     /// Pages that the guest makes read-only as soon as it has relocated itself.
     pub fn relro(&self) -> Option<Range<u64>> {
         self.relro.clone()
+    }
+
+    /// The root file system of a Linux program: whole pages, behind everything that is loaded.
+    pub fn root(&self) -> Option<FilePart> {
+        self.root
+    }
+
+    /// Where the file says how a Linux program is started; see [`Image::config`](super::Image::config).
+    pub fn config_part(&self) -> Option<FilePart> {
+        self.config
     }
 
     /// Bytes of address space from the first segment's start to the last one's end, a multiple of the page size.

@@ -103,7 +103,7 @@ fn abi_of(note: &RawNote<'_>) -> Result<AbiNote, Fault> {
         });
     }
     note.record()
-        .filter(|abi: &AbiNote| abi.flags == 0)
+        .filter(|abi: &AbiNote| abi.flags & !AbiNote::PROGRAM == 0)
         .ok_or(Fault::BadAbiNote)
 }
 
@@ -131,7 +131,9 @@ fn device_of(index: usize, note: &RawNote<'_>) -> Result<Device, Fault> {
     }
     let record: DeviceNote = note.record().ok_or(Fault::BadDevice { index })?;
     let name = record.name().ok_or(Fault::BadDevice { index })?.to_owned();
-    let Some(kind) = DeviceKind::from_raw(record.kind) else {
+    let kind = DeviceKind::from_raw(record.kind);
+    // Folders are attached without being declared.
+    let Some(kind) = kind.filter(|kind| *kind != DeviceKind::Files) else {
         return Err(Fault::UnknownDevice {
             name,
             kind: record.kind,

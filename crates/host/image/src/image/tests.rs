@@ -120,7 +120,7 @@ fn there_is_exactly_one_abi_note_of_this_version() {
             expected: VERSION
         }
     );
-    assert_eq!(only(AbiNote { flags: 1, ..ABI }), Fault::BadAbiNote);
+    assert_eq!(only(AbiNote { flags: 2, ..ABI }), Fault::BadAbiNote);
     for len in [0, 3, 4, 24, 31, 33] {
         let mut sample = Sample::without_notes();
         let mut payload = vec![0; len];
@@ -422,6 +422,81 @@ fn messages_name_the_file() {
     let image = Image::open(&path);
     fs::remove_file(&path).unwrap();
     assert_eq!(image.unwrap().entry(), 0x1010);
+}
+
+/// A sample with room for a root file system, composed.
+fn composed(name: &str) -> Vec<u8> {
+    let mut sample = Sample::good();
+    for _ in 0..2 {
+        sample.headers.push(header(0, 0, 0, 0, 0));
+    }
+    let path = std::env::temp_dir().join(format!("kiln-{name}-{}.kiln", std::process::id()));
+    let mut config = crate::Config::new(["/bin/sh"]);
+    config.args = vec!["-c".into(), "true".into()];
+    crate::compose(&path, &sample.bytes(), &config, |file| {
+        std::io::Write::write_all(file, &[7; 8192])
+    })
+    .unwrap();
+    let image = Image::open(&path).unwrap();
+    assert_eq!(image.config().unwrap(), Some(config));
+    let bytes = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    bytes
+}
+
+#[test]
+fn a_root_file_system_is_appended() {
+    let plain = Sample::good().bytes();
+    assert_eq!(parse(&plain).unwrap().root(), None);
+    let bytes = composed("appended");
+    let root = parse(&bytes).unwrap().root().unwrap();
+    assert_eq!((root.offset, root.len), (0x5000, 8192));
+    assert_eq!(bytes.len(), 0x7000);
+    assert_eq!(bytes[0x5000..], [7; 8192]);
+    assert!(
+        crate::compose(
+            "/nowhere/x".as_ref(),
+            &plain,
+            &crate::Config::new(["/x"]),
+            |_| Ok(())
+        )
+        .unwrap_err()
+        .to_string()
+        .contains("no room")
+    );
+}
+
+#[test]
+fn a_root_file_system_is_whole_pages_behind_what_is_loaded() {
+    use super::{PT_CONFIG, PT_ROOT};
+    let with = |kind, spoil: fn(&mut elf::ProgramHeader)| {
+        let mut extra = header(kind, PF_R, 0, 0x1000, 0);
+        (extra.offset, extra.physical) = (0x5000, 0);
+        spoil(&mut extra);
+        let mut sample = Sample::good();
+        sample.size = 0x6000;
+        sample.headers.push(extra);
+        parse(&sample.bytes()).map(|_| ())
+    };
+    for (kind, fault) in [(PT_ROOT, Fault::BadRoot), (PT_CONFIG, Fault::BadConfig)] {
+        assert_eq!(with(kind, |_| ()), Ok(()));
+        for spoil in [
+            (|h| h.offset = 0x6000) as fn(&mut elf::ProgramHeader),
+            |h| h.offset = !0xfff,
+            |h| h.offset = 0x4000,
+            |h| h.offset = 0,
+            |h| h.file_size = 0,
+            |h| h.file_size = 0x2000,
+            |h| h.file_size = !0xfff,
+            |h| h.memory_size = 0x1000,
+            |h| h.flags = PF_R | PF_W,
+            |h| h.flags = PF_R | PF_X,
+        ] {
+            assert_eq!(with(kind, spoil), Err(fault.clone()));
+        }
+    }
+    assert_eq!(with(PT_ROOT, |h| h.offset = 0x4f00), Err(Fault::BadRoot));
+    assert_eq!(with(PT_ROOT, |h| h.file_size = 0xfff), Err(Fault::BadRoot));
 }
 
 proptest! {
