@@ -11,6 +11,7 @@
 #[cfg(not(test))]
 mod entry;
 mod exit;
+mod program;
 mod progress;
 mod style;
 mod table;
@@ -55,7 +56,7 @@ fn whole() -> Command {
     let command = Command::new("kiln")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Build and run programs as unikernels")
-        .after_help("TARGET is an image (a .kiln file) or the folder of a Rust crate.")
+        .after_help("TARGET is a Linux program installed here (a path or a name on PATH), an image (a .kiln file) or the folder of a Rust crate.")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true);

@@ -3,27 +3,31 @@
 use std::path::Path;
 use std::time::Instant;
 
-use kiln_image::{Builder, Built};
+use kiln_image::{Builder, Output};
 use kiln_monitor::size::Size;
 
 use crate::exit::Failure;
 
-/// Builds an image with a line before and after, cargo's own progress between them.
+/// Builds a crate with a line before and after, cargo's own progress between them.
 ///
 /// # Errors
 /// Why it could not be built.
-pub fn build(builder: &Builder, folder: &Path, quiet: bool) -> Result<Built, Failure> {
+pub fn build(builder: &Builder, folder: &Path, quiet: bool) -> Result<Output, Failure> {
     if quiet {
-        return Ok(builder.build()?);
+        return Ok(builder.build_any()?);
     }
     let started = Instant::now();
     eprintln!("kiln: building {}", folder.display());
-    let built = builder.build()?;
+    let output = builder.build_any()?;
+    let (file, size) = match &output {
+        Output::Image(built) => (&built.image, built.size),
+        Output::Program { file, .. } => (file, file.metadata().map_or(0, |meta| meta.len())),
+    };
     eprintln!(
         "kiln: built {} ({}) in {:.1} s",
-        built.image.display(),
-        Size::from_bytes(built.size).rounded(),
+        file.display(),
+        Size::from_bytes(size).rounded(),
         started.elapsed().as_secs_f64()
     );
-    Ok(built)
+    Ok(output)
 }

@@ -1,32 +1,35 @@
-//! `kiln build`: compile a crate into an image.
+//! `kiln build`: make an image of a crate, of an installed program, or of a root file system.
 
-use std::path::PathBuf;
+mod trace;
 
-use kiln_image::{Builder, Optimize};
+use std::path::{Path, PathBuf};
 
+use kiln_fs::erofs::Tree;
+use kiln_image::{Builder, Config, Optimize, Output};
+use kiln_monitor::size::Size;
+
+use super::run;
 use crate::exit::Failure;
-use crate::{progress, style};
+use crate::target::{self, Kind};
+use crate::{program, progress, style};
 
 /// Arguments of `kiln build`.
 #[allow(clippy::struct_excessive_bools, reason = "they are options")]
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The folder of a Rust crate
-    #[arg(value_name = "CRATE", default_value = ".")]
-    crate_dir: PathBuf,
-    /// The image file to write [default: target/kiln/NAME.kiln]
+    /// The image file to write [default: NAME.kiln here, of a crate target/kiln/NAME.kiln]
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Which of the crate's programs to build
+    /// Which of a crate's programs to build
     #[arg(long, value_name = "NAME")]
     bin: Option<String>,
-    /// Features of the crate to turn on
+    /// Features of a crate to turn on
     #[arg(short = 'F', long, value_delimiter = ',')]
     features: Vec<String>,
-    /// Leave the crate's default features off
+    /// Leave a crate's default features off
     #[arg(long)]
     no_default_features: bool,
-    /// What to optimize for
+    /// What to optimize a crate for that uses Kiln's library
     #[arg(long, value_name = "FOR", default_value = "size", value_enum)]
     optimize: For,
     /// Refuse to change Cargo.lock
@@ -35,9 +38,35 @@ pub struct Arguments {
     /// Do without the network
     #[arg(long)]
     offline: bool,
+    /// Take this folder for the root file system; TARGET is a program in it
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// Set an environment variable of a program: NAME=value, or NAME to take the present one
+    #[arg(short = 'e', long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Memory of a program, in bytes or with K, M or G [default: 1G]
+    #[arg(short = 'm', long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Run the program, and keep only the files that it looked at
+    #[arg(long)]
+    trace: bool,
+    /// With --trace: refuse all system calls later that the program did not make
+    #[arg(long, requires = "trace")]
+    lock_syscalls: bool,
+    /// With --trace: forward a port of the host while the program runs
+    #[arg(short = 'p', long, value_name = "PORTS", requires = "trace")]
+    publish: Vec<String>,
+    #[command(flatten)]
+    program: program::Options,
     /// Print nothing but the image's path
     #[arg(short = 'q', long)]
     quiet: bool,
+    /// The folder of a Rust crate, or a program [default: .]
+    #[arg(value_name = "TARGET")]
+    target: Option<String>,
+    /// Arguments that a program gets if none are given to `kiln run`; TARGET may stand here too
+    #[arg(value_name = "ARGS", last = true)]
+    args: Vec<String>,
 }
 
 /// What to optimize for.
@@ -53,7 +82,37 @@ enum For {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
-    let mut builder = Builder::new(&arguments.crate_dir)
+    let (target, args) = match (&arguments.target, arguments.args.split_first()) {
+        (Some(target), _) => (&**target, &*arguments.args),
+        (None, Some((target, args))) => (&**target, args),
+        (None, None) if arguments.rootfs.is_some() => {
+            return Err(Failure::new(
+                "--rootfs: name the program in it that is to run: kiln build --rootfs DIR PROGRAM",
+            ));
+        }
+        (None, None) => (".", &[][..]),
+    };
+    let image = if let Some(folder) = &arguments.rootfs {
+        of_folder(arguments, folder, target, args)?
+    } else {
+        match target::kind(target)? {
+            Kind::Folder => of_crate(arguments, Path::new(target), args)?,
+            Kind::Image => {
+                return Err(Failure::cannot_run(format!("{target}: an image already")));
+            }
+            Kind::Program => {
+                let name = Path::new(target).file_name().unwrap_or_default();
+                let image = PathBuf::from(name).with_added_extension("kiln");
+                of_program(arguments, target.to_owned(), args, image)?
+            }
+        }
+    };
+    style::line(&image.display().to_string())?;
+    Ok(0)
+}
+
+fn of_crate(arguments: &Arguments, folder: &Path, args: &[String]) -> Result<PathBuf, Failure> {
+    let mut builder = Builder::new(folder)
         .optimize(match arguments.optimize {
             For::Size => Optimize::Size,
             For::Speed => Optimize::Speed,
@@ -70,7 +129,121 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if let Some(bin) = &arguments.bin {
         builder = builder.bin(bin);
     }
-    let built = progress::build(&builder, &arguments.crate_dir, arguments.quiet)?;
-    style::line(&built.image.display().to_string())?;
-    Ok(0)
+    match progress::build(&builder, folder, arguments.quiet)? {
+        Output::Image(_) if !args.is_empty() => Err(Failure::new(
+            "arguments are for Linux programs: give this one's to `kiln run`",
+        )),
+        Output::Image(built) => Ok(built.image),
+        Output::Program {
+            name,
+            file,
+            target_dir,
+        } => {
+            let image = target_dir.join("kiln").join(format!("{name}.kiln"));
+            of_program(arguments, target::text(file)?, args, image)
+        }
+    }
+}
+
+fn of_program(
+    arguments: &Arguments,
+    word: String,
+    args: &[String],
+    image: PathBuf,
+) -> Result<PathBuf, Failure> {
+    let env: Vec<String> = arguments
+        .env
+        .iter()
+        .filter_map(|text| run::env(text))
+        .collect();
+    let request = arguments.program.request(word, args, &env)?;
+    let gathered = program::gather(&request, arguments.quiet)?;
+    let mut config = program::config(&gathered);
+    complete(arguments, &mut config, args, env)?;
+    let image = arguments.output.clone().unwrap_or(image);
+    finish(arguments, gathered.tree, config, &image)
+}
+
+fn of_folder(
+    arguments: &Arguments,
+    folder: &Path,
+    target: &str,
+    args: &[String],
+) -> Result<PathBuf, Failure> {
+    let root = kiln_rootfs::folder(folder, target, &arguments.program.exclude)
+        .map_err(program::failure)?;
+    let mut config = Config::new([root.program.clone()]);
+    let env = arguments
+        .env
+        .iter()
+        .filter_map(|text| run::env(text))
+        .collect();
+    complete(arguments, &mut config, args, env)?;
+    let name = Path::new(&root.program).file_name().unwrap_or_default();
+    let image = arguments
+        .output
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(name).with_added_extension("kiln"));
+    finish(arguments, root.tree, config, &image)
+}
+
+/// Writes the image, after a run of the program if its use of files is to decide.
+fn finish(
+    arguments: &Arguments,
+    mut tree: Tree,
+    mut config: Config,
+    image: &Path,
+) -> Result<PathBuf, Failure> {
+    make_room(image)?;
+    if arguments.trace {
+        let used = trace::run(&tree, &config, image, &arguments.publish)?;
+        used.reduce(&mut tree, arguments.quiet);
+        if arguments.lock_syscalls {
+            config.syscalls = used.calls;
+        }
+    }
+    program::compose(image, &config, |file| tree.write(file))?;
+    if !arguments.quiet {
+        let mut bytes = 0;
+        tree.files(|_, len| bytes += len);
+        eprintln!(
+            "kiln: packed {} of files into {}",
+            Size::from_bytes(bytes).rounded(),
+            image.display()
+        );
+    }
+    Ok(image.to_owned())
+}
+
+/// Puts into a configuration what the options say.
+fn complete(
+    arguments: &Arguments,
+    config: &mut Config,
+    args: &[String],
+    env: Vec<String>,
+) -> Result<(), Failure> {
+    config.args = args.to_vec();
+    config.env = env;
+    if let Some(cwd) = arguments.program.workdir()? {
+        config.cwd.clone_from(cwd);
+    }
+    if let Some((uid, gid)) = arguments.program.user()? {
+        (config.uid, config.gid) = (uid, gid);
+    }
+    if let Some(name) = &arguments.program.hostname {
+        config.options.push(format!("--hostname={name}"));
+    }
+    if let Some(memory) = &arguments.memory {
+        config.memory = Some(run::memory_size(memory)?.bytes());
+    }
+    Ok(())
+}
+
+/// Makes the folder of an image that is to be written.
+fn make_room(image: &Path) -> Result<(), Failure> {
+    match image.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => std::fs::create_dir_all(folder)
+            .map_err(|error| Failure::new(format!("{}: {error}", folder.display()))),
+        _ => Ok(()),
+    }
 }

@@ -16,7 +16,7 @@ mod multiboot;
 mod ova;
 mod tools;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kiln_image::Image;
 use kiln_monitor::devices::net::NetOption;
@@ -26,7 +26,8 @@ use kiln_monitor::{Error, Spec};
 
 use super::run;
 use crate::exit::Failure;
-use crate::{style, target};
+use crate::target::Target;
+use crate::{program, style, target};
 use machine::Machine;
 use tools::Workshop;
 
@@ -189,7 +190,14 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
         tools::is_absent(output)?;
     }
     spec.env = spec::effective_env(&spec.env);
-    spec.image = target::image(Path::new(target), arguments.quiet)?;
+    spec.image = match target::find(target, None, arguments.quiet)? {
+        Target::Image(image) if program::config_of(&image)?.is_none() => image,
+        _ => {
+            return Err(Failure::cannot_run(format!(
+                "{target}: images of Linux programs run under kiln itself in this version: use kiln run"
+            )));
+        }
+    };
     Ok(spec)
 }
 

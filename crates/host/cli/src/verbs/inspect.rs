@@ -1,5 +1,10 @@
-//! `kiln inspect`: everything about instances, as a JSON array in docker's manner.
+//! `kiln inspect`: everything about instances and image files, as a JSON array in docker's manner.
 
+mod image;
+
+use std::path::Path;
+
+use kiln_image::build::IMAGE_EXTENSION;
 use kiln_monitor::control::{Request, Response, client};
 use kiln_monitor::registry::record::Protection;
 use kiln_monitor::registry::{End, Instance, Registry, Status};
@@ -14,9 +19,18 @@ pub struct Arguments {
     /// json is the only format there is
     #[arg(long, default_value = "json", value_enum, hide = true)]
     format: Format,
-    /// Names or ids of instances
-    #[arg(required = true, value_name = "INSTANCE")]
+    /// Names or ids of instances, or image files
+    #[arg(required = true, value_name = "INSTANCE|FILE")]
     instances: Vec<String>,
+}
+
+/// One thing that was asked for.
+#[derive(Serialize)]
+#[serde(untagged)]
+#[allow(clippy::large_enum_variant, reason = "there are few")]
+enum Either {
+    Instance(Shown),
+    Image(image::Shown),
 }
 
 /// One instance.
@@ -85,8 +99,18 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let mut shown = Vec::new();
     let mut code = 0;
     for key in &arguments.instances {
+        if is_image(key) {
+            match image::show(Path::new(key)) {
+                Ok(image) => shown.push(Either::Image(image)),
+                Err(failure) => {
+                    failure.report();
+                    code = 1;
+                }
+            }
+            continue;
+        }
         match registry.find(key) {
-            Ok(instance) => shown.push(show(instance)),
+            Ok(instance) => shown.push(Either::Instance(show(instance))),
             Err(error) => {
                 Failure::from(error).report();
                 code = 1;
@@ -95,6 +119,16 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     style::json_pretty(&shown)?;
     Ok(code)
+}
+
+/// No instance has such a name: there are no slashes in names, and files' come first.
+fn is_image(key: &str) -> bool {
+    let path = Path::new(key);
+    key.contains('/')
+        || path
+            .extension()
+            .is_some_and(|ending| ending == IMAGE_EXTENSION)
+            && path.is_file()
 }
 
 fn show(instance: Instance) -> Shown {

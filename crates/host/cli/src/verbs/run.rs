@@ -6,16 +6,18 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kiln_image::Config;
 use kiln_monitor::Spec;
 use kiln_monitor::console::output::stdout_failure;
 use kiln_monitor::devices::net::NetOption;
 use kiln_monitor::error::EXIT_KILN;
 use kiln_monitor::run::{detached, foreground};
 use kiln_monitor::size::Size;
-use kiln_monitor::spec::{BlockOption, PortForward};
+use kiln_monitor::spec::{BlockOption, PortForward, VolumeOption};
 
 use crate::exit::Failure;
-use crate::{style, target};
+use crate::target::Target;
+use crate::{program, style, target};
 
 /// Arguments of `kiln run`.
 #[allow(clippy::struct_excessive_bools, reason = "they are options")]
@@ -39,7 +41,7 @@ pub struct Arguments {
     /// Remove the instance when it has ended
     #[arg(long)]
     rm: bool,
-    /// Memory of the guest, in bytes or with K, M or G [default: 64M]
+    /// Memory of the guest, in bytes or with K, M or G [default: 64M, for Linux programs 1G]
     #[arg(short = 'm', long, value_name = "SIZE")]
     memory: Option<String>,
     /// Connect a network device: [NAME=]user, none, tap:IFNAME or packet:IFNAME[,ip=A/P][,gw=A]
@@ -61,10 +63,27 @@ pub struct Arguments {
     /// Show no progress while building
     #[arg(short = 'q', long)]
     quiet: bool,
-    /// Volumes are not in this version
-    #[arg(short = 'v', long, value_name = "VOLUME", hide = true)]
+    /// Let a program use a folder of the host: FOLDER:PATH[:ro]
+    #[arg(short = 'v', long, value_name = "FOLDER:PATH")]
     volume: Vec<String>,
-    /// An image file or the folder of a Rust crate, then the program's arguments
+    #[command(flatten)]
+    program: program::Options,
+    /// Print the program's system calls
+    #[arg(long)]
+    strace: bool,
+    /// Report at the end what the program used
+    #[arg(long, hide = true)]
+    report: bool,
+    /// Which of a crate's programs to run
+    #[arg(long, value_name = "NAME")]
+    bin: Option<String>,
+    /// The standard input is always the program's own
+    #[arg(short = 'i', long, hide = true)]
+    interactive: bool,
+    /// The program gets a terminal if there is one
+    #[arg(short = 't', long, hide = true)]
+    tty: bool,
+    /// A program, an image file or the folder of a Rust crate, then the program's arguments
     #[arg(
         value_names = ["TARGET", "ARGS"],
         num_args = 1..,
@@ -104,11 +123,27 @@ fn output_lost(spec: &Spec, code: u8, error: &impl Display) -> Failure {
 
 /// The arguments as a [`Spec`]. Options are checked before a crate is built: that takes long.
 fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
-    if !arguments.volume.is_empty() {
-        return Err(Failure::new(
-            "volumes (-v) come in a later version: use --block for data that must last",
-        ));
+    let mut spec = options(arguments)?;
+    let target = arguments.target.first().map_or("", String::as_str);
+    match target::find(target, arguments.bin.as_deref(), arguments.quiet)? {
+        Target::Image(image) => {
+            if let Some(config) = program::config_of(&image)? {
+                for_program(arguments, &config, &mut spec)?;
+            }
+            spec.image = image;
+        }
+        Target::Program(word) => {
+            let request = arguments.program.request(word, &spec.args, &spec.env)?;
+            spec.image = program::image(&request, arguments.quiet)?;
+            let config = program::config_of(&spec.image)?.unwrap_or_default();
+            for_program(arguments, &config, &mut spec)?;
+        }
     }
+    Ok(spec)
+}
+
+/// What the options say; the image is TARGET as it stands there.
+fn options(arguments: &Arguments) -> Result<Spec, Failure> {
     // All words from TARGET on are one list for clap: so it leaves options behind TARGET to the program.
     let Some((target, args)) = arguments.target.split_first() else {
         return Err(Failure::new("TARGET is missing"));
@@ -145,6 +180,9 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     for text in &arguments.block {
         spec.blocks.push(text.parse::<BlockOption>()?);
     }
+    for text in &arguments.volume {
+        spec.volumes.push(text.parse::<VolumeOption>()?);
+    }
     for file in &arguments.env_file {
         env_file(file, &mut spec.env)?;
     }
@@ -152,8 +190,53 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
         spec.env.extend(env(text));
     }
     spec.check()?;
-    spec.image = target::image(Path::new(target), arguments.quiet)?;
     Ok(spec)
+}
+
+/// Makes the spec that of a Linux program: the personality's options, then the program and its arguments.
+fn for_program(arguments: &Arguments, config: &Config, spec: &mut Spec) -> Result<(), Failure> {
+    let chosen = arguments.program.user()?;
+    let (uid, gid) = chosen.unwrap_or((config.uid, config.gid));
+    let mut options = config.options.clone();
+    if arguments.strace {
+        options.push("--strace".to_owned());
+    }
+    if arguments.report {
+        options.push("--report".to_owned());
+    }
+    if !config.syscalls.is_empty() {
+        options.push(format!("--only-calls={}", config.syscalls.join(",")));
+    }
+    let chosen = arguments.program.workdir()?;
+    let cwd = chosen.unwrap_or(&config.cwd);
+    if cwd != "/" {
+        options.push(format!("--cwd={cwd}"));
+    }
+    for (name, id) in [("uid", uid), ("gid", gid)] {
+        if id != 0 {
+            options.push(format!("--{name}={id}"));
+        }
+    }
+    if let Some(name) = &arguments.program.hostname {
+        options.push(format!("--hostname={name}"));
+    }
+    options.push("--".to_owned());
+    options.extend_from_slice(&config.entrypoint);
+    if spec.args.is_empty() {
+        options.extend_from_slice(&config.args);
+    }
+    options.append(&mut spec.args);
+    spec.args = options;
+    let mut env = program::environment(if uid == 0 { "/root" } else { "/" });
+    env.extend_from_slice(&config.env);
+    env.append(&mut spec.env);
+    spec.env = env;
+    if arguments.memory.is_none() {
+        spec.memory = config
+            .memory
+            .map_or(program::DEFAULT_MEMORY, Size::from_bytes);
+    }
+    Ok(())
 }
 
 pub(super) fn memory_size(text: &str) -> Result<Size, Failure> {
@@ -189,18 +272,22 @@ mod tests {
     use super::*;
     use clap::{Args, Command, FromArgMatches};
 
-    fn parse(args: &[&str]) -> Result<Spec, Failure> {
+    fn arguments(args: &[&str]) -> Result<Arguments, Failure> {
         let command = Arguments::augment_args(Command::new("run").no_binary_name(true));
         let matches = command.try_get_matches_from(args)?;
-        spec(&Arguments::from_arg_matches(&matches)?)
+        Ok(Arguments::from_arg_matches(&matches)?)
+    }
+
+    fn parse(args: &[&str]) -> Result<Spec, Failure> {
+        spec(&arguments(args)?)
     }
 
     #[test]
     fn options_come_before_the_target_and_arguments_behind_it() {
-        let spec = parse(&[
+        let words = [
             "-m", "2M", "-p", "8080:80", "--rm", "x.kiln", "-p", "--", "a",
-        ])
-        .unwrap();
+        ];
+        let spec = options(&arguments(&words).unwrap()).unwrap();
         assert_eq!(spec.memory, Size::from_bytes(2 << 20));
         assert_eq!(spec.ports.len(), 1);
         assert!(spec.remove);
@@ -214,10 +301,7 @@ mod tests {
                 &["-m", "lots", "nothing"][..],
                 "--memory \"lots\": not a size",
             ),
-            (
-                &["-v", "/a:/b", "nothing"],
-                "volumes (-v) come in a later version",
-            ),
+            (&["-v", "named:/b", "nothing"], "volumes have no names here"),
             (&["--backend", "xen", "nothing"], "not in this version"),
             (&["--backend", "vmware", "nothing"], "use auto, process"),
             (
@@ -226,7 +310,8 @@ mod tests {
             ),
             (&["-e", "=x", "nothing"], "--env"),
             (&["--net", "x", "nothing"], "--net"),
-            (&["nothing"], "no such image or folder"),
+            (&["./nothing"], "no such program, image or folder"),
+            (&["surely-nothing"], "no such program"),
             (&["--memroy", "2M", "x"], "unknown option --memroy"),
         ] {
             let Err(Failure::Message { text: message, .. }) = parse(args) else {

@@ -1,0 +1,348 @@
+//! Taking files of the host into a tree, under the paths that they have here.
+//!
+//! Whatever leads to a file is taken too: folders with their permissions, and symbolic links on the way as links, with what
+//! they lead to. So a path means the same in the guest as on the host.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use kiln_fs::erofs::{Kind, Meta, Source, Stamp, Tree};
+
+use crate::Error;
+use crate::exclude::Excluded;
+
+/// `ELOOP`.
+const MAX_LINKS: usize = 40;
+
+/// What a file of the host was like when it was taken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seen {
+    /// Where.
+    pub path: PathBuf,
+    /// Inode, size, and times of modification and change in nanoseconds; zeroes for what is not there.
+    pub stamp: [u64; 4],
+}
+
+impl Seen {
+    /// What is at `path` now; links are not followed.
+    pub fn now(path: &Path) -> Self {
+        let stamp = fs::symlink_metadata(path).map_or([0; 4], |meta| stamp_of(&meta));
+        Self {
+            path: path.to_owned(),
+            stamp,
+        }
+    }
+}
+
+pub(crate) fn stamp_of(meta: &Metadata) -> [u64; 4] {
+    let nanos = |seconds: i64, nanos: i64| {
+        (seconds.cast_unsigned())
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(nanos.cast_unsigned())
+    };
+    // A folder's size says nothing that its times do not, and differs between file systems.
+    let size = if meta.is_dir() { 0 } else { meta.size() };
+    [
+        meta.ino(),
+        size,
+        nanos(meta.mtime(), meta.mtime_nsec()),
+        nanos(meta.ctime(), meta.ctime_nsec()),
+    ]
+}
+
+/// How a file that is taken is watched for changes afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// By itself.
+    File,
+    /// By the package system: its files change when a package does.
+    Package,
+}
+
+/// Files that are being gathered.
+pub(crate) struct Collector {
+    pub tree: Tree,
+    excluded: Excluded,
+    /// What was taken already, by path.
+    taken: HashSet<PathBuf>,
+    /// The first name of files that have several.
+    names: HashMap<(u64, u64), PathBuf>,
+    /// What has to be looked at to know whether anything changed.
+    pub seen: Vec<Seen>,
+    /// Files that could not be read, and were left out.
+    pub unreadable: Vec<PathBuf>,
+    /// Regular files that may be ELF files whose libraries are to be taken too.
+    pub objects: Vec<PathBuf>,
+    /// Bytes of all regular files.
+    pub bytes: u64,
+    /// What everything depends on: the content of the files, not only their names.
+    pub identity: Vec<Seen>,
+    /// Files that the host does not have.
+    pub made: Vec<(String, Vec<u8>)>,
+    /// What `add_tree` was last called with: how its first folder is known.
+    most: usize,
+}
+
+impl Collector {
+    pub fn new(excluded: Excluded) -> Self {
+        Self {
+            tree: Tree::default(),
+            excluded,
+            taken: HashSet::new(),
+            names: HashMap::new(),
+            seen: Vec::new(),
+            unreadable: Vec::new(),
+            objects: Vec::new(),
+            bytes: 0,
+            identity: Vec::new(),
+            made: Vec::new(),
+            most: 0,
+        }
+    }
+
+    /// Takes the file at `path`, which must be absolute, and what leads there; a folder without what is in it. Returns where
+    /// it really is.
+    ///
+    /// # Errors
+    /// As of `stat(2)`; nothing else is an error, not even a file that cannot be read.
+    pub fn add(&mut self, path: &Path, watch: Watch) -> io::Result<PathBuf> {
+        self.walk(path, watch, MAX_LINKS)
+    }
+
+    /// The same for a file that may be missing. Its absence is watched, too.
+    pub fn add_if_there(&mut self, path: &Path, watch: Watch) -> Option<PathBuf> {
+        let found = self.add(path, watch).ok();
+        if found.is_none() {
+            self.seen.push(Seen::now(path));
+        }
+        found
+    }
+
+    /// Takes a folder with all that is in it, other file systems and what is mounted on them too; links that lead out of it
+    /// are followed. Stops behind `most` files and returns false then.
+    pub fn add_tree(&mut self, path: &Path, watch: Watch, most: usize) -> io::Result<bool> {
+        let mut left = most;
+        self.most = most;
+        self.descend(path, watch, &mut left)
+    }
+
+    fn descend(&mut self, path: &Path, watch: Watch, left: &mut usize) -> io::Result<bool> {
+        let real = self.add(path, watch)?;
+        if !fs::symlink_metadata(&real)?.is_dir() {
+            return Ok(true);
+        }
+        let Ok(entries) = fs::read_dir(&real) else {
+            self.unreadable.push(real);
+            return Ok(true);
+        };
+        let mut names: Vec<_> = entries.filter_map(Result::ok).collect();
+        if watch == Watch::Package && *left == self.most {
+            // Modules are added at the top, and whole folders of them would be many to look at.
+            self.seen.push(Seen::now(&real));
+        }
+        names.sort_unstable_by_key(fs::DirEntry::file_name);
+        for entry in names {
+            let path = real.join(entry.file_name());
+            let useless = watch == Watch::Package && is_for_building(&path);
+            let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // A folder may be there because of one of its files only.
+            let taken = !folder && self.taken.contains(&path);
+            if useless || self.excluded.matches(&path) || taken {
+                continue;
+            }
+            let Some(less) = left.checked_sub(1) else {
+                return Ok(false);
+            };
+            *left = less;
+            if folder {
+                if !self.descend(&path, watch, left)? {
+                    return Ok(false);
+                }
+            } else {
+                // A dangling link stays one.
+                let _ = self.add(&path, watch);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts a file that the host does not have.
+    pub fn write(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<(), Error> {
+        let content = content.into();
+        self.made.push((path.to_owned(), content.clone()));
+        self.tree
+            .file(path.as_bytes(), Meta::new(0o644), Source::Bytes(content))
+            .map_err(|error| Error::Misplaced(error.to_string()))
+    }
+
+    /// Makes a folder that the host may not have.
+    pub fn folder(&mut self, path: &str, mode: u16) -> Result<(), Error> {
+        self.tree
+            .directory(path.as_bytes(), Meta::new(mode))
+            .map_err(|error| Error::Misplaced(error.to_string()))
+    }
+
+    /// True if the user does not want it.
+    pub fn excludes(&self, path: &Path) -> bool {
+        self.excluded.matches(path)
+    }
+
+    /// Watches the folders in `path` and itself: a file that is added there later counts.
+    pub fn watch_folders(&mut self, path: &Path) {
+        self.seen.push(Seen::now(path));
+        for entry in fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.watch_folders(&entry.path());
+            }
+        }
+    }
+
+    fn walk(&mut self, path: &Path, watch: Watch, links: usize) -> io::Result<PathBuf> {
+        let mut here = PathBuf::from("/");
+        let mut components = path.components();
+        while let Some(component) = components.next() {
+            match component {
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+                Component::ParentDir => {
+                    here.pop();
+                }
+                Component::Normal(name) => {
+                    here.push(name);
+                    if let Some(target) = self.one(&here, watch)? {
+                        let links = links
+                            .checked_sub(1)
+                            .ok_or_else(|| io::Error::from_raw_os_error(libc_eloop()))?;
+                        here.pop();
+                        let mut next = here.join(target);
+                        next.extend(components);
+                        return self.walk(&next, watch, links);
+                    }
+                }
+            }
+        }
+        Ok(here)
+    }
+
+    /// Takes what is at `path`, whose folder was taken already. Returns the target if it is a link.
+    fn one(&mut self, path: &Path, watch: Watch) -> io::Result<Option<PathBuf>> {
+        let meta = fs::symlink_metadata(path)?;
+        let link = if meta.is_symlink() {
+            Some(fs::read_link(path)?)
+        } else {
+            None
+        };
+        if !self.taken.insert(path.to_owned()) {
+            return Ok(link);
+        }
+        let own = meta_of(&meta);
+        let name = path.as_os_str().as_bytes();
+        let put = if let Some(target) = &link {
+            self.tree.symlink(name, own, target.as_os_str().as_bytes())
+        } else if meta.is_dir() {
+            self.tree.directory(name, own)
+        } else if meta.is_file() {
+            return self.regular(path, &meta, own, watch).map(|()| None);
+        } else {
+            let (kind, numbers) = kind_of(&meta);
+            self.tree.special(name, own, kind, numbers)
+        };
+        put.map_err(io::Error::other)?;
+        let seen = Seen {
+            path: path.to_owned(),
+            stamp: stamp_of(&meta),
+        };
+        // What folders on the way hold besides does not matter, nor when they changed.
+        if !meta.is_dir() && is_watched(path, watch) {
+            self.seen.push(seen.clone());
+        }
+        if !meta.is_dir() {
+            self.identity.push(seen);
+        }
+        Ok(link)
+    }
+
+    fn regular(&mut self, path: &Path, meta: &Metadata, own: Meta, watch: Watch) -> io::Result<()> {
+        let name = path.as_os_str().as_bytes();
+        let key = (meta.dev(), meta.ino());
+        if meta.nlink() > 1 {
+            if let Some(first) = self.names.get(&key) {
+                let first = first.as_os_str().as_bytes();
+                return self.tree.hard_link(name, first).map_err(io::Error::other);
+            }
+            self.names.insert(key, path.to_owned());
+        }
+        if rustix::fs::access(path, rustix::fs::Access::READ_OK).is_err() {
+            self.taken.remove(path);
+            self.unreadable.push(path.to_owned());
+            return Ok(());
+        }
+        let seen = Seen {
+            path: path.to_owned(),
+            stamp: stamp_of(meta),
+        };
+        if is_watched(path, watch) {
+            self.seen.push(seen.clone());
+        }
+        self.identity.push(seen);
+        self.bytes += meta.len();
+        self.objects.push(path.to_owned());
+        let source = Source::File(path.to_owned(), meta.len());
+        self.tree.file(name, own, source).map_err(io::Error::other)
+    }
+}
+
+/// Owner, permissions and time of a file.
+pub(crate) fn meta_of(meta: &Metadata) -> Meta {
+    Meta {
+        mode: (meta.mode() & 0o7777) as u16,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        modified: Stamp {
+            seconds: meta.mtime(),
+            nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
+        },
+        attributes: Vec::new(),
+    }
+}
+
+/// What a file is that is neither regular nor folder nor link, and its numbers if it is a device.
+pub(crate) fn kind_of(meta: &Metadata) -> (Kind, (u32, u32)) {
+    let kind = meta.file_type();
+    let kind = if kind.is_char_device() {
+        Kind::CharDevice
+    } else if kind.is_block_device() {
+        Kind::BlockDevice
+    } else if kind.is_fifo() {
+        Kind::Fifo
+    } else {
+        Kind::Socket
+    };
+    let device = meta.rdev();
+    (kind, (rustix::fs::major(device), rustix::fs::minor(device)))
+}
+
+/// Packages' files change when packages do, but configuration is for everybody to change.
+fn is_watched(path: &Path, watch: Watch) -> bool {
+    watch == Watch::File || path.starts_with("/etc") && !path.starts_with("/etc/ssl/certs")
+}
+
+/// What only compilers read: static libraries, headers.
+pub(crate) fn is_for_building(path: &Path) -> bool {
+    let ending = path.extension().and_then(std::ffi::OsStr::to_str);
+    matches!(
+        ending,
+        Some("a" | "la" | "o" | "h" | "hi" | "cmxa" | "cmx" | "cmt" | "cmti")
+    )
+}
+
+const fn libc_eloop() -> i32 {
+    rustix::io::Errno::LOOP.raw_os_error()
+}
