@@ -29,6 +29,7 @@ const GUESTS: &[&str] = &[
     "guest-netload",
     "guest-tcpload",
     "guest-alloc",
+    "kiln-linux-image",
 ];
 /// Whole-system tests that hold for guests in Kiln's own virtual machines: all but those about images and other monitors.
 const ON_KVM: &[&str] = &[
@@ -88,6 +89,12 @@ const TOOLS: &[(&str, &str, &str)] = &[
     ),
     ("grub-mkimage", "grub-common", "tests of exported disks"),
     ("setpriv", "util-linux", "tests as an ordinary user"),
+    ("redis-benchmark", "redis-tools", "tests of Linux servers"),
+    (
+        "go",
+        "golang-go",
+        "tests of Linux programs in other languages",
+    ),
     ("dockerd", "docker.io", "the tests inside a container"),
     ("containerd", "containerd", "the tests inside a container"),
 ];

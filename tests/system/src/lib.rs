@@ -20,6 +20,7 @@
 //! | [`artifacts`] | builds the command and the guests, once for all test processes |
 //! | [`session`] | a state folder, commands in it, and the end of everything that was started there |
 //! | [`process`] | a running command: its output as it comes, signals, a bounded wait |
+//! | [`program`] | ordinary Linux programs as guests |
 //! | [`host`] | `/proc`, free ports, what this machine can do |
 //! | [`elf`] | changing an image's headers |
 //! | [`lossy`] | a host under test at a lossy link, judged by the specification of TCP |
@@ -38,6 +39,7 @@ pub mod lossy;
 pub mod nested;
 pub mod netns;
 pub mod process;
+pub mod program;
 pub mod random;
 pub mod resp;
 pub mod service;

@@ -171,6 +171,11 @@ impl Running {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// True if the command has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// Waits until the standard output contains a text.
     ///
     /// # Panics

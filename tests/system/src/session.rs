@@ -82,7 +82,12 @@ impl Session {
             .env_remove("KILN_LOG")
             .env("LANG", "C.UTF-8")
             .env("KILN_BACKEND", backend::name())
-            .env("XDG_RUNTIME_DIR", self.dir.join("run"));
+            .env("XDG_RUNTIME_DIR", self.dir.join("run"))
+            // What is packed of installed programs is the same for all tests.
+            .env(
+                "KILN_CACHE",
+                artifacts::workspace().join("target/programs/cache"),
+            );
         command
     }
 

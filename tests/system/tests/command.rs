@@ -38,7 +38,8 @@ fn mistakes_end_with_125_and_one_line() {
         (&["run", "-p", "x", image], ""),
         (&["run", "-p", "70000:80", image], ""),
         (&["run", "-p", "80:0", image], ""),
-        (&["run", "-v", "/a:/b", image], "-v"),
+        (&["run", "-v", "/a:/b", image], "volumes"),
+        (&["run", "-v", "a:/b", image], "--volume"),
         (&["stop"], "INSTANCE"),
         (&["stop", "-s", "NONSENSE", "x"], "unknown signal"),
         (&["ps", "--format", "xml"], "xml"),
@@ -279,7 +280,7 @@ fn rm_forgets_and_so_does_the_option() {
 #[test]
 fn a_failed_start_in_the_background_is_told() {
     let session = Session::new();
-    let outcome = session.kiln(["run", "-d", "/bin/ls"]);
+    let outcome = session.kiln(["run", "-d", "/dev/null"]);
     outcome.ends_with(126).is_one_line_error();
     session
         .kiln(["run", "-d", "/does/not/exist"])

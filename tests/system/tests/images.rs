@@ -57,7 +57,6 @@ fn what_is_no_image_is_refused() {
         path.display().to_string()
     };
     for (path, code, text) in [
-        ("/bin/ls".to_owned(), CANNOT_RUN, "Linux program"),
         ("/does/not/exist".to_owned(), NOT_FOUND, "/does/not/exist"),
         (
             "/does/not/exist.kiln".to_owned(),

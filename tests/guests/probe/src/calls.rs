@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use kiln::println;
 use kiln_abi::boot::MemoryKind;
 use kiln_abi::call::{Call, MAX_OPS};
-use kiln_abi::op::{MAX_RANDOM, Op, OpError, Protection, Segment, SegmentList, code};
+use kiln_abi::op::{MAX_RANDOM, Op, OpError, Protection, Segment, SegmentList, Stream, code};
 use kiln_abi::{PAGE_SIZE, RawOp};
 use kiln_rt::{boot, monitor};
 
@@ -155,8 +155,12 @@ fn forbidden(writable: bool) -> Vec<Segment> {
 }
 
 fn bad_buffers() {
+    let stream = Stream::Out;
     for buffer in forbidden(false) {
-        refused(Op::ConsoleWrite { buffer }.encode(), OpError::BadAddress);
+        refused(
+            Op::ConsoleWrite { stream, buffer }.encode(),
+            OpError::BadAddress,
+        );
     }
     for buffer in forbidden(true).into_iter().filter(|b| b.len <= MAX_RANDOM) {
         refused(Op::Random { buffer }.encode(), OpError::BadAddress);
@@ -168,7 +172,7 @@ fn bad_buffers() {
             len: 0,
         };
         assert_eq!(
-            outcome(Op::ConsoleWrite { buffer }.encode()),
+            outcome(Op::ConsoleWrite { stream, buffer }.encode()),
             Ok(0),
             "{place}"
         );

@@ -1,0 +1,342 @@
+//! How programs are found and packed: what cannot run, what comes along, and images that are kept.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln_system_tests::process::{Outcome, Running};
+use kiln_system_tests::program::installed;
+use kiln_system_tests::{Session, backend};
+
+const CANNOT_RUN: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+fn elsewhere() -> bool {
+    !backend::only_on(&["process"], "Linux programs run on the process backend")
+}
+
+fn write(session: &Session, name: &str, content: &[u8], mode: u32) -> String {
+    let path = session.file(name);
+    fs::write(&path, content).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("our file");
+    path.display().to_string()
+}
+
+/// The images and records in a session's cache.
+fn kept(session: &Session) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(session.file("cache"))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "kiln"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Runs `kiln` with a cache of the session's own.
+fn kiln(session: &Session, words: &[&str]) -> Outcome {
+    let mut command = session.command(words);
+    command.env("KILN_CACHE", session.file("cache"));
+    Running::start(&mut command).finish_within(Duration::from_mins(2))
+}
+
+#[test]
+fn what_cannot_run_is_told_in_one_line() {
+    if elsewhere() {
+        return;
+    }
+    let session = Session::new();
+    let machine = |number: u8| {
+        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+        bytes.resize(64, 0);
+        (bytes[16], bytes[18]) = (2, number);
+        bytes
+    };
+    for (target, code, text) in [
+        (
+            "surely-not-installed".to_owned(),
+            NOT_FOUND,
+            "no such program",
+        ),
+        (
+            write(&session, "arm", &machine(183), 0o755),
+            CANNOT_RUN,
+            "ARM64",
+        ),
+        (
+            write(&session, "riscv", &machine(243), 0o755),
+            CANNOT_RUN,
+            "RISC-V",
+        ),
+        (write(&session, "text", b"hello\n", 0o755), CANNOT_RUN, "#!"),
+        (
+            write(&session, "none", b"#!\n", 0o755),
+            CANNOT_RUN,
+            "without an interpreter",
+        ),
+        (
+            write(&session, "missing", b"#!/no/such/shell\n", 0o755),
+            CANNOT_RUN,
+            "/no/such/shell",
+        ),
+        (
+            write(&session, "plain", b"#!/bin/sh\n", 0o644),
+            CANNOT_RUN,
+            "not executable",
+        ),
+        (
+            write(&session, "short", b"\x7fELF\x02\x01\x01", 0o755),
+            CANNOT_RUN,
+            "incomplete",
+        ),
+        ("/dev/null".to_owned(), CANNOT_RUN, "a device"),
+    ] {
+        kiln(&session, &["run", &target])
+            .ends_with(code)
+            .is_one_line_error()
+            .tells(text);
+    }
+    assert!(kept(&session).is_empty());
+}
+
+#[test]
+fn an_image_is_kept_and_made_again_when_something_changed() {
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let file = write(&session, "note.txt", b"first\n", 0o644);
+    let busybox = busybox.display().to_string();
+    let words = ["run", &busybox, "cat", &file];
+    kiln(&session, &words).ends_with(0).prints("first\n");
+    let images = kept(&session);
+    assert_eq!(images.len(), 1);
+    let made = images[0]
+        .metadata()
+        .and_then(|meta| meta.modified())
+        .expect("a time");
+    kiln(&session, &words).ends_with(0).prints("first\n");
+    assert_eq!(kept(&session), images);
+    let again = images[0]
+        .metadata()
+        .and_then(|meta| meta.modified())
+        .expect("a time");
+    assert_eq!(made, again, "made a second time");
+    write(&session, "note.txt", b"second\n", 0o644);
+    kiln(&session, &words).ends_with(0).prints("second\n");
+    assert_eq!(kept(&session).len(), 2);
+}
+
+#[test]
+fn scripts_and_what_arguments_name_come_along() {
+    let Some(_) = installed("perl").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let script = write(
+        &session,
+        "hello.pl",
+        b"#!/usr/bin/env perl\nopen(F, '<', shift) or die; print <F>, \"@ARGV\\n\";\n",
+        0o755,
+    );
+    write(&session, "data.txt", b"content\n", 0o644);
+    let mut command = session.command(["run", &script, "data.txt", "more"]);
+    command
+        .env("KILN_CACHE", session.file("cache"))
+        .current_dir(session.dir());
+    Running::start(&mut command)
+        .finish()
+        .ends_with(0)
+        .prints("content\nmore\n");
+}
+
+#[test]
+fn images_of_programs_are_built_the_same_twice_and_remember_their_options() {
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let busybox = busybox.display().to_string();
+    let path = |name: &str| session.file(name).display().to_string();
+    for name in ["one.kiln", "two.kiln"] {
+        let words = [
+            "build",
+            "-q",
+            &busybox,
+            "-o",
+            &path(name),
+            "-e",
+            "COLOUR=blue",
+            "-w",
+            "/tmp",
+            "-u",
+            "7:8",
+            "--",
+            "sh",
+            "-c",
+            "echo $COLOUR; pwd; while read a b c; do case $a in Uid:|Gid:) echo $b;; esac; done < /proc/self/status",
+        ];
+        kiln(&session, &words).ends_with(0);
+    }
+    let read = |name: &str| fs::read(path(name)).expect("an image");
+    assert!(read("one.kiln") == read("two.kiln"), "two builds differ");
+    kiln(&session, &["run", &path("one.kiln")])
+        .ends_with(0)
+        .prints("blue\n/tmp\n7\n8\n");
+    kiln(
+        &session,
+        &[
+            "run",
+            "-w",
+            "/",
+            "-u",
+            "0",
+            "-e",
+            "COLOUR=red",
+            &path("one.kiln"),
+        ],
+    )
+    .ends_with(0)
+    .prints("red\n/\n0\n0\n");
+    kiln(&session, &["run", &path("one.kiln"), "echo", "other"])
+        .ends_with(0)
+        .prints("other\n");
+    let shown = kiln(&session, &["inspect", &path("one.kiln")]);
+    shown.ends_with(0);
+    assert!(shown.text().contains("\"WorkingDir\": \"/tmp\""), "{shown}");
+}
+
+#[test]
+fn a_root_file_system_in_a_folder_is_taken_as_it_is() {
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let root = session.file("root");
+    fs::create_dir_all(root.join("bin")).expect("a folder");
+    fs::copy(busybox, root.join("bin/busybox")).expect("a copy");
+    std::os::unix::fs::symlink("busybox", root.join("bin/cat")).expect("a link");
+    fs::write(root.join("greeting"), "hello from the folder\n").expect("a file");
+    let image = session.file("root.kiln").display().to_string();
+    let folder = root.display().to_string();
+    let build = |program: &str| {
+        kiln(
+            &session,
+            &[
+                "build",
+                "-q",
+                "--rootfs",
+                &folder,
+                "-o",
+                &image,
+                program,
+                "--",
+                "/greeting",
+            ],
+        )
+    };
+    build("/bin/missing")
+        .ends_with(NOT_FOUND)
+        .is_one_line_error();
+    build("/greeting").ends_with(CANNOT_RUN).is_one_line_error();
+    build("cat").ends_with(0);
+    kiln(&session, &["run", &image])
+        .ends_with(0)
+        .prints("hello from the folder\n");
+}
+
+#[test]
+fn a_traced_image_holds_what_was_used_and_a_locked_one_refuses_other_calls() {
+    let Some(perl) = installed("perl").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let perl = perl.display().to_string();
+    let path = |name: &str| session.file(name).display().to_string();
+    let whole = path("whole.kiln");
+    let traced = path("traced.kiln");
+    let program = [
+        "--",
+        "-e",
+        "use POSIX; print 'sum ', POSIX::floor(42.5), \"\\n\"",
+    ];
+    kiln(
+        &session,
+        &[&["build", "-q", &perl, "-o", &whole], &program[..]].concat(),
+    )
+    .ends_with(0);
+    let options = ["build", "--trace", "--lock-syscalls", &perl, "-o", &traced];
+    let outcome = kiln(&session, &[&options, &program[..]].concat());
+    outcome.ends_with(0);
+    assert!(
+        outcome.stderr.contains("files were used; left out are"),
+        "{outcome}"
+    );
+    let size = |path: &str| Path::new(path).metadata().expect("an image").len();
+    assert!(
+        size(&traced) * 2 < size(&whole),
+        "{} of {}",
+        size(&traced),
+        size(&whole)
+    );
+    kiln(&session, &["run", &traced])
+        .ends_with(0)
+        .prints("sum 42\n");
+    // Neither socket(2) nor the module for it.
+    kiln(
+        &session,
+        &[
+            "run",
+            &traced,
+            "-e",
+            "socket(S, 2, 1, 0) or print \"$!\\n\"",
+        ],
+    )
+    .ends_with(0)
+    .prints("Function not implemented\n");
+}
+
+#[test]
+fn ordinary_crates_are_built_and_packed() {
+    if elsewhere() {
+        return;
+    }
+    let session = Session::new();
+    let folder = session.file("workspace");
+    for (name, text) in [
+        (
+            "Cargo.toml",
+            "[workspace]\nmembers = [\"one\", \"two\"]\nresolver = \"3\"\n",
+        ),
+        (
+            "one/Cargo.toml",
+            "[package]\nname = \"one\"\nedition = \"2024\"\n",
+        ),
+        ("one/src/main.rs", "fn main() { println!(\"one\"); }\n"),
+        (
+            "two/Cargo.toml",
+            "[package]\nname = \"two\"\nedition = \"2024\"\n",
+        ),
+        (
+            "two/src/main.rs",
+            "fn main() {\n    let words: Vec<String> = std::env::args().skip(1).collect();\n    std::thread::spawn(move || println!(\"two {words:?}\")).join().unwrap();\n}\n",
+        ),
+    ] {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+    let folder = folder.display().to_string();
+    kiln(&session, &["run", "-q", &folder])
+        .ends_with(125)
+        .is_one_line_error()
+        .tells("--bin");
+    kiln(&session, &["run", "-q", "--bin", "two", &folder, "a", "-b"])
+        .ends_with(0)
+        .prints("two [\"a\", \"-b\"]\n");
+    kiln(&session, &["run", "-q", &format!("{folder}/one")])
+        .ends_with(0)
+        .prints("one\n");
+}
