@@ -10,7 +10,9 @@ use std::cell::{Cell, RefCell};
 use kiln_abi::call::MAX_OPS;
 use kiln_abi::layout::Record;
 use kiln_abi::net::MAX_FRAME;
-use kiln_abi::op::{MAX_BLOCK_TRANSFER, MAX_RANDOM, MAX_SEGMENTS, Protection, Segment, SegmentList};
+use kiln_abi::op::{
+    MAX_BLOCK_TRANSFER, MAX_RANDOM, MAX_SEGMENTS, Protection, Segment, SegmentList, Stream,
+};
 use kiln_abi::perform::{Devices, Memory, Pass, batch};
 use kiln_abi::{Call, NetHeader, OpError, RawOp};
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -107,7 +109,7 @@ impl Checker<'_> {
 impl Devices for Checker<'_> {
     const METRICS: bool = true;
 
-    fn console_write(&mut self, text: Segment) -> Result<u64, OpError> {
+    fn console_write(&mut self, _: Stream, text: Segment) -> Result<u64, OpError> {
         Ok(self.buffers(&[text], false))
     }
 
