@@ -1,6 +1,6 @@
 //! Whole-system benchmarks of Kiln beside peers, measured in the same run.
 //!
-//! `bench-suite [--quick] [boot|machines|size|memory|web|many|net]...` prints a table or two for each part, all parts if none is
+//! `bench-suite [--quick] [boot|machines|size|memory|web|many|net|linux]...` prints a table or two for each part, all parts if none is
 //! named. bench/README.md says what the columns mean. Whatever the machine lacks is skipped with a reason. The command
 //! and the images come from this workspace; nothing is installed, and nothing talks to anything but loopback and
 //! namespaces made here.
@@ -15,6 +15,7 @@ mod figures;
 mod http;
 mod instance;
 mod janitor;
+mod linux;
 mod machines;
 mod many;
 mod memory;
@@ -36,7 +37,7 @@ type Result<T> = std::result::Result<T, String>;
 /// A part of the suite.
 type Part = fn(&Setting) -> Result<()>;
 
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("boot", boot::run),
     ("machines", machines::run),
     ("size", size::run),
@@ -44,9 +45,11 @@ const PARTS: [(&str, Part); 7] = [
     ("web", web::run),
     ("many", many::run),
     ("net", net::run),
+    ("linux", linux::run),
 ];
 
-const USAGE: &str = "usage: bench-suite [--quick] [boot|machines|size|memory|web|many|net]...";
+const USAGE: &str =
+    "usage: bench-suite [--quick] [boot|machines|size|memory|web|many|net|linux]...";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,6 +1,6 @@
 //! A small load generator for machines without `wrk`: one thread, `epoll`, one request at a time on each connection.
 //!
-//! It is a program of its own (`bench-suite load ADDRESS PATH SECONDS keep|close`), so that it can run in another namespace
+//! It is a program of its own (`bench-suite load ADDRESS PATH SECONDS keep|close|memcached`), so that it can run in another namespace
 //! than the benchmark.
 
 use std::io::{ErrorKind, Read, Write};
@@ -29,6 +29,8 @@ struct Generator {
     address: SocketAddr,
     request: String,
     close: bool,
+    /// Replies end with a line `END`.
+    lines: bool,
     epoll: OwnedFd,
     connections: Vec<Connection>,
     buffer: Vec<u8>,
@@ -46,10 +48,10 @@ struct Connection {
     rest: Option<usize>,
 }
 
-/// `load ADDRESS PATH SECONDS keep|close`.
+/// `load ADDRESS PATH SECONDS keep|close|memcached`; for the last the path is a key.
 pub fn main(arguments: &[&str]) -> Result<()> {
     let &[address, path, seconds, kind] = arguments else {
-        return Err("load: ADDRESS PATH SECONDS keep|close".to_owned());
+        return Err("load: ADDRESS PATH SECONDS keep|close|memcached".to_owned());
     };
     let address = address
         .parse()
@@ -58,10 +60,19 @@ pub fn main(arguments: &[&str]) -> Result<()> {
         .parse()
         .map_err(|error| format!("{seconds}: {error}"))?;
     let close = kind == "close";
+    let lines = kind == "memcached";
+    if lines {
+        store(&address, path)?;
+    }
     let mut generator = Generator {
         address,
-        request: http::request(path, close),
+        request: if lines {
+            format!("get {path}\r\n")
+        } else {
+            http::request(path, close)
+        },
         close,
+        lines,
         epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| error.to_string())?,
         connections: (0..CONNECTIONS).map(|_| Connection::default()).collect(),
         buffer: vec![0; BUFFER],
@@ -78,6 +89,20 @@ pub fn main(arguments: &[&str]) -> Result<()> {
         generator.errors,
     );
     Ok(())
+}
+
+/// Gives memcached something to find.
+fn store(address: &SocketAddr, key: &str) -> Result<()> {
+    let explain = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect_timeout(address, CONNECT).map_err(explain)?;
+    let value = "x".repeat(100);
+    write!(stream, "set {key} 0 0 100\r\n{value}\r\n").map_err(explain)?;
+    let mut reply = [0; 8];
+    stream.read_exact(&mut reply).map_err(explain)?;
+    if &reply == b"STORED\r\n" {
+        return Ok(());
+    }
+    Err("memcached does not store".to_owned())
 }
 
 impl Generator {
@@ -130,7 +155,13 @@ impl Generator {
             Err(error) => return Err(error.to_string()),
         };
         self.bytes += count as u64;
-        if !connection.take(&self.buffer[..count])? {
+        let data = &self.buffer[..count];
+        let whole = if self.lines {
+            data.ends_with(b"END\r\n")
+        } else {
+            connection.take(data)?
+        };
+        if !whole {
             return Ok(());
         }
         self.requests += 1;
