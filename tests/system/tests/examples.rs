@@ -44,7 +44,7 @@ fn hello_is_small() {
     let own = complete - machine;
     assert!(own <= 48 * 1024, "{own} bytes beside the machine part");
     // Start code and drivers for other monitors come on top; see docs/decisions/0011-sizes.md.
-    assert!(machine <= 19 * 1024, "{machine} bytes of machine part");
+    assert!(machine <= 20 * 1024, "{machine} bytes of machine part");
 }
 
 /// Checks that a TCP and a UDP port give back what they are sent.

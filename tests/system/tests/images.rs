@@ -301,7 +301,7 @@ fn another_abi_is_refused_and_says_what_to_do() {
             .tells("rebuild the image or update kiln");
     }
     // Reserved flags.
-    refused(&image.clone().patched(Elf::payload(note) + 4, &[1])).tells("ABI note");
+    refused(&image.clone().patched(Elf::payload(note) + 4, &[2])).tells("ABI note");
 }
 
 #[test]
