@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use kiln_ninep::Reply;
+use kiln_ninep::{Reply, WHOLE};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -163,12 +163,12 @@ impl Session<'_> {
         })
     }
 
-    pub(crate) fn sync(&self, number: u32, data_only: bool) -> Result<Reply<'static>, Errno> {
+    pub(crate) fn sync(&self, number: u32, how: u32) -> Result<Reply<'static>, Errno> {
         let file = self.fids.get(number)?.opened()?;
-        if data_only {
-            rustix::fs::fdatasync(file)?;
-        } else {
-            rustix::fs::fsync(file)?;
+        match how {
+            0 => rustix::fs::fsync(file)?,
+            WHOLE => rustix::fs::syncfs(file)?,
+            _ => rustix::fs::fdatasync(file)?,
         }
         Ok(Reply::Fsync {})
     }

@@ -106,7 +106,7 @@ impl<'a> Session<'a> {
                     .map(Done::Data);
             }
             Request::Write { fid, offset, data } => self.write(fid, offset, data.0)?,
-            Request::Fsync { fid, data_only } => self.sync(fid, data_only != 0)?,
+            Request::Fsync { fid, data_only } => self.sync(fid, data_only)?,
             Request::Readdir { fid, offset, count } => {
                 let room = data_room(into, count);
                 return self.entries(fid, offset, room).map(Done::Entries);

@@ -44,6 +44,9 @@ pub const NO_TAG: u16 = u16::MAX;
 /// The user that is none.
 pub const NO_USER: u32 = u32::MAX;
 
+/// In [`Request::Fsync`]: not one file, but everything of its file system.
+pub const WHOLE: u32 = 2;
+
 /// Bits of [`Attributes::valid`] and [`Request::GetAttr`]: everything that `stat` tells.
 pub const GETATTR_BASIC: u64 = 0x7ff;
 

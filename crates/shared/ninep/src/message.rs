@@ -137,7 +137,9 @@ messages! {
         XattrCreate = 32 { fid: u32, name: Text<'a>, size: u64, flags: u32 }
         /// Entries of a folder, see [`directory`](crate::directory).
         Readdir = 40 { fid: u32, offset: u64, count: u32 }
-        /// Durably to the disk.
+        /// Durably to the disk: the file with what is known of it if `data_only` is 0, its content if it is 1. With
+        /// [`WHOLE`](crate::WHOLE), an addition of ours, everything of the file system that the file belongs to; servers that do not know it
+        /// take it for 1.
         Fsync = 50 { fid: u32, data_only: u32 }
         /// A lock on a range: `kind` 0 shared, 1 exclusive, 2 none.
         Lock = 52 { fid: u32, kind: u8, flags: u32, start: u64, length: u64, process: u32, client: Text<'a> }

@@ -110,6 +110,17 @@ impl Vfs {
     pub fn mounts(&self) -> Vec<Rc<Mount>> {
         self.mounts.borrow().clone()
     }
+
+    /// The folder at the top of each.
+    pub fn roots(&self) -> Vec<Rc<dyn Inode>> {
+        let top = self.root.borrow().as_ref().map(|top| top.inode.clone());
+        let covering = self.mounts().into_iter().filter_map(|mount| {
+            let at = mount.at.borrow().clone()?;
+            let root = at.covered.borrow();
+            root.as_ref().map(|root| root.inode.clone())
+        });
+        top.into_iter().chain(covering).collect()
+    }
 }
 
 /// `AT_FDCWD`

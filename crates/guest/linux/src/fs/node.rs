@@ -194,6 +194,10 @@ pub trait Inode: Any {
     fn sync(&self, _data_only: bool) -> Result {
         Ok(())
     }
+    /// `syncfs(2)`: everything of the file system that it belongs to.
+    fn sync_all(&self) -> Result {
+        Ok(())
+    }
     /// `lseek(2)` with `SEEK_DATA` or `SEEK_HOLE`: where the next data, or the next hole, begins. `ENXIO` behind the last one.
     fn next_extent(&self, offset: u64, data: bool) -> Result<u64> {
         let size = self.metadata()?.size;

@@ -153,9 +153,13 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Writes changed pages of all shared mappings of files that were copied back: the process ends.
-    pub fn save(&self, thread: &Rc<Thread>) {
-        self.write_back(thread, 0, u64::MAX);
+    /// Writes changed pages of all shared mappings of files that were copied back: the process ends, or asks for what it has
+    /// written to be made durable.
+    ///
+    /// # Errors
+    /// The first of the file system's; all pages are tried.
+    pub fn save(&self, thread: &Rc<Thread>) -> Result {
+        self.write_changes(thread, 0, u64::MAX)
     }
 
     /// Writes changed pages of shared mappings in the range back to files that were copied: the mappings are about to go.

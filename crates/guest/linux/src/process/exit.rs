@@ -32,7 +32,8 @@ pub fn exit_thread(thread: &Rc<Thread>, code: u32) {
     let used = process.used_before.get() + super::usage::of_thread(thread);
     process.used_before.set(used);
     if process.threads.borrow().len() == 1 {
-        process.memory.save(thread);
+        // Nobody is left to be told of an error.
+        let _ = process.memory.save(thread);
     }
     crate::kernel().processes.remove_thread(thread);
     thread.state.set(RunState::Dead);
@@ -67,7 +68,8 @@ pub fn exit_group(process: &Rc<Process>, status: u32) {
     if process.pid == 1 {
         let thread = process.threads.borrow().values().next().cloned();
         if let Some(thread) = thread {
-            process.memory.save(&thread);
+            // Nobody is left to be told of an error.
+            let _ = process.memory.save(&thread);
         }
         ended(process);
     }

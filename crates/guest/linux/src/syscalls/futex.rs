@@ -12,7 +12,13 @@ use crate::{Errno, Result};
 
 /// The calls.
 pub const CALLS: &[Call] = &[
-    Call::full(202, "futex", 6, futex),
+    Call::partly(
+        202,
+        "futex",
+        6,
+        futex,
+        "words are told apart by address, so two mappings of one page do not meet; PI hands over without lending priority",
+    ),
     Call::full(449, "futex_waitv", 5, futex_waitv),
     Call::full(454, "futex_wake", 4, futex_wake),
     Call::full(455, "futex_wait", 6, futex_wait),

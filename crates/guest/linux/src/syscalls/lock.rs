@@ -10,7 +10,13 @@ use crate::user::UserAddr;
 use crate::{Errno, Result};
 
 /// The calls.
-pub const CALLS: &[Call] = &[Call::full(73, "flock", 2, flock)];
+pub const CALLS: &[Call] = &[Call::partly(
+    73,
+    "flock",
+    2,
+    flock,
+    "on volumes it holds within the guest",
+)];
 
 fn flock(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     const SHARED: u32 = 1;

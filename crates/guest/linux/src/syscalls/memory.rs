@@ -19,11 +19,29 @@ pub const CALLS: &[Call] = &[
     Call::full(26, "msync", 3, msync),
     Call::full(27, "mincore", 3, mincore),
     Call::full(28, "madvise", 3, madvise),
-    Call::full(149, "mlock", 2, mlock),
+    Call::partly(
+        149,
+        "mlock",
+        2,
+        mlock,
+        "limits are kept; the host may page all the same",
+    ),
     Call::full(150, "munlock", 2, munlock),
-    Call::full(151, "mlockall", 1, mlockall),
+    Call::partly(
+        151,
+        "mlockall",
+        1,
+        mlockall,
+        "limits are kept; the host may page all the same",
+    ),
     Call::full(152, "munlockall", 0, munlockall),
-    Call::full(325, "mlock2", 3, mlock2),
+    Call::partly(
+        325,
+        "mlock2",
+        3,
+        mlock2,
+        "limits are kept; the host may page all the same",
+    ),
 ];
 
 /// `PROT_READ | PROT_WRITE | PROT_EXEC`

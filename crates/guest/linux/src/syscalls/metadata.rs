@@ -30,25 +30,31 @@ pub const CALLS: &[Call] = &[
     Call::full(132, "utime", 2, utime),
     Call::full(137, "statfs", 2, statfs),
     Call::full(138, "fstatfs", 2, fstatfs),
-    Call::answered(162, "sync", 0, sync, "files are in memory"),
-    Call::answered(187, "readahead", 3, readahead, "files are in memory"),
-    Call::answered(221, "fadvise64", 4, fadvise64, "files are in memory"),
+    Call::full(162, "sync", 0, sync),
+    Call::answered(
+        187,
+        "readahead",
+        3,
+        readahead,
+        "a hint; nothing is read ahead",
+    ),
+    Call::answered(
+        221,
+        "fadvise64",
+        4,
+        fadvise64,
+        "a hint; nothing depends on it",
+    ),
     Call::full(235, "utimes", 2, utimes),
     Call::full(260, "fchownat", 5, fchownat),
     Call::full(261, "futimesat", 3, futimesat),
     Call::full(262, "newfstatat", 4, newfstatat),
     Call::full(268, "fchmodat", 3, fchmodat),
     Call::full(269, "faccessat", 3, faccessat),
-    Call::answered(
-        277,
-        "sync_file_range",
-        4,
-        sync_file_range,
-        "files are in memory",
-    ),
+    Call::full(277, "sync_file_range", 4, sync_file_range),
     Call::full(280, "utimensat", 4, utimensat),
     Call::full(285, "fallocate", 4, fallocate),
-    Call::answered(306, "syncfs", 1, syncfs, "files are in memory"),
+    Call::full(306, "syncfs", 1, syncfs),
     Call::full(332, "statx", 5, statx),
     Call::full(439, "faccessat2", 4, faccessat2),
     Call::full(452, "fchmodat2", 4, fchmodat2),
@@ -507,6 +513,7 @@ fn fsync(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if open.flags.get().contains(OpenFlags::PATH) {
         return Err(Errno::EBADF);
     }
+    thread.process.memory.save(thread)?;
     open.file.sync(false).map(|()| 0)
 }
 
@@ -515,16 +522,28 @@ fn fdatasync(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if open.flags.get().contains(OpenFlags::PATH) {
         return Err(Errno::EBADF);
     }
+    thread.process.memory.save(thread)?;
     open.file.sync(true).map(|()| 0)
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "the shape of all calls")]
-fn sync(_thread: &Rc<Thread>, _args: Args) -> Result<u64> {
+/// `sync(2)` tells of no errors.
+fn sync(thread: &Rc<Thread>, _args: Args) -> Result<u64> {
+    let _ = thread.process.memory.save(thread);
+    for root in crate::kernel().vfs.roots() {
+        let _ = root.sync_all();
+    }
     Ok(0)
 }
 
 fn syncfs(thread: &Rc<Thread>, args: Args) -> Result<u64> {
-    thread.process.files.get(args.int(0))?;
+    let open = thread.process.files.get(args.int(0))?;
+    if open.flags.get().contains(OpenFlags::PATH) {
+        return Err(Errno::EBADF);
+    }
+    thread.process.memory.save(thread)?;
+    if let Some(place) = &open.place {
+        place.inode.sync_all()?;
+    }
     Ok(0)
 }
 

@@ -19,7 +19,13 @@ const MISSING: &str =
 /// The family.
 pub const CALLS: &[Call] = &[
     Call::partly(425, "io_uring_setup", 2, setup, MISSING),
-    Call::full(426, "io_uring_enter", 6, enter),
+    Call::partly(
+        426,
+        "io_uring_enter",
+        6,
+        enter,
+        "rings polled by the kernel, polled devices, provided buffers, zero-copy sends",
+    ),
     Call::partly(427, "io_uring_register", 4, register, MISSING),
 ];
 

@@ -516,6 +516,13 @@ impl Inode for Node {
         })
     }
 
+    fn sync_all(&self) -> Result {
+        self.client.tell(&Request::Fsync {
+            fid: self.reader()?,
+            data_only: kiln_ninep::WHOLE,
+        })
+    }
+
     fn map(&self, _shared: bool) -> Result<Mapped> {
         Ok(Mapped::Copy)
     }

@@ -1,5 +1,6 @@
 //! A folder of this very host, behind its server.
 
+use core::cell::RefCell;
 use std::path::PathBuf;
 use std::prelude::v1::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,6 +9,7 @@ use std::{format, fs as host};
 use kiln_ninep_server::{Export, Session};
 
 use super::*;
+use crate::fs::testing::{call, program};
 use crate::fs::{Inode, Kind, NewInode};
 use crate::io::{Sink, Source};
 use crate::platform::pretend;
@@ -27,10 +29,16 @@ impl Folder {
 
     fn root(&self) -> Rc<dyn Inode> {
         pretend::reset();
+        self.serve(|_| ())
+    }
+
+    /// The same on the machine that is there; `seen` gets every request.
+    fn serve(&self, mut seen: impl FnMut(&[u8]) + 'static) -> Rc<dyn Inode> {
         // The session borrows it for as long as the thread lives.
         let export = Box::leak(Box::new(Export::open(&self.0, false, 1000).unwrap()));
         let mut session = Session::new(export);
         pretend::set_folder(Box::new(move |request, reply| {
+            seen(request);
             session.answer(request, reply)
         }));
         let client = Rc::new(Client::begin(0, 7).unwrap());
@@ -94,6 +102,29 @@ fn files_of_the_host_are_read_and_written() {
     // What the host changes is seen.
     host::write(folder.0.join("file"), "changed").unwrap();
     assert_eq!(read(&file, 0, 100), b"changed");
+}
+
+#[test]
+fn what_is_to_be_durable_is_asked_of_the_host() {
+    const FSYNC: u8 = 50;
+    let p = program();
+    let folder = Folder::new();
+    let asked = Rc::new(RefCell::new(Vec::<u8>::new()));
+    let seen = asked.clone();
+    let root = folder.serve(move |request| {
+        if request.get(4) == Some(&FSYNC) {
+            seen.borrow_mut().extend(request.get(11));
+        }
+    });
+    crate::fs::mount(b"/mnt", root, "9p", b"volume").unwrap();
+    let fd = call!(p, "open", "/mnt/file", 2, 0);
+    assert!(fd >= 0, "{fd}");
+    assert_eq!(call!(p, "fsync", fd), 0);
+    assert_eq!(call!(p, "fdatasync", fd), 0);
+    assert_eq!(call!(p, "syncfs", fd), 0);
+    assert_eq!(call!(p, "sync"), 0);
+    let whole = kiln_ninep::WHOLE as u8;
+    assert_eq!(*asked.borrow(), [0, 1, whole, whole]);
 }
 
 #[test]
