@@ -11,7 +11,7 @@ use kiln_abi::{DeviceInfo, DeviceKind, NetHeader};
 use crate::memory::inside;
 use crate::state::{CONSOLE_FD, DeviceState, FIRST_DEVICE_FD, Range, State};
 use crate::sys::{self, errno};
-use crate::traffic::Direction;
+use crate::traffic::{self, Direction, Traffic};
 use crate::vcpu;
 
 /// The most bytes of one console write; longer ones are cut, which the guest sees in the result.
@@ -55,16 +55,27 @@ impl<'a> HostDevices<'a> {
             .ok_or(OpError::NoDevice)
     }
 
-    /// Counts a frame that went over a link and, if somebody captures, copies it.
-    fn passed(&self, device: u32, direction: Direction, parts: &[Segment], len: u64) {
+    fn traffic(&self) -> &'static Traffic {
         // SAFETY: mapped for the process's life; all its fields are atomic.
-        let traffic = unsafe { &*self.state.traffic };
-        if traffic.count(device, direction, len) && !self.state.ring.is_null() {
-            let time = sys::clock(sys::CLOCK_REALTIME);
-            // SAFETY: the monitor has mapped the ring, nobody else writes to it, and the host has just read the parts
-            // or written to them.
-            unsafe { traffic.copy(self.state.ring, (device, direction), time, parts, len) };
+        unsafe { &*self.state.traffic }
+    }
+
+    /// Copies a frame for those who capture, if there are any.
+    fn copy(
+        &self,
+        device: u32,
+        direction: Direction,
+        parts: &[Segment],
+        len: u64,
+    ) -> Option<traffic::Copy> {
+        let traffic = self.traffic();
+        if !traffic.wants(device) || self.state.ring.is_null() {
+            return None;
         }
+        let time = sys::clock(sys::CLOCK_REALTIME);
+        // SAFETY: the monitor has mapped the ring, and nobody else writes to it. The parts have been checked to be guest memory;
+        // should the guest have taken its own access away, the fault ends it.
+        unsafe { traffic.copy(self.state.ring, (device, direction), time, parts, len) }
     }
 
     fn in_pieces(
@@ -158,13 +169,21 @@ impl Devices for HostDevices<'_> {
         self.device(device, DeviceKind::Net)?;
         let mut list = [Segment::default(); MAX_SEGMENTS as usize + 1];
         let count = with_header(&raw const header as u64, frame, &mut list);
+        let list = list.get(..count).ok_or(OpError::Invalid)?;
+        let len = frame
+            .iter()
+            .fold(0, |sum: u64, part| sum.saturating_add(part.len));
+        // Before it goes: whoever sees it arrive and then ends a capture finds it there.
+        let copy = self.copy(device, Direction::Out, frame, len);
         self.host_calls += 1;
-        let written = check(sys::writev(
-            fd(device),
-            list.get(..count).ok_or(OpError::Invalid)?,
-        ))?;
-        let len = written.saturating_sub(NetHeader::SIZE as u64);
-        self.passed(device, Direction::Out, frame, len);
+        if let Err(error) = check(sys::writev(fd(device), list)) {
+            if let Some(copy) = copy {
+                // SAFETY: just copied there.
+                unsafe { self.traffic().withdraw(self.state.ring, copy) };
+            }
+            return Err(error);
+        }
+        self.traffic().count(device, Direction::Out, len);
         Ok(())
     }
 
@@ -180,7 +199,8 @@ impl Devices for HostDevices<'_> {
         let len = check(result)?
             .checked_sub(NetHeader::SIZE as u64)
             .ok_or(OpError::Io)?;
-        self.passed(device, Direction::In, into, len);
+        self.copy(device, Direction::In, into, len);
+        self.traffic().count(device, Direction::In, len);
         Ok((len, header))
     }
 
@@ -320,8 +340,7 @@ impl Devices for HostDevices<'_> {
     }
 
     fn metrics(&mut self, blocks: SegmentList) -> Result<(), OpError> {
-        // SAFETY: mapped for the process's life; all its fields are atomic.
-        let traffic = unsafe { &*self.state.traffic };
+        let traffic = self.traffic();
         traffic.blocks.store(blocks.addr, Ordering::Relaxed);
         let count = u64::from(blocks.count);
         traffic.block_count.store(count, Ordering::Release);

@@ -30,6 +30,9 @@ pub enum Direction {
     Out = 2,
 }
 
+/// In place of a [`Direction`]: the link did not take the frame.
+pub const WITHDRAWN: u32 = 0;
+
 /// What stands before each copied frame in the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -38,7 +41,7 @@ pub struct Head {
     pub time: u64,
     /// The device.
     pub device: u32,
-    /// A [`Direction`].
+    /// A [`Direction`], or [`WITHDRAWN`].
     pub direction: u32,
     /// Length of the frame in bytes.
     pub len: u32,
@@ -100,8 +103,13 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    /// Counts a frame. True if a copy of it is wanted.
-    pub fn count(&self, device: u32, direction: Direction, len: u64) -> bool {
+    /// Whether copies of a link's frames are wanted.
+    pub fn wants(&self, device: u32) -> bool {
+        self.wanted.load(Ordering::Relaxed) >> (device & 63) & 1 != 0
+    }
+
+    /// Counts a frame.
+    pub fn count(&self, device: u32, direction: Direction, len: u64) {
         if let Some(counts) = self.counts.get(device as usize) {
             let (frames, bytes) = match direction {
                 Direction::In => (&counts.received_frames, &counts.received_bytes),
@@ -110,10 +118,9 @@ impl Traffic {
             add(frames, 1);
             add(bytes, len);
         }
-        self.wanted.load(Ordering::Relaxed) >> (device & 63) & 1 != 0
     }
 
-    /// Copies a frame of `len` bytes, which lies in `parts`, to the ring.
+    /// Copies a frame of `len` bytes, which lies in `parts`, to the ring. Returns where it is, if there was room.
     ///
     /// # Safety
     /// `ring` is the address of [`RING_SIZE`] bytes that only this function writes to; the parts can be read.
@@ -124,7 +131,7 @@ impl Traffic {
         time: u64,
         parts: &[Segment],
         len: u64,
-    ) {
+    ) -> Option<Copy> {
         let snaplen = self.snaplen.load(Ordering::Relaxed);
         let captured = len.min(snaplen).min(MAX_FRAME as u64);
         let needed = record_size(captured);
@@ -135,7 +142,7 @@ impl Traffic {
                 let more = dropped.load(Ordering::Relaxed).wrapping_add(1);
                 dropped.store(more, Ordering::Relaxed);
             }
-            return;
+            return None;
         }
         let start = Head {
             time,
@@ -163,8 +170,25 @@ impl Traffic {
         }
         self.head
             .store(head.wrapping_add(needed), Ordering::Release);
+        Some(Copy(place(head)))
+    }
+
+    /// The frame did not go over the link after all. Whoever has read it already is not told.
+    ///
+    /// # Safety
+    /// As for [`copy`](Self::copy), with the same ring, to which nothing has been copied since.
+    pub unsafe fn withdraw(&self, ring: *mut u8, copy: Copy) {
+        // SAFETY: a record's head inside the ring.
+        unsafe {
+            let head = ring.add(copy.0).cast::<Head>();
+            (&raw mut (*head).direction).write_volatile(WITHDRAWN);
+        }
     }
 }
+
+/// A frame in the ring.
+#[derive(Debug)]
+pub struct Copy(usize);
 
 /// Bytes of the ring that a record with `captured` bytes of a frame takes.
 pub fn record_size(captured: u64) -> u64 {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kiln_abi::MAX_DEVICES;
 use kiln_abi::net::MAX_FRAME;
-use kiln_gate::traffic::{RECORD_ALIGN, RING_SIZE, Traffic, record_size};
+use kiln_gate::traffic::{RECORD_ALIGN, RING_SIZE, Traffic, WITHDRAWN, record_size};
 
 use crate::capture::{Copied, Direction, Frame};
 
@@ -130,10 +130,13 @@ impl Reader {
         let (device, direction) = (way as u32, (way >> 32) as u32);
         let (len, captured) = (lengths as u32, (lengths >> 32) as u32);
         let size = record_size(captured.into());
-        let direction = Direction::from_raw(direction)?;
         if len as usize > MAX_FRAME || captured > len || size > left || device >= 64 {
             return None;
         }
+        if direction == WITHDRAWN {
+            return Some(size);
+        }
+        let direction = Direction::from_raw(direction)?;
         self.frame.clear();
         for index in 0..u64::from(captured).div_ceil(8) {
             let at = self.tail.wrapping_add(RECORD_ALIGN + index * 8);
@@ -165,20 +168,21 @@ mod tests {
         (Box::default(), Ring::with(&[]))
     }
 
-    fn write(traffic: &Traffic, ring: &Ring, frame: &[u8]) {
+    fn write(traffic: &Traffic, ring: &Ring, frame: &[u8]) -> Option<traffic::Copy> {
         let (left, right) = frame.split_at(frame.len() / 3);
         let part = |part: &[u8]| Segment {
             addr: part.as_ptr() as u64,
             len: part.len() as u64,
         };
-        if !traffic.count(0, traffic::Direction::Out, frame.len() as u64) {
-            return;
+        traffic.count(0, traffic::Direction::Out, frame.len() as u64);
+        if !traffic.wants(0) {
+            return None;
         }
         // SAFETY: a ring, and parts that can be read. Nobody holds a reference to its words meanwhile.
         unsafe {
             let ring = std::ptr::from_ref(ring).cast_mut().cast();
             let way = (0, traffic::Direction::Out);
-            traffic.copy(ring, way, 7, &[part(left), part(right)], frame.len() as u64);
+            traffic.copy(ring, way, 7, &[part(left), part(right)], frame.len() as u64)
         }
     }
 
@@ -208,6 +212,21 @@ mod tests {
         }
         let counts = &traffic.counts[0];
         assert_eq!(counts.sent_frames.load(Ordering::Relaxed), 2001);
+    }
+
+    #[test]
+    fn what_the_link_did_not_take_is_not_seen() {
+        let (traffic, ring) = shared();
+        let mut reader = Reader::default();
+        reader.want(&traffic, 1, 60_000);
+        write(&traffic, &ring, &[1; 100]);
+        let refused = write(&traffic, &ring, &[2; 100]).unwrap();
+        let at = std::ptr::from_ref(&*ring).cast_mut().cast();
+        // SAFETY: copied to this ring just now.
+        unsafe { traffic.withdraw(at, refused) };
+        write(&traffic, &ring, &[3; 100]);
+        let got = read(&mut reader, &traffic, &ring);
+        assert_eq!(got, (vec![(100, vec![1; 100]), (100, vec![3; 100])], 0));
     }
 
     #[test]
