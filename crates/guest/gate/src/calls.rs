@@ -25,6 +25,9 @@ global_asm!(
     // `si_code` is `SYS_SECCOMP`: nobody has just sent a signal.
     "cmp dword ptr [rsi + 8], 1",
     "jne 9f",
+    // `si_arch` is `AUDIT_ARCH_X86_64`: it was no 32-bit call.
+    "cmp dword ptr [rsi + 28], 0xc000003e",
+    "jne 9f",
     "cmp qword ptr [rip + kiln_gate_state + {calls}], 0",
     "je 9f",
     // `UC_FP_XSTATE`: there is a state that `xrstor` understands.
@@ -63,6 +66,10 @@ global_asm!(
     "mov rsp, [rsp + 160]",
     "jmp [rip + kiln_gate_state + {calls}]",
     "9:",
+    // What comes now is compiled, and may access memory that is not aligned.
+    "pushfq",
+    "and dword ptr [rsp], ~0x40000",
+    "popfq",
     "jmp {signal}",
     ".popsection",
     calls = const offset_of!(State, program) + offset_of!(Program, calls),

@@ -43,7 +43,7 @@ impl<'a> HostDevices<'a> {
         }
     }
 
-    pub(crate) fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &'a State {
         self.state
     }
 
@@ -179,7 +179,7 @@ impl Devices for HostDevices<'_> {
         if let Err(error) = check(sys::writev(fd(device), list)) {
             if let Some(copy) = copy {
                 // SAFETY: just copied there.
-                unsafe { self.traffic().withdraw(self.state.ring, copy) };
+                unsafe { self.traffic().withdraw(self.state.ring, &copy) };
             }
             return Err(error);
         }
@@ -195,6 +195,10 @@ impl Devices for HostDevices<'_> {
         self.host_calls += 1;
         // SAFETY: the header is ours; the others have been checked to be writable guest memory.
         let result = unsafe { sys::readv(fd(device), list.get(..count).ok_or(OpError::Invalid)?) };
+        if result == errno::ENETDOWN {
+            // Said once by a packet socket whose interface was taken down (packet(7)): it may come up again.
+            return Err(OpError::Again);
+        }
         // Less than a header is no frame: the other end has closed.
         let len = check(result)?
             .checked_sub(NetHeader::SIZE as u64)

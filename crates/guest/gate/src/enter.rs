@@ -95,13 +95,14 @@ fn wait_for_devices(call: &mut Call, state: &State, deadline: u64) -> u64 {
         };
         receive | send
     };
-    let is_net = |device: u32| {
+    let is_socket = |device: u32| {
         let state = state.devices.get(device as usize);
-        state.is_some_and(|d| d.kind == DeviceKind::Net as u32)
+        state
+            .is_some_and(|d| d.kind == DeviceKind::Net as u32 || d.kind == DeviceKind::Files as u32)
     };
     let control = core::iter::once((CONTROL_FD, sys::POLLIN));
     let devices = (0..state.device_count.min(MAX_DEVICES as u32))
-        .filter(|&d| is_net(d))
+        .filter(|&d| is_socket(d))
         .map(|d| (FIRST_DEVICE_FD + d.cast_signed(), interest(d)))
         .filter(|&(_, events)| events != 0);
     let input = (state.program.runs && call.wait_receive & CONSOLE != 0)

@@ -12,7 +12,7 @@
 //! - [`trap`]: host signals become trap frames of the guest ([`kiln_abi::trap`]);
 //! - [`calls`]: a program's system calls on their way to the library OS;
 //! - [`user`]: the memory and the console of guests that run a program ([`kiln_abi::user`]);
-//! - [`vcpu`]: the same for a guest in a virtual machine, with its page tables in [`paging`];
+//! - [`vcpu`]: the same for a guest in a virtual machine, with its page tables in [`paging`] and its program's memory in [`pages`];
 //! - [`traffic`]: what goes over the links, counted and, while somebody captures, copied;
 //! - [`report`]: what the supervisor is left to read when the guest has ended.
 //!
@@ -24,6 +24,7 @@ pub mod calls;
 pub mod devices;
 pub mod enter;
 pub mod memory;
+pub mod pages;
 pub mod paging;
 pub mod report;
 pub mod seal;

@@ -3,7 +3,10 @@
 //! The monitor builds them before the guest runs, with the same code that later changes protections in them. They lie in
 //! memory that is the guest's physical memory but that no guest code can reach: all tables are on supervisor pages.
 //! Pages of the pool are handed out in order and never come back; the pool is made so large that even a guest that
-//! protects every single page finds room ([`pool_pages`]).
+//! protects every single page finds room ([`pool_pages`]). What maps a program's memory comes from the same pool, and an
+//! operation for which that is too small fails ([`program`]).
+
+pub mod program;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -149,12 +152,7 @@ impl<'a> Tables<'a> {
             }
             let entry = *self.words.get(slot).ok_or(NoTable)?;
             table = if entry == 0 {
-                let page = self.take()?;
-                let place = self.physical + page as u64 * PAGE;
-                // Rights are decided by the lowest entry alone.
-                *self.words.get_mut(slot).ok_or(NoTable)? =
-                    place | PRESENT | WRITABLE | USER | ACCESSED_DIRTY;
-                page
+                self.link(slot)?
             } else if entry & LARGE != 0 && at == 1 {
                 self.split(slot, entry)?
             } else {
@@ -176,9 +174,20 @@ impl<'a> Tables<'a> {
             *small = next;
             next += PAGE;
         }
-        *self.words.get_mut(slot).ok_or(NoTable)? =
-            (self.physical + page as u64 * PAGE) | PRESENT | WRITABLE | USER | ACCESSED_DIRTY;
+        *self.words.get_mut(slot).ok_or(NoTable)? = self.leading_to(page);
         Ok(page)
+    }
+
+    /// A new, empty table behind an entry.
+    fn link(&mut self, slot: usize) -> Result<usize, NoTable> {
+        let page = self.take()?;
+        *self.words.get_mut(slot).ok_or(NoTable)? = self.leading_to(page);
+        Ok(page)
+    }
+
+    /// An entry that leads to a table. Rights are decided by the lowest entry alone.
+    fn leading_to(&self, page: usize) -> u64 {
+        (self.physical + page as u64 * PAGE) | PRESENT | WRITABLE | USER | ACCESSED_DIRTY
     }
 
     fn take(&mut self) -> Result<usize, NoTable> {
@@ -210,7 +219,7 @@ mod tests {
     const BASE: u64 = 0x10_0000;
 
     /// What the processor would find: physical address and the rights that all levels agree on.
-    fn walk(words: &[u64], virt: u64) -> Option<(u64, bool, bool, bool)> {
+    pub(super) fn walk(words: &[u64], virt: u64) -> Option<(u64, bool, bool, bool)> {
         let mut table = 0;
         let (mut write, mut user, mut execute) = (true, true, true);
         for level in (0..4).rev() {
@@ -231,7 +240,7 @@ mod tests {
         None
     }
 
-    fn pool(pages: u64) -> Vec<u64> {
+    pub(super) fn pool(pages: u64) -> Vec<u64> {
         vec![0; pages as usize * 512]
     }
 

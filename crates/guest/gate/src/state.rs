@@ -87,7 +87,12 @@ pub struct Program {
     pub calls: Cell<u64>,
     /// The word that tells of a tick that was not delivered.
     pub deferred: Cell<u64>,
+    /// The program, which is stepped through, is about to go on.
+    pub arriving: Cell<bool>,
 }
+
+/// How many descriptors a [`Program`] has.
+pub const PROGRAM_FDS: i32 = 3;
 
 /// Where the descriptors of a [`Program`] begin: behind the devices'. First the memory's, then the root image's, then the
 /// input's.

@@ -24,6 +24,7 @@ pub mod errno {
     pub const EMSGSIZE: isize = -90;
     pub const EINVAL: isize = -22;
     pub const EOPNOTSUPP: isize = -95;
+    pub const ENETDOWN: isize = -100;
     pub const ENOBUFS: isize = -105;
     pub const EDQUOT: isize = -122;
     pub const EROFS: isize = -30;
@@ -58,12 +59,13 @@ pub mod nr {
     pub const GETRANDOM: u32 = 318;
 }
 
-/// What a virtual CPU is asked (`<linux/kvm.h>`).
+/// What a virtual CPU and its machine are asked (`<linux/kvm.h>`).
 #[allow(missing_docs, reason = "the names are Linux's")]
 pub mod kvm {
     pub const RUN: u32 = 0xae80;
     pub const GET_SREGS: u32 = 0x8138_ae83;
     pub const GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
+    pub const SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
 }
 
 /// `CLOCK_REALTIME`.
@@ -485,6 +487,26 @@ pub fn kvm_exception_pending(vcpu: i32) -> bool {
     // An exception injected, one pending, an interrupt injected (`int` counts as such).
     let [injected, _, _, pending, _, _, _, _, interrupt, ..] = events;
     done < 0 || injected | pending | interrupt != 0
+}
+
+/// Gives the guest `len` bytes of this process's addresses as physical memory (`KVM_SET_USER_MEMORY_REGION`), in a slot that
+/// was not used before.
+pub fn kvm_add_memory(machine: i32, slot: u32, physical: u64, len: u64, addr: u64) -> isize {
+    let region = [u64::from(slot), physical, len, addr];
+    let record = region.as_ptr() as usize;
+    // SAFETY: the kernel only reads the record.
+    unsafe {
+        syscall(
+            nr::IOCTL,
+            [
+                machine as usize,
+                kvm::SET_USER_MEMORY_REGION as usize,
+                record,
+                0,
+                0,
+            ],
+        )
+    }
 }
 
 /// `exit_group(2)`.

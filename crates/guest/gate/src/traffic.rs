@@ -177,12 +177,10 @@ impl Traffic {
     ///
     /// # Safety
     /// As for [`copy`](Self::copy), with the same ring, to which nothing has been copied since.
-    pub unsafe fn withdraw(&self, ring: *mut u8, copy: Copy) {
-        // SAFETY: a record's head inside the ring.
-        unsafe {
-            let head = ring.add(copy.0).cast::<Head>();
-            (&raw mut (*head).direction).write_volatile(WITHDRAWN);
-        }
+    pub unsafe fn withdraw(&self, ring: *mut u8, copy: &Copy) {
+        let at = copy.0 + core::mem::offset_of!(Head, direction);
+        // SAFETY: a field of a record's head inside the ring.
+        unsafe { ring.add(at).cast::<u32>().write_unaligned(WITHDRAWN) };
     }
 }
 

@@ -19,6 +19,8 @@ mod greg {
     pub const RSP: usize = 15;
     pub const RIP: usize = 16;
     pub const EFL: usize = 17;
+    /// `cs`, `gs`, `fs` and `ss`, 16 bits each.
+    pub const SEGMENTS: usize = 18;
     pub const ERR: usize = 19;
     pub const TRAPNO: usize = 20;
     pub const CR2: usize = 22;
@@ -45,11 +47,26 @@ pub struct Info {
     pad: i32,
     address: u64,
     system_call: i32,
+    architecture: u32,
 }
 
+const SIGTRAP: i32 = 5;
 const SIGSYS: i32 = 31;
+/// Vector of single steps.
+const DEBUG: u64 = 1;
 /// `SYS_SECCOMP`: the filter's doing, not somebody's who sends signals.
 const SYS_SECCOMP: i32 = 1;
+/// `AUDIT_ARCH_X86_64`
+const ARCHITECTURE: u32 = 0xc000_003e;
+const SIGSEGV: u32 = 11;
+const GENERAL_PROTECTION: u32 = 13;
+/// `int 0x80` and `sysenter` are as long.
+const CALL_LEN: u64 = 2;
+/// What the processor says of `int 0x80` where its gate is not for programs: the vector, times 8, in the descriptor table of interrupts.
+const NO_32_BIT_CALLS: u32 = 0x80 << 3 | 2;
+/// `__USER_CS` and `__USER_DS`: 64-bit code.
+const CODE_SEGMENT: u64 = 0x33;
+const STACK_SEGMENT: u64 = 0x2b;
 /// Trap flag, direction flag, alignment check: off in a trap entry.
 pub const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 18;
 
@@ -75,8 +92,21 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     let in_gate = state.code.contains(rip, 1);
     let in_program = in_program(state, rip);
     let calls = state.program.calls.get();
+    if signal == SIGTRAP && registers[greg::TRAPNO] == DEBUG && state.program.runs {
+        // A program that is stepped through: the library OS's last instructions on the way back to it are not to be seen, nor is the
+        // arrival itself, but the instruction after that.
+        if state.text.contains(rip, 1) {
+            state.program.arriving.set(true);
+            return;
+        }
+        if in_program && state.program.arriving.replace(false) {
+            return;
+        }
+    }
+    let by_filter = signal == SIGSYS && info.code == SYS_SECCOMP;
+    let narrow = by_filter && info.architecture != ARCHITECTURE;
     // What `calls` leaves.
-    if signal == SIGSYS && calls != 0 && info.code == SYS_SECCOMP && in_program {
+    if by_filter && !narrow && calls != 0 && in_program {
         // What the instruction itself does.
         registers[greg::RCX] = rip;
         registers[greg::R11] = registers[greg::EFL];
@@ -85,9 +115,7 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         return;
     }
     if tick && calls != 0 && !in_program {
-        // SAFETY: the guest has given an aligned word of its writable memory; should it have taken its own access away, the
-        // fault ends it.
-        unsafe { (state.program.deferred.get() as *mut u64).write_volatile(1) };
+        defer_tick(state);
         return;
     }
     let busy = in_trap(state, registers[greg::RSP]) && !in_program;
@@ -110,6 +138,13 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
     }
     if tick {
         frame.vector = TrapFrame::TICK;
+    } else if narrow && in_program {
+        // As of a kernel that has no calls of 32-bit programs.
+        frame.vector = GENERAL_PROTECTION;
+        frame.error = NO_32_BIT_CALLS;
+        frame.address = 0;
+        frame.signal = SIGSEGV;
+        frame.rip = rip.wrapping_sub(CALL_LEN);
     } else if signal == SIGSYS {
         frame.vector = TrapFrame::HOST_CALL;
         frame.address = u64::from(info.system_call.cast_unsigned());
@@ -123,6 +158,9 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
         end_with_fault(Some(&vcpu::caller(state)), what);
     }
     let entry = deliver(state, &frame);
+    // A program may have gone to a segment of 32-bit code.
+    registers[greg::SEGMENTS] =
+        registers[greg::SEGMENTS] & 0xffff_ffff_0000 | CODE_SEGMENT | STACK_SEGMENT << 48;
     registers[greg::RDI] = entry.frame;
     registers[greg::RSP] = entry.stack;
     registers[greg::RIP] = entry.code;
@@ -130,8 +168,16 @@ pub unsafe extern "C" fn signal(signal: i32, info: *const Info, context: *mut Co
 }
 
 /// True if code at `rip` is not the library OS's but that of the program it runs.
-fn in_program(state: &State, rip: u64) -> bool {
-    state.program.runs && !state.text.contains(rip, 1) && !state.code.contains(rip, 1)
+pub fn in_program(state: &State, rip: u64) -> bool {
+    let others = [state.text, state.code, state.machine.own];
+    state.program.runs && !others.iter().any(|other| other.contains(rip, 1))
+}
+
+/// Tells a guest with a program of a tick that has come where none can be delivered.
+pub fn defer_tick(state: &State) {
+    // SAFETY: the guest has given an aligned word of its writable memory; should it have taken its own access away, the fault
+    // ends it.
+    unsafe { (state.program.deferred.get() as *mut u64).write_volatile(1) };
 }
 
 /// True if `stack` is a stack pointer into the stack for traps.

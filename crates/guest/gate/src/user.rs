@@ -2,13 +2,14 @@
 //!
 //! The program's memory is the host's: each operation is one call of `mmap`, `munmap`, `mprotect`, `madvise` or `mremap` on
 //! addresses of the user range, where nothing else lies. The seccomp filter holds them to that range, and to the two
-//! descriptors that may be mapped.
+//! descriptors that may be mapped. In a virtual machine [`Pages`] lets the guest have what lies there.
 
 use kiln_abi::DeviceKind;
 use kiln_abi::op::{OpError, Segment};
 use kiln_abi::user::{UserAccess, UserAdvice, UserBacking};
 
 use crate::devices::{HostDevices, check, fd};
+use crate::pages::Pages;
 use crate::state::{Program, Range, State};
 use crate::sys::{self, PollFd, Timespec, errno};
 
@@ -31,22 +32,57 @@ impl HostDevices<'_> {
     ) -> Result<(), OpError> {
         self.program()?;
         let (flags, fd, offset) = source(self.state(), range.len, backing)?;
+        let pages = Pages::of(self.state());
+        if let Some(pages) = pages {
+            pages.prepare(range, access)?;
+        }
         let populate = if populate { sys::MAP_POPULATE } else { 0 };
         let (addr, len) = (range.addr, range.len);
+        let access_here = host_access(pages, access);
         // SAFETY: the user range holds nothing of this code's or of the library OS's own.
-        memory(unsafe { sys::mmap(addr, len, access.bits(), flags | populate, fd, offset) })
+        memory(unsafe { sys::mmap(addr, len, access_here, flags | populate, fd, offset) })?;
+        let Some(pages) = pages else {
+            return Ok(());
+        };
+        pages.allow(range, access).inspect_err(|_| {
+            // Whatever was there is gone.
+            let _ = self.unmap(range);
+        })
     }
 
     pub(crate) fn unmap(&mut self, range: Segment) -> Result<(), OpError> {
         self.program()?;
+        if let Some(pages) = Pages::of(self.state()) {
+            pages.close(range)?;
+        }
         // SAFETY: as above.
         memory(unsafe { sys::munmap(range.addr, range.addr + range.len) })
     }
 
     pub(crate) fn protect(&mut self, range: Segment, access: UserAccess) -> Result<(), OpError> {
         self.program()?;
-        // SAFETY: as above.
-        memory(unsafe { sys::mprotect(range.addr, range.len, access.bits()) })
+        let pages = Pages::of(self.state());
+        if let Some(pages) = pages {
+            pages.prepare(range, access)?;
+        }
+        let protect = |access| {
+            // SAFETY: as above.
+            memory(unsafe { sys::mprotect(range.addr, range.len, access) })
+        };
+        let Some(pages) = pages else {
+            return protect(access.bits());
+        };
+        // A KVM that works by page tables hears of what this process does to its own pages only. To it code that becomes data
+        // would be no change.
+        if !self.state().machine.walks && access.bits() & UserAccess::EXEC.bits() == 0 {
+            self.host_calls += 1;
+            // What fails here fails again.
+            let _ = protect(UserAccess::NONE.bits());
+        }
+        match protect(host_access(Some(pages), access)) {
+            Ok(()) => pages.allow(range, access),
+            Err(error) => pages.restrict(range, access).and(Err(error)),
+        }
     }
 
     pub(crate) fn discard(&mut self, range: Segment) -> Result<(), OpError> {
@@ -59,9 +95,16 @@ impl HostDevices<'_> {
     /// moved in halves.
     pub(crate) fn relocate(&mut self, range: Segment, to: u64) -> Result<(), OpError> {
         self.program()?;
+        let pages = Pages::of(self.state());
+        if let Some(pages) = pages {
+            pages.prepare_move(range, to)?;
+        }
         let mut done = 0;
         let mut piece = range.len;
-        while done < range.len {
+        let moved = loop {
+            if done >= range.len {
+                break Ok(());
+            }
             piece = piece.min(range.len - done);
             // SAFETY: as above.
             match unsafe { sys::mremap(range.addr + done, piece, to + done) } {
@@ -70,14 +113,23 @@ impl HostDevices<'_> {
                     self.host_calls += 1;
                     continue;
                 }
-                result => memory(result)?,
+                result => {
+                    if let Err(error) = memory(result) {
+                        break Err(error);
+                    }
+                }
             }
             done += piece;
             // The rest may be one mapping again.
             piece = range.len;
             self.host_calls += u64::from(done < range.len);
+        };
+        if let Some(pages) = pages
+            && done > 0
+        {
+            pages.relocate(Segment { len: done, ..range }, to)?;
         }
-        Ok(())
+        moved
     }
 
     pub(crate) fn advise(&mut self, range: Segment, advice: UserAdvice) -> Result<(), OpError> {
@@ -108,6 +160,12 @@ impl HostDevices<'_> {
         let program = &self.state().program;
         program.deferred.set(deferred);
         program.calls.set(entry);
+        for place in self.state().machine.calls {
+            if !place.is_null() {
+                // SAFETY: the machine's own words, which its code reads.
+                unsafe { place.write_volatile(entry) };
+            }
+        }
         Ok(())
     }
 
@@ -131,6 +189,7 @@ impl HostDevices<'_> {
         }
     }
 
+    /// A request, a reply, or both.
     pub(crate) fn ask(
         &mut self,
         device: u32,
@@ -139,15 +198,45 @@ impl HostDevices<'_> {
     ) -> Result<u64, OpError> {
         self.program()?;
         self.device(device, DeviceKind::Files)?;
+        let waits = request.len > 0 && reply.len > 0;
+        if request.len > 0 {
+            if !waits {
+                self.ready_for(device, sys::POLLOUT)?;
+            }
+            self.send_request(device, request)?;
+        }
+        if reply.len == 0 {
+            return Ok(0);
+        }
+        if !waits {
+            self.ready_for(device, sys::POLLIN)?;
+        }
+        self.take_reply(device, reply)
+    }
+
+    /// Errors and hang-ups count as ready: the call behind this one tells of them.
+    fn ready_for(&mut self, device: u32, events: i16) -> Result<(), OpError> {
+        self.host_calls += 1;
+        let mut fds = [PollFd {
+            fd: fd(device),
+            events,
+            revents: 0,
+        }];
+        let ready = sys::ppoll(&mut fds, Some(&mut Timespec::default())) > 0;
+        ready.then_some(()).ok_or(OpError::Again)
+    }
+
+    fn send_request(&mut self, device: u32, request: Segment) -> Result<(), OpError> {
         let written = loop {
             match sys::write(fd(device), request.addr, request.len) {
                 errno::EINTR => self.host_calls += 1,
                 result => break check(result).map_err(|_| OpError::Io)?,
             }
         };
-        if written != request.len {
-            return Err(OpError::Io);
-        }
+        (written == request.len).then_some(()).ok_or(OpError::Io)
+    }
+
+    fn take_reply(&mut self, device: u32, reply: Segment) -> Result<u64, OpError> {
         loop {
             self.host_calls += 1;
             let len = reply.len as usize;
@@ -158,6 +247,18 @@ impl HostDevices<'_> {
                 result => return check(result).map_err(|_| OpError::Io),
             }
         }
+    }
+}
+
+/// What this process itself may do with pages of the program. Those of a guest in a virtual machine are never executed here, and
+/// whatever the guest may do with them KVM must be able to read.
+fn host_access(pages: Option<Pages<'_>>, access: UserAccess) -> u64 {
+    let bits = access.bits();
+    let read = UserAccess::READ.bits();
+    match pages {
+        None => bits,
+        Some(_) if bits == 0 => 0,
+        Some(_) => bits & UserAccess::WRITE.bits() | read,
     }
 }
 

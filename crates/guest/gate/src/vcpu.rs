@@ -17,7 +17,7 @@ use kiln_abi::trap::{TrapFrame, is_host_call, signal_of};
 
 use crate::memory::GuestMemory;
 use crate::paging::{Access, Tables};
-use crate::state::{FIRST_DEVICE_FD, Range, State, state};
+use crate::state::{FIRST_DEVICE_FD, PROGRAM_FDS, Range, State, state};
 use crate::sys::{self, errno};
 use crate::{enter, trap};
 
@@ -105,6 +105,26 @@ pub struct Machine {
     pub walks: bool,
     /// Page tables were changed: the guest must flush its TLB before it goes on.
     pub stale: Cell<bool>,
+    /// Where the code behind a `syscall` instruction finds where to go on, in ring 3 and in ring 0.
+    pub calls: [*mut u64; 2],
+    /// What the guest has of its program's memory.
+    pub chunks: Chunks,
+}
+
+/// The parts of the user range that are the guest's physical memory. All zero for guests without a program.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Chunks {
+    /// For each chunk of the user range its place among those in use, from 1 on; 0 if it is not.
+    pub places: *mut u16,
+    /// Physical address of the first.
+    pub physical: u64,
+    /// The memory slot of the first.
+    pub slot: u32,
+    /// How many there may be.
+    pub most: u32,
+    /// How many there are.
+    pub used: Cell<u32>,
 }
 
 /// Words that the processor and the guest's stub push for an exception: vector, error, rip, cs, rflags, rsp, ss.
@@ -117,9 +137,10 @@ const PROGRAM_FLAGS: u64 = 0x20_08d5;
 /// Flags that are set throughout: interrupts, and one that always is.
 const ALWAYS_FLAGS: u64 = 0x202;
 
-/// The descriptor of the virtual CPU: behind the devices'.
-pub fn vcpu_fd(devices: u32) -> i32 {
-    FIRST_DEVICE_FD + devices.cast_signed()
+/// The descriptor of the virtual CPU: behind the devices' and a program's. For guests with a program the machine's own follows.
+pub const fn vcpu_fd(devices: u32, program: bool) -> i32 {
+    let behind = if program { PROGRAM_FDS } else { 0 };
+    FIRST_DEVICE_FD + devices.cast_signed() + behind
 }
 
 /// Runs the guest until it ends.
@@ -129,7 +150,7 @@ pub fn vcpu_fd(devices: u32) -> i32 {
 pub unsafe extern "C" fn run() -> ! {
     // SAFETY: the monitor has filled the state in.
     let state = unsafe { state() };
-    let fd = vcpu_fd(state.device_count);
+    let fd = vcpu_fd(state.device_count, state.program.runs);
     let run = state.machine.run;
     loop {
         let result = sys::kvm_run(fd);
@@ -161,6 +182,7 @@ pub unsafe extern "C" fn run() -> ! {
             stop(state, 11, what);
         }
         match reason {
+            exit::IO if state.program.runs && !from_stub(state) => port_of_program(state, fd),
             exit::IO if port == PORT_ENTER => call(state),
             exit::IO if port == PORT_TRAP => exception(state, fd),
             exit::IO if port == PORT_SYSCALL => system_call(state),
@@ -203,6 +225,27 @@ fn set_registers(state: &State, registers: Registers) {
     }
 }
 
+/// Whether what has come to a port has come from the machine's own code.
+fn from_stub(state: &State) -> bool {
+    state.machine.own.contains(registers(state).rip, 1)
+}
+
+/// A program that tries the stubs' ports itself: to it they are closed like all others.
+fn port_of_program(state: &State, fd: i32) {
+    const GENERAL_PROTECTION: u32 = 13;
+    let registers = registers(state);
+    // KVM finishes the instruction first, and then says so in place of running on.
+    kick(state);
+    sys::kvm_run(fd);
+    forget_tick(state);
+    let frame = TrapFrame {
+        vector: GENERAL_PROTECTION,
+        signal: signal_of(GENERAL_PROTECTION),
+        ..frame_of(&registers)
+    };
+    deliver(state, registers, &frame);
+}
+
 /// The guest's call.
 fn call(state: &State) {
     let mut registers = registers(state);
@@ -230,16 +273,38 @@ pub fn protect(state: &State, range: Segment, protection: Protection) -> Result<
         Protection::Read => Access::Read,
         Protection::ReadWrite => Access::ReadWrite,
     };
-    // SAFETY: the monitor gave these pages to the page tables alone. The guest does not run meanwhile.
-    let words = unsafe {
-        core::slice::from_raw_parts_mut(machine.tables, machine.table_pages as usize * 512)
-    };
-    let used = machine.tables_used.get() as usize;
-    let mut tables = Tables::new(words, machine.tables_physical, used);
-    let done = tables.protect(range.addr, range.len, access);
-    machine.tables_used.set(tables.used() as u64);
-    machine.stale.set(machine.walks);
-    done.map_err(|_| OpError::Invalid)
+    machine
+        .change(|tables| tables.protect(range.addr, range.len, access))
+        .map_err(|_| OpError::Invalid)
+}
+
+impl Chunks {
+    /// Those of a guest without a program.
+    pub const fn none() -> Self {
+        Self {
+            places: core::ptr::null_mut(),
+            physical: 0,
+            slot: 0,
+            most: 0,
+            used: Cell::new(0),
+        }
+    }
+}
+
+impl Machine {
+    /// Changes the guest's page tables.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Tables<'_>) -> T) -> T {
+        // SAFETY: the monitor gave these pages to the page tables alone. The guest does not run meanwhile.
+        let words = unsafe {
+            core::slice::from_raw_parts_mut(self.tables, self.table_pages as usize * 512)
+        };
+        let used = self.tables_used.get() as usize;
+        let mut tables = Tables::new(words, self.tables_physical, used);
+        let result = change(&mut tables);
+        self.tables_used.set(tables.used() as u64);
+        self.stale.set(self.walks);
+        result
+    }
 }
 
 /// The state of the guest as a trap frame, of an exception yet unknown.
@@ -324,11 +389,20 @@ fn tick(state: &State, fd: i32) {
     let registers = registers(state);
     let mut frame = frame_of(&registers);
     frame.vector = TrapFrame::TICK;
+    let pending = sys::kvm_exception_pending(fd);
+    if state.program.calls.get() != 0 {
+        if pending || !trap::in_program(state, registers.rip) {
+            trap::defer_tick(state);
+        } else {
+            deliver(state, registers, &signalled(frame, 14));
+        }
+        return;
+    }
     // In ring 0, on its way there for a flush, or in the entry of an exception the guest must not be sent elsewhere.
     let busy = state.machine.own.contains(registers.rip, 1)
         || trap::in_trap(state, registers.rsp)
         || state.trap_entry.get() == 0
-        || sys::kvm_exception_pending(fd);
+        || pending;
     if !busy {
         deliver(state, registers, &signalled(frame, 14));
     }

@@ -16,6 +16,9 @@ pub enum ExitReason {
     Corrupted = 3,
     /// The guest could not start: a [`BootInfo`](crate::BootInfo) it does not understand, or no memory. Exit code 125.
     Boot = 4,
+    /// The guest's memory is used up, and what runs in it is not at fault: a Linux program has had the library OS keep too much, or has used up its own part where
+    /// the guest divides its memory. Exit code 137, as of a process that Linux ends for that.
+    OutOfMemory = 5,
 }
 
 impl ExitReason {
@@ -27,6 +30,7 @@ impl ExitReason {
             2 => Self::Fault,
             3 => Self::Corrupted,
             4 => Self::Boot,
+            5 => Self::OutOfMemory,
             _ => return None,
         })
     }

@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::metrics;
 use crate::net::NetHeader;
 use crate::note::{AbiNote, DeviceNote};
-use crate::op::{RawOp, Segment};
+use crate::op::{OpHead, RawOp, Segment};
 use crate::trap::TrapFrame;
 
 /// A structure of the contract, as bytes.
@@ -59,6 +59,7 @@ macro_rules! records {
 records! {
     NetHeader: 1 + 1 + 5 * 2, align 2;
     RawOp: 2 + 2 + 4 + 8 + 6 * 8, align 8;
+    OpHead: 2 + 2 + 4 + 8, align 8;
     Segment: 8 + 8, align 8;
     Call: 8 + 4 + 4 + 3 * 8 + 4 + 4 + 5 * 8, align 8;
     MemoryRange: 8 + 8 + 4 + 4, align 8;

@@ -25,6 +25,9 @@ pub const VERSION: u16 = 1;
 /// [`Header::kind`]: the network stack, on one link.
 pub const NET: u16 = 1;
 
+/// [`Header::kind`]: system calls that a Linux program has made and that are not implemented, in [records](CallsBlock).
+pub const CALLS: u16 = 2;
+
 /// The most values of one block.
 pub const MAX_VALUES: usize = 128;
 
@@ -198,8 +201,76 @@ impl NetBlock {
 
 const _: () = assert!(Net::ALL.len() <= MAX_VALUES);
 
+/// Words of a record that hold a name: bytes in memory order, padded with zeroes.
+const NAME_WORDS: usize = 4;
+/// Words of a record: the name, then how often.
+const RECORD_WORDS: usize = NAME_WORDS + 1;
+/// Records of a block.
+pub const CALL_RECORDS: usize = 24;
+
+/// A block of kind [`CALLS`]: for each call a record of its name and how often it was made. A record without a name is not in use.
+pub type CallsBlock = Block<{ CALL_RECORDS * RECORD_WORDS }>;
+
+const _: () = assert!(CALL_RECORDS * RECORD_WORDS <= MAX_VALUES);
+
+impl CallsBlock {
+    /// A block without records in use.
+    pub const fn of_calls() -> Self {
+        Self {
+            header: Header {
+                magic: MAGIC,
+                kind: CALLS,
+                version: VERSION,
+                device: 0,
+                count: (CALL_RECORDS * RECORD_WORDS) as u32,
+            },
+            values: [const { AtomicU64::new(0) }; CALL_RECORDS * RECORD_WORDS],
+        }
+    }
+
+    /// Fills a record in; a name is cut after 32 bytes, and records behind the last one are none.
+    pub fn set_call(&self, record: usize, name: &str, count: u64) {
+        let Some(values) = self.values.chunks_exact(RECORD_WORDS).nth(record) else {
+            return;
+        };
+        for (at, value) in values.iter().take(NAME_WORDS).enumerate() {
+            let mut word = [0; 8];
+            let rest = name.as_bytes().get(at * 8..).unwrap_or_default();
+            for (to, from) in word.iter_mut().zip(rest) {
+                *to = *from;
+            }
+            value.store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        }
+        if let Some(value) = values.last() {
+            value.store(count, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The records in the values of a block of kind [`CALLS`] that are in use: the bytes of the name, padded with zeroes, and how often. What is not a name of
+/// lower-case letters, digits and underscores is left out.
+pub fn calls(values: &[u64]) -> impl Iterator<Item = ([u8; NAME_WORDS * 8], u64)> {
+    values.chunks_exact(RECORD_WORDS).filter_map(|record| {
+        let mut name = [0; NAME_WORDS * 8];
+        for (to, word) in name.chunks_exact_mut(8).zip(record) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        let len = name
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(name.len());
+        let (text, rest) = name.split_at(len);
+        let is_name = |&byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        let good = len > 0 && text.iter().all(is_name) && rest.iter().all(|&byte| byte == 0);
+        good.then(|| (name, record.last().copied().unwrap_or(0)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
     use super::*;
 
     #[test]
@@ -213,6 +284,25 @@ mod tests {
             let first = Net::ALL.iter().position(|other| other.name == metric.name);
             assert_eq!(first, Some(index), "{metric:?}");
         }
+    }
+
+    #[test]
+    fn records_of_calls_are_read_as_they_were_written() {
+        let block = CallsBlock::of_calls();
+        block.set_call(0, "fork", 3);
+        block.set_call(2, "a_name_that_is_far_longer_than_names_are", 1);
+        block.set_call(3, "With Capitals", 9);
+        block.set_call(CALL_RECORDS, "behind", 1);
+        let values: Vec<u64> = block
+            .values
+            .iter()
+            .map(|value| value.load(Ordering::Relaxed))
+            .collect();
+        let read: Vec<_> = calls(&values).collect();
+        assert_eq!(read.len(), 2);
+        assert_eq!((&read[0].0[..5], read[0].1), (&b"fork\0"[..], 3));
+        assert_eq!(&read[1].0, b"a_name_that_is_far_longer_than_n");
+        assert_eq!(calls(&[1, 2, 3]).count(), 0);
     }
 
     #[test]

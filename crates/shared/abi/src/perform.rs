@@ -9,8 +9,8 @@ use crate::call::{Call, MAX_OPS};
 use crate::layout::Record;
 use crate::net::{MAX_FRAME, NetHeader};
 use crate::op::{
-    MAX_BLOCK_TRANSFER, MAX_SEGMENTS, Op, OpError, Protection, RawOp, Segment, SegmentList, Stream,
-    code,
+    MAX_BLOCK_TRANSFER, MAX_SEGMENTS, Op, OpError, OpHead, Protection, RawOp, Segment, SegmentList,
+    Stream, code,
 };
 use crate::user::{UserAccess, UserAdvice, UserBacking, UserOp};
 
@@ -190,43 +190,48 @@ pub fn batch<D: Devices>(
         let Some(addr) = call.ops.checked_add(index * OP_SIZE) else {
             break;
         };
+        // Guests keep many operations ready that ask for frames. Once there are no more, the heads say enough.
+        let mut head = OpHead::default();
+        if memory.read(addr, head.as_bytes_mut()).is_err() {
+            break;
+        }
+        let receives = head.code == code::NET_RECEIVE;
+        if pass == Pass::Retry && !(receives && head.result == OpError::Again as i64) {
+            continue;
+        }
+        let closed = if receives { &mut drained } else { &mut full };
+        let moves_frames =
+            D::LINKS && (receives || head.code == code::NET_SEND) && head.device < 64;
+        let bit = if moves_frames { 1 << head.device } else { 0 };
+        if *closed & bit != 0 {
+            head.result = OpError::Again as i64;
+            if memory.write(addr, head.as_bytes()).is_err() {
+                break;
+            }
+            progress.done += 1;
+            continue;
+        }
         let mut op = RawOp::default();
         if memory.read(addr, op.as_bytes_mut()).is_err() {
             break;
         }
-        let again = op.code == code::NET_RECEIVE && op.result == OpError::Again as i64;
-        if pass == Pass::Retry && !again {
-            continue;
-        }
-        let closed = if op.code == code::NET_RECEIVE {
-            &mut drained
-        } else {
-            &mut full
-        };
-        let moves_frames =
-            D::LINKS && matches!(op.code, code::NET_RECEIVE | code::NET_SEND) && op.device < 64;
-        let bit = if moves_frames { 1 << op.device } else { 0 };
-        let result = if *closed & bit != 0 {
-            Err(OpError::Again)
-        } else {
-            match op.decode_for(D::LINKS, D::DISKS, D::PROGRAMS) {
-                Ok(Op::Exit {
+        let result = match op.decode_for(D::LINKS, D::DISKS, D::PROGRAMS) {
+            Ok(Op::Exit {
+                reason,
+                code,
+                frames,
+                message,
+            }) => {
+                progress.exit = Some(Exit {
                     reason,
                     code,
                     frames,
                     message,
-                }) => {
-                    progress.exit = Some(Exit {
-                        reason,
-                        code,
-                        frames,
-                        message,
-                    });
-                    return progress;
-                }
-                Ok(typed) => one(typed, &mut op, memory, devices),
-                Err(error) => Err(error),
+                });
+                return progress;
             }
+            Ok(typed) => one(typed, &mut op, memory, devices),
+            Err(error) => Err(error),
         };
         if result == Err(OpError::Again) {
             *closed |= bit;
@@ -388,8 +393,11 @@ fn user<D: Devices>(op: UserOp, memory: &impl Memory, devices: &mut D) -> Result
             request,
             reply,
         } => {
-            memory.check(request, false)?;
-            memory.check(reply, true)?;
+            for (part, writable) in [(request, false), (reply, true)] {
+                if part.len > 0 {
+                    memory.check(part, writable)?;
+                }
+            }
             return devices.ninep(device, request, reply);
         }
     }

@@ -171,15 +171,25 @@ pub enum UserOp {
         /// Where to put them; at least one byte.
         buffer: Segment,
     },
-    /// Sends a 9P request to a device of kind [`DeviceKind::Files`](crate::DeviceKind::Files) and waits for the reply, which takes as
-    /// long as the host's file system does. Result: the reply's length. Errors: [`OpError::NoDevice`], [`OpError::Invalid`] for
-    /// messages longer than [`MAX_NINEP`], [`OpError::Io`] when the device is gone.
+    /// Exchanges messages of 9P with a device of kind [`DeviceKind::Files`](crate::DeviceKind::Files).
+    ///
+    /// - With a request and room for a reply: sends the one and waits for the other, which takes as long as the host's file system does. Only
+    ///   while no other request of this device is on its way: whichever reply comes first is taken. Result: the reply's length.
+    /// - With a request only: sends it and does not wait. Result: 0. [`OpError::Again`] if there is no room for it before a reply has come.
+    /// - With room only: takes a reply that has come. Result: its length. [`OpError::Again`] if there is none; the device's bit in
+    ///   [`Call::wait_receive`](crate::Call::wait_receive) waits for one.
+    ///
+    /// Requests are performed in the order in which they were sent, but for those that wait for a disk (`Tfsync`), whose replies may come
+    /// later than those of others. Tags tell them apart.
+    ///
+    /// Errors: [`OpError::NoDevice`], [`OpError::Invalid`] for messages longer than [`MAX_NINEP`] and if there is neither,
+    /// [`OpError::Io`] when the device is gone.
     NineP {
         /// Which device.
         device: u32,
-        /// The request, a whole message.
+        /// The request, a whole message; or nothing.
         request: Segment,
-        /// Room for the reply, at least as much as the request's kind may bring (`msize`).
+        /// Room for the reply, at least as much as the request's kind may bring (`msize`); or none.
         reply: Segment,
     },
 }
@@ -275,7 +285,7 @@ impl UserOp {
                 deferred: len,
             },
             code::CONSOLE_READ if len > 0 => Self::ConsoleRead { buffer: words },
-            code::NINEP if len <= MAX_NINEP && fourth <= MAX_NINEP => Self::NineP {
+            code::NINEP if len.max(fourth) <= MAX_NINEP && len.max(fourth) > 0 => Self::NineP {
                 device: raw.device,
                 request: words,
                 reply: Segment {
@@ -426,6 +436,10 @@ mod tests {
             raw(code::USER_ADVISE, 0, 0, 0),
             raw(code::USER_ADVISE, 5, 0, 0),
             raw(code::NINEP, 0, MAX_NINEP + 1, 0),
+            RawOp {
+                code: code::NINEP,
+                ..RawOp::default()
+            },
         ] {
             assert_eq!(op.decode(), Err(OpError::Invalid), "{op:?}");
         }

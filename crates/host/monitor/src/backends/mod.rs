@@ -14,9 +14,6 @@ pub mod process;
 
 use std::fmt;
 
-use kiln_abi::note::AbiNote;
-use kiln_image::Image;
-
 use crate::Error;
 use crate::backend::{Guest, Launch, LinkEnds};
 use crate::spec::BackendChoice;
@@ -36,15 +33,8 @@ pub enum Backend {
 /// Finds the backend that the user wants, or for [`BackendChoice::Auto`] the best one that works here.
 ///
 /// # Errors
-/// [`Error::Foreign`] if a program it needs is not installed; [`Error::NoPrograms`] if the image runs a Linux program, which
-/// the backend cannot.
-pub fn choose(choice: BackendChoice, image: &Image) -> Result<Backend, Error> {
-    if image.abi().flags & AbiNote::PROGRAM != 0 {
-        return match choice {
-            BackendChoice::Auto | BackendChoice::Process => Ok(Backend::Process),
-            _ => Err(Error::NoPrograms(choice.word())),
-        };
-    }
+/// [`Error::Foreign`] if a program it needs is not installed.
+pub fn choose(choice: BackendChoice) -> Result<Backend, Error> {
     Ok(match choice {
         BackendChoice::Auto if kvm::host::is_worthwhile() => Backend::Kvm,
         BackendChoice::Auto | BackendChoice::Process => Backend::Process,

@@ -138,6 +138,11 @@ impl Devices for Log {
         self.seen.push(format!("calls {entry:#x}"));
         Ok(())
     }
+    fn ninep(&mut self, _: u32, request: Segment, reply: Segment) -> Result<u64, OpError> {
+        self.seen
+            .push(format!("ninep {} {}", request.len, reply.len));
+        Ok(reply.len)
+    }
     fn console_read(&mut self, buffer: Segment) -> Result<u64, OpError> {
         Ok(buffer.len)
     }
@@ -293,6 +298,44 @@ fn headers_point_inside_their_frame() {
     );
     assert_eq!(log.seen, ["send 0 1"]);
     assert_eq!([ram.result(1), ram.result(2), ram.result(3)], [-2; 3]);
+}
+
+#[test]
+fn messages_of_folders_go_one_way_or_both() {
+    let nowhere = Segment::default();
+    let request = Segment {
+        addr: BASE + 512,
+        len: 19,
+    };
+    let reply = Segment {
+        addr: BASE + 1024,
+        len: 100,
+    };
+    let outside = Segment { addr: 1, len: 1 };
+    let ops = [
+        (request, reply),
+        (request, nowhere),
+        (nowhere, reply),
+        (outside, nowhere),
+        (nowhere, outside),
+        (nowhere, nowhere),
+    ]
+    .map(|(request, reply)| {
+        let device = 1;
+        let op = UserOp::NineP {
+            device,
+            request,
+            reply,
+        };
+        op.encode()
+    });
+    let mut devices = Log::default();
+    let (ram, _) = run(&ops, &mut devices);
+    assert_eq!(devices.seen, ["ninep 19 100", "ninep 19 0", "ninep 0 100"]);
+    assert_eq!([0, 1, 2].map(|index| ram.result(index)), [100, 0, 100]);
+    let (address, invalid) = (OpError::BadAddress as i64, OpError::Invalid as i64);
+    let refused = [3, 4, 5].map(|index| ram.result(index));
+    assert_eq!(refused, [address, address, invalid]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use kiln_abi::PAGE_SIZE;
 use kiln_gate::paging::{Access, Tables};
 use kiln_gate::state::Range;
-use kiln_gate::vcpu::{Machine, Run, SYNC_REGS};
+use kiln_gate::vcpu::{Chunks, Machine, Run, SYNC_REGS};
 use kiln_image::Access as Segment;
 use kvm_bindings::{
     Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region, kvm_xcr,
@@ -17,7 +17,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::layout::{
-    DESCRIPTORS, EXCEPTION_STACK, FIXED_PAGES, MACHINE, Physical, STUBS, SUPERVISOR_STACK, window,
+    CHUNK_LIST, DESCRIPTORS, EXCEPTION_STACK, FIXED_PAGES, MACHINE, Physical, STUBS,
+    SUPERVISOR_STACK, window,
 };
 use super::processor::{self, Virtualization};
 use super::stub::{self, selector};
@@ -31,6 +32,8 @@ pub struct Made {
     pub machine: Machine,
     /// The virtual CPU.
     pub vcpu: OwnedFd,
+    /// The machine itself.
+    pub vm: VmFd,
     /// Ticks of the time-stamp counter per second, 0 if it cannot be relied on.
     pub tsc_hz: u64,
 }
@@ -45,6 +48,11 @@ mod control {
     pub const EFER: u64 = 1 << 8 | 1 << 10 | 1 << 11;
     pub const MSR_STAR: u32 = 0xc000_0081;
     pub const MSR_LSTAR: u32 = 0xc000_0082;
+    pub const MSR_FMASK: u32 = 0xc000_0084;
+    /// `EFER`: the `syscall` instruction is on.
+    pub const SYSCALL: u64 = 1;
+    /// Trap, direction, nested-task and alignment-check flag.
+    pub const MASKED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 14 | 1 << 18;
 }
 
 /// Makes the virtual machine around memory that is mapped already. `layout.machine` says where its own pages go.
@@ -53,9 +61,10 @@ mod control {
 /// Whatever KVM or the host's memory management answers.
 pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
     let own = layout.machine;
+    let list = if layout.program { CHUNK_LIST } else { 0 };
     let system = Range {
         start: own.start + RUN_SPACE,
-        end: own.end,
+        end: own.end - list,
     };
     let physical = Physical::new(layout);
     let vm = kvm.create_vm().map_err(failed)?;
@@ -63,9 +72,12 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
         (MACHINE, system),
         (physical.image, layout.image),
         (physical.window, window(layout)),
+        (physical.root, layout.root),
     ];
     for (slot, (guest, host)) in (0..).zip(slots) {
-        add_slot(&vm, slot, guest, host)?;
+        if host.end > host.start {
+            add_slot(&vm, slot, guest, host)?;
+        }
     }
     // SAFETY: mapped by the caller for this, zeroed, and nobody else's.
     let pages = unsafe {
@@ -85,7 +97,7 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
     let used = tables_of.used() as u64;
 
     let vcpu = vm.create_vcpu(0).map_err(failed)?;
-    let hardware = set_state(&vcpu, layout, launch, tables_physical, base)?;
+    let facts = set_state(&vcpu, layout, launch, tables_physical, base)?;
     let tsc_hz = reliable_tsc(&vm, &vcpu);
     let run = map_run(&vcpu, kvm, own.start)?;
     // SAFETY: duplicated from a descriptor that is open.
@@ -108,11 +120,24 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
                 start: base,
                 end: base + FIXED_PAGES * PAGE_SIZE,
             },
-            walks: hardware,
+            walks: facts.virtualization != Virtualization::None,
             stale: false.into(),
+            calls: stub::system_call_words().map(|at| (system.start + at) as *mut u64),
+            chunks: if layout.program {
+                Chunks {
+                    places: system.end as *mut u16,
+                    physical: physical.chunks,
+                    slot: slots.len() as u32,
+                    most: physical.most_chunks(facts.physical_bits),
+                    used: 0.into(),
+                }
+            } else {
+                Chunks::none()
+            },
         },
         // SAFETY: just made, and ours.
         vcpu: unsafe { OwnedFd::from_raw_fd(fd) },
+        vm,
         tsc_hz,
     })
 }
@@ -162,6 +187,14 @@ fn map_guest(
         let phys = physical.window + (range.start - start);
         tables.map(range.start, phys, range.end - range.start, access, huge)?;
     }
+    let root = layout.root;
+    tables.map(
+        root.start,
+        physical.root,
+        root.end - root.start,
+        Access::Read,
+        true,
+    )?;
     for (page, access) in [
         (DESCRIPTORS, Access::SupervisorReadExecute),
         (SUPERVISOR_STACK, Access::SupervisorReadWrite),
@@ -179,14 +212,14 @@ fn map_guest(
     Ok(())
 }
 
-/// Puts the first state into the virtual CPU. Returns whether the host's processor walks the guest's page tables itself.
+/// Puts the first state into the virtual CPU. Returns what its processor has.
 fn set_state(
     vcpu: &VcpuFd,
     layout: &Layout,
     launch: &Launch,
     tables: u64,
     base: u64,
-) -> io::Result<bool> {
+) -> io::Result<processor::Features> {
     let (cpuid, has) = processor::describe();
     vcpu.set_cpuid2(&cpuid).map_err(failed)?;
     let needed = control::CR4 | has.programs;
@@ -227,7 +260,12 @@ fn set_state(
     };
     sregs.cr0 = control::CR0;
     sregs.cr3 = tables;
+    // Where the instruction takes the processor to ring 0 it is on for programs only. To other guests it is unknown.
+    let to_supervisor = layout.program && has.virtualization != Virtualization::None;
     sregs.efer = control::EFER;
+    if to_supervisor {
+        sregs.efer |= control::SYSCALL;
+    }
     sregs.cr4 = needed | has.protections;
     // What the processor has, its KVM may lack.
     if vcpu.set_sregs(&sregs).is_err() {
@@ -237,12 +275,17 @@ fn set_state(
     if has.xcr0 != 0 {
         set_extended_state(vcpu, has.xcr0)?;
     }
-    // On processors that let `syscall` through all the same.
-    let landing = base + STUBS + stub::user::SYSCALL;
+    let landing = if to_supervisor {
+        stub::system_call_address(base)
+    } else {
+        // A KVM that works by page tables lets it through all the same, and leaves it in ring 3.
+        base + STUBS + stub::user::SYSCALL
+    };
     let star = u64::from(selector::SUPERVISOR_CODE) << 32 | 0x23 << 48;
     let msrs = Msrs::from_entries(&[
         msr(control::MSR_STAR, star),
         msr(control::MSR_LSTAR, landing),
+        msr(control::MSR_FMASK, control::MASKED_FLAGS),
     ])
     .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     vcpu.set_msrs(&msrs).map_err(failed)?;
@@ -255,7 +298,7 @@ fn set_state(
         ..Default::default()
     };
     vcpu.set_regs(&regs).map_err(failed)?;
-    Ok(has.virtualization != Virtualization::None)
+    Ok(has)
 }
 
 fn msr(index: u32, data: u64) -> kvm_msr_entry {

@@ -66,6 +66,8 @@ pub struct Features {
     pub protections: u64,
     /// The components of the extended state, 0 without XSAVE.
     pub xcr0: u64,
+    /// Bits of a physical address.
+    pub physical_bits: u32,
     /// The host's own.
     pub virtualization: Virtualization,
 }
@@ -167,6 +169,7 @@ pub fn describe() -> (CpuId, Features) {
         programs: on(ebx, 0, cr4::FSGSBASE) | if xcr0 == 0 { 0 } else { cr4::OSXSAVE },
         protections: on(ebx, 7, cr4::SMEP) | on(ecx, 2, cr4::UMIP),
         xcr0,
+        physical_bits: widths.eax & 0xff,
         virtualization: if basic.ecx & VMX != 0 {
             Virtualization::Vmx
         } else if extended.ecx & SVM != 0 {

@@ -3,6 +3,9 @@
 //! Two pages of code, both the same at every boot but for the addresses in their tables. In ring 3: the guest's call,
 //! a way to the ring-0 stub, and the entry points of exceptions; each ends in an `out` to the gate. In ring 0: the six
 //! instructions that flush the TLB, with the descriptor tables (Intel SDM volume 3, chapters 3, 6 and 8) before them.
+//!
+//! The `syscall` instruction of a Linux program leads to the library OS without the gate: by a jump where a KVM that works by
+//! page tables lets it stay in ring 3, else by way of ring 0, whose code does nothing but go back to ring 3.
 
 use kiln_gate::vcpu::{PORT_ENTER, PORT_SYSCALL, PORT_TRAP};
 
@@ -29,10 +32,22 @@ pub mod user {
     pub const ENTER: u64 = 0;
     /// Flushes the TLB, then returns.
     pub const FLUSH: u64 = 8;
-    /// Where the `syscall` instruction leads.
+    /// Where the `syscall` instruction leads if it stays in ring 3.
     pub const SYSCALL: u64 = 16;
+    /// The address to which it goes on from there.
+    pub const SYSCALL_TO: u64 = 24;
+    /// Where that is before the guest has said anything.
+    pub const UNKNOWN_SYSCALL: u64 = 32;
     /// The entry points of exceptions, eight bytes each.
     pub const EXCEPTIONS: u64 = 64;
+}
+
+/// Offsets in the page of ring 0's stack.
+pub mod supervisor {
+    /// The address to which a `syscall` instruction leads that has come to ring 0.
+    pub const SYSCALL_TO: u64 = 0;
+    /// Where its code keeps the stack pointer for a moment.
+    pub const STACK_POINTER: u64 = 8;
 }
 
 /// Offsets in the page of descriptors.
@@ -41,6 +56,7 @@ mod table {
     pub const TSS: usize = 0x80;
     pub const IDT: usize = 0x100;
     pub const CODE: usize = 0x400;
+    pub const SYSCALL: usize = 0x440;
 }
 
 /// Vectors that have a gate: those of the processor's own exceptions.
@@ -68,6 +84,9 @@ std::arch::global_asm!(
     "int 4",
     "ret",
     ".balign 8, 0xcc",
+    "jmp qword ptr [rip + 2]",
+    ".balign 8, 0xcc",
+    ".quad 0",
     "out {syscall}, al",
     "ud2",
     ".balign 64, 0xcc",
@@ -117,14 +136,19 @@ fn code(start: *const u8, end: *const u8) -> &'static [u8] {
 
 /// Writes the fixed pages for a machine whose own pages the guest finds at `base`.
 pub fn write(pages: &mut [u8], base: u64) {
-    let user = code(&raw const kiln_kvm_user, &raw const kiln_kvm_user_end);
+    let stubs = code(&raw const kiln_kvm_user, &raw const kiln_kvm_user_end);
     let supervisor = code(
         &raw const kiln_kvm_supervisor,
         &raw const kiln_kvm_supervisor_end,
     );
-    put(pages, STUBS as usize, user);
+    put(pages, STUBS as usize, stubs);
+    let unknown = (base + STUBS + user::UNKNOWN_SYSCALL).to_le_bytes();
+    for place in system_call_words() {
+        put(pages, place as usize, &unknown);
+    }
     let page = &mut pages[DESCRIPTORS as usize..][..PAGE_SIZE as usize];
     put(page, table::CODE, supervisor);
+    put(page, table::SYSCALL, &system_call());
     for (index, descriptor) in gdt(base).into_iter().enumerate() {
         put(page, table::GDT + index * 8, &descriptor.to_le_bytes());
     }
@@ -136,6 +160,50 @@ pub fn write(pages: &mut [u8], base: u64) {
 
 fn put(to: &mut [u8], at: usize, bytes: &[u8]) {
     to[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Ring 0's part of a `syscall` instruction: back to ring 3 with every register as it is, but for `rip` and the flags. Those that
+/// would be in the way are masked by the processor. There is no register to spare, so all is found relative to the code.
+fn system_call() -> [u8; 37] {
+    let start = DESCRIPTORS + table::SYSCALL as u64;
+    let to = |at: u64, end_of_instruction: u64| {
+        ((SUPERVISOR_STACK + at).wrapping_sub(start + end_of_instruction) as u32).to_le_bytes()
+    };
+    let mut code = [0; 37];
+    let mut place = 0;
+    let mut add = |bytes: &[u8], displacement: Option<u64>| {
+        put(&mut code, place, bytes);
+        place += bytes.len();
+        if let Some(at) = displacement {
+            put(&mut code, place, &to(at, place as u64 + 4));
+            place += 4;
+        }
+    };
+    // mov [STACK_POINTER], rsp; lea rsp, [top]
+    add(&[0x48, 0x89, 0x25], Some(supervisor::STACK_POINTER));
+    add(&[0x48, 0x8d, 0x25], Some(PAGE_SIZE));
+    // push ss; push [STACK_POINTER]; push flags; push cs; push [SYSCALL_TO]
+    add(&[0x6a, selector::USER_DATA as u8], None);
+    add(&[0xff, 0x35], Some(supervisor::STACK_POINTER));
+    add(&[0x68, 0x02, 0x02, 0, 0], None);
+    add(&[0x6a, selector::USER_CODE as u8], None);
+    add(&[0xff, 0x35], Some(supervisor::SYSCALL_TO));
+    // iretq
+    add(&[0x48, 0xcf], None);
+    code
+}
+
+/// Where the words lie that say to where `syscall` leads: for ring 3 and for ring 0.
+pub fn system_call_words() -> [u64; 2] {
+    [
+        STUBS + user::SYSCALL_TO,
+        SUPERVISOR_STACK + supervisor::SYSCALL_TO,
+    ]
+}
+
+/// Address of the code in ring 0 that a `syscall` instruction leads to.
+pub fn system_call_address(base: u64) -> u64 {
+    base + DESCRIPTORS + table::SYSCALL as u64
 }
 
 /// Address of the global descriptor table.
@@ -231,7 +299,14 @@ mod tests {
         let stubs = &pages[STUBS as usize..];
         assert_eq!(stubs[user::ENTER as usize..][..3], [0xe6, 0x10, 0xc3]);
         assert_eq!(stubs[user::FLUSH as usize..][..3], [0xcd, 4, 0xc3]);
-        assert_eq!(stubs[user::SYSCALL as usize..][..2], [0xe6, 0x12]);
+        // Through the word behind it, which leads to the port at first.
+        assert_eq!(
+            stubs[user::SYSCALL as usize..][..6],
+            [0xff, 0x25, 2, 0, 0, 0]
+        );
+        let unknown = (BASE + STUBS + user::UNKNOWN_SYSCALL).to_le_bytes();
+        assert_eq!(stubs[user::SYSCALL_TO as usize..][..8], unknown);
+        assert_eq!(stubs[user::UNKNOWN_SYSCALL as usize..][..2], [0xe6, 0x12]);
         for vector in 0..32u8 {
             let at = &stubs[user::EXCEPTIONS as usize + usize::from(vector) * 8..][..6];
             let has_code = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30].contains(&vector);
@@ -242,6 +317,22 @@ mod tests {
             };
             assert_eq!(&at[..expected.len()], expected, "vector {vector}");
         }
+    }
+
+    #[test]
+    fn a_system_call_passes_ring_0_as_it_came() {
+        let code = system_call();
+        assert_eq!(code[35..], [0x48, 0xcf]);
+        let end = DESCRIPTORS as usize + table::SYSCALL;
+        let found = |at: usize| {
+            let displacement = u32::from_le_bytes(code[at..at + 4].try_into().unwrap());
+            (end + at + 4) as u64 + u64::from(displacement) - SUPERVISOR_STACK
+        };
+        assert_eq!([3, 10, 18, 31].map(found), [8, PAGE_SIZE, 8, 0]);
+        let pages = pages();
+        assert_eq!(pages[end..][..37], code);
+        let word = &pages[(SUPERVISOR_STACK + supervisor::SYSCALL_TO) as usize..][..8];
+        assert_eq!(word, (BASE + STUBS + user::UNKNOWN_SYSCALL).to_le_bytes());
     }
 
     #[test]

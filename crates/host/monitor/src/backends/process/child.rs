@@ -174,8 +174,7 @@ fn prepare(plan: &Plan, root: bool, namespaces: bool, setup: &mut Setup) -> Resu
     let machine = make_machine(plan).map_err(at(Step::Machine))?;
     protect_boot_record(plan.layout).map_err(at(Step::Memory))?;
     setup.hardware = u32::from(machine.as_ref().is_some_and(|made| made.machine.walks));
-    let vcpu = machine.as_ref().map(|made| made.vcpu.as_raw_fd());
-    arrange_descriptors(plan, vcpu).map_err(at(Step::Descriptors))?;
+    arrange_descriptors(plan, machine.as_ref()).map_err(at(Step::Descriptors))?;
     has_supervisor().map_err(at(Step::Tie))?;
     limit().map_err(at(Step::Limits))?;
     if layout.program {
@@ -397,20 +396,21 @@ fn make_machine(plan: &Plan) -> io::Result<Option<Made>> {
     };
     map(own, READ_WRITE, anonymous, -1, 0)?;
     let made = machine::make(kvm, plan.launch, plan.layout)?;
-    let frequency = plan.layout.boot.start + std::mem::offset_of!(BootInfo, tsc_hz) as u64;
-    // SAFETY: the boot record was written there, and the guest does not run yet.
-    unsafe { (frequency as *mut u64).write(made.tsc_hz) };
+    if made.tsc_hz != 0 {
+        let frequency = plan.layout.boot.start + std::mem::offset_of!(BootInfo, tsc_hz) as u64;
+        // SAFETY: the boot record was written there, and the guest does not run yet.
+        unsafe { (frequency as *mut u64).write(made.tsc_hz) };
+    }
     Ok(Some(made))
 }
 
 /// Puts descriptors where the gate expects them and closes all others.
-fn arrange_descriptors(plan: &Plan, vcpu: Option<RawFd>) -> io::Result<()> {
+fn arrange_descriptors(plan: &Plan, machine: Option<&Made>) -> io::Result<()> {
     let mut wanted = vec![plan.control.as_raw_fd(), plan.launch.console.as_raw_fd()];
     // With most guests descriptor 2 is a second name of the console.
     let errors = plan.launch.errors.as_ref().unwrap_or(&plan.launch.console);
     wanted.push(errors.as_raw_fd());
     wanted.extend(plan.launch.devices.iter().map(|d| d.host.as_raw_fd()));
-    wanted.extend(vcpu);
     if plan.layout.program {
         let input = match &plan.launch.input {
             Some(input) => input.as_raw_fd(),
@@ -421,6 +421,13 @@ fn arrange_descriptors(plan: &Plan, vcpu: Option<RawFd>) -> io::Result<()> {
         wanted.push(plan.memory.as_raw_fd());
         wanted.push(plan.launch.image.file().as_raw_fd());
         wanted.push(input);
+    }
+    // As `vcpu_fd` tells.
+    if let Some(made) = machine {
+        wanted.push(made.vcpu.as_raw_fd());
+        if plan.layout.program {
+            wanted.push(made.vm.as_raw_fd());
+        }
     }
     debug_assert_eq!(FIRST_DEVICE_FD, 3);
     let count = wanted.len() as RawFd;
@@ -608,8 +615,9 @@ fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> 
         state.program.root_size = layout.root.end - layout.root.start;
     }
     if let Some(made) = machine {
-        // Its descriptor has been put into place; the one named here is closed already.
+        // Their descriptors have been put into place; those named here are closed already.
         std::mem::forget(made.vcpu);
+        std::mem::forget(made.vm);
         state.machine = made.machine;
     }
     state.device_count = plan.devices.len() as u32;

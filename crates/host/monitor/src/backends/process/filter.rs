@@ -1,6 +1,6 @@
 //! The seccomp filter of a guest, built from the devices it has.
 //!
-//! Two rules stand before all others: another architecture's calls kill, and a call from anywhere but the gate's code
+//! Two rules stand before all others: another architecture's calls kill, or are turned into a signal if a Linux program runs; and a call from anywhere but the gate's code
 //! is turned into a signal, which the gate hands to the guest as a trap. Then each call of [`kiln_gate::sys`] is
 //! allowed with exactly the arguments that the gate uses; anything else kills the process.
 //!
@@ -82,7 +82,12 @@ pub struct ProgramRules {
 pub fn build(rules: &Rules) -> Vec<u64> {
     let mut f = Filter(Vec::with_capacity(256));
     f.load(AT_ARCH);
-    f.require(JUMP_EQUAL, ARCH, RET_KILL);
+    // Of a program, the signal tells it that this kernel has no 32-bit calls.
+    let other_calls = match rules.program {
+        Some(_) => RET_TRAP,
+        None => RET_KILL,
+    };
+    f.require(JUMP_EQUAL, ARCH, other_calls);
     f.load(AT_IP + 4);
     f.require(JUMP_EQUAL, (rules.gate.start >> 32) as u32, RET_TRAP);
     f.load(AT_IP);
@@ -103,10 +108,17 @@ pub fn build(rules: &Rules) -> Vec<u64> {
     // The most frequent first.
     if let Some(program) = &rules.program {
         f.on(nr::RT_SIGRETURN, |_| ());
-        f.program_memory(program);
+        f.program_memory(program, rules.accesses());
     }
     if let Some(vcpu) = rules.vcpu {
         f.on(nr::IOCTL, |f| {
+            if rules.program.is_some() {
+                f.load_low(0);
+                f.if_loaded(vcpu + 1, |f| {
+                    f.among(1, &[kvm::SET_USER_MEMORY_REGION]);
+                    f.ret(RET_ALLOW);
+                });
+            }
             f.fd_among(&[vcpu]);
             f.among(1, &[kvm::RUN, kvm::GET_SREGS, kvm::GET_VCPU_EVENTS]);
         });
@@ -174,6 +186,19 @@ pub fn build(rules: &Rules) -> Vec<u64> {
 
 /// Reading, writing, executing.
 const ANY_ACCESS: u64 = 7;
+/// Reading, writing.
+const DATA_ACCESS: u64 = 3;
+
+impl Rules<'_> {
+    /// The most that may be done with a program's memory. In a virtual machine this process never executes any of it.
+    fn accesses(&self) -> u64 {
+        if self.vcpu.is_some() {
+            DATA_ACCESS
+        } else {
+            ANY_ACCESS
+        }
+    }
+}
 
 fn writable_disk(disk: &DeviceState) -> bool {
     disk.kind == DeviceKind::Block as u32 && disk.flags & DeviceInfo::READ_ONLY == 0
@@ -332,7 +357,7 @@ impl Filter {
             if rules.program.is_some() {
                 f.in_user_half(|f| {
                     f.user_range(0, 1);
-                    f.at_most(2, ANY_ACCESS);
+                    f.at_most(2, rules.accesses());
                 });
             }
             // Nothing, reading, reading and writing; never executing.
@@ -345,10 +370,10 @@ impl Filter {
     }
 
     /// The calls by which the guest changes what is mapped in the user range, where only the program's memory lies.
-    fn program_memory(&mut self, program: &ProgramRules) {
+    fn program_memory(&mut self, program: &ProgramRules, accesses: u64) {
         self.on(nr::MMAP, |f| {
             f.user_range(0, 1);
-            f.at_most(2, ANY_ACCESS);
+            f.at_most(2, accesses);
             f.load_high(3);
             f.require(JUMP_EQUAL, 0, RET_KILL);
             // Zeroes: the descriptor does not count.

@@ -9,7 +9,7 @@
 //!   ...
 //!   gate       code, state
 //!   ...
-//!   machine    on the `kvm` backend: the virtual CPU's record, the machine's own pages
+//!   machine    on the `kvm` backend: the virtual CPU's record, the machine's own pages, a list of the program's chunks
 //!   ...
 //!   root       the root image of a guest that runs a program
 //! ```
@@ -177,16 +177,6 @@ impl Layout {
         } else {
             gate - blob.size()
         };
-        let machine = if machine {
-            let own = kvm::layout::machine_size(image.memory_size(), free.end - boot.start);
-            let start = pick(MACHINE_REGION, random[4]);
-            Range {
-                start,
-                end: start + kvm::machine::RUN_SPACE + own,
-            }
-        } else {
-            Range::default()
-        };
         let root = image
             .root()
             .filter(|_| program)
@@ -197,6 +187,18 @@ impl Layout {
                     end: start + page_up(root.len),
                 }
             });
+        let machine = if machine {
+            let (window, root) = (free.end - boot.start, root.end - root.start);
+            let own = kvm::layout::machine_size(image.memory_size(), window, root, program);
+            let list = if program { kvm::layout::CHUNK_LIST } else { 0 };
+            let start = pick(MACHINE_REGION, random[4]);
+            Range {
+                start,
+                end: start + kvm::machine::RUN_SPACE + own + list,
+            }
+        } else {
+            Range::default()
+        };
         Ok(Self {
             program,
             root,
@@ -263,7 +265,7 @@ impl Layout {
             timer: Some(TIMER.cast_unsigned()),
             vcpu: self
                 .has_machine()
-                .then(|| vcpu_fd(devices.len() as u32).cast_unsigned()),
+                .then(|| vcpu_fd(devices.len() as u32, self.program).cast_unsigned()),
             program: self.program.then(|| {
                 let memory = program_fds(devices.len() as u32).cast_unsigned();
                 ProgramRules {

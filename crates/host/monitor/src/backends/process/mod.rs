@@ -33,7 +33,7 @@
 pub mod blob;
 pub mod boot;
 pub mod child;
-mod counter;
+pub mod counter;
 pub mod counters;
 pub mod filter;
 pub mod guest;
@@ -143,9 +143,8 @@ pub fn start_in(launch: Launch, kvm: Option<Kvm>) -> Result<ProcessGuest, Error>
             return Err(Error::TooManyDevices);
         }
     }
-    // Guests without a Linux program get the time from their calls.
-    let program = launch.image.abi().flags & AbiNote::PROGRAM != 0 && kvm.is_none();
-    let counter = program.then(counter::Sample::begin).flatten();
+    // Guests without a Linux program get the time from their calls, or from what KVM says of the counter.
+    let counter = launch.counter;
     let blob = Blob::read();
     let mut random = [0u8; 48 + 64];
     os::random(&mut random).map_err(Error::host("read random numbers"))?;

@@ -223,7 +223,7 @@ mod tests {
         let refused = write(&traffic, &ring, &[2; 100]).unwrap();
         let at = std::ptr::from_ref(&*ring).cast_mut().cast();
         // SAFETY: copied to this ring just now.
-        unsafe { traffic.withdraw(at, refused) };
+        unsafe { traffic.withdraw(at, &refused) };
         write(&traffic, &ring, &[3; 100]);
         let got = read(&mut reader, &traffic, &ring);
         assert_eq!(got, (vec![(100, vec![1; 100]), (100, vec![3; 100])], 0));

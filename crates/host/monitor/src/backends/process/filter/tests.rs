@@ -53,6 +53,22 @@ fn program_verdict(number: u32, args: [u64; 6]) -> u32 {
 }
 
 fn verdict_of(program: Option<ProgramRules>, ip: u64, number: u32, args: [u64; 6]) -> u32 {
+    verdict_in(None, program, ip, number, args)
+}
+
+/// The same for a guest on a virtual CPU with this descriptor.
+fn machine_verdict(vcpu: u32, program: bool, number: u32, args: [u64; 6]) -> u32 {
+    let program = program.then_some(PROGRAM);
+    verdict_in(Some(vcpu), program, GATE.start + 100, number, args)
+}
+
+fn verdict_in(
+    vcpu: Option<u32>,
+    program: Option<ProgramRules>,
+    ip: u64,
+    number: u32,
+    args: [u64; 6],
+) -> u32 {
     let mut devices = devices();
     if program.is_some() {
         devices.push(DeviceState {
@@ -67,7 +83,7 @@ fn verdict_of(program: Option<ProgramRules>, ip: u64, number: u32, args: [u64; 6
         releasable: STACK,
         devices: &devices,
         timer: Some(0),
-        vcpu: None,
+        vcpu,
         program,
     });
     let mut data = Vec::new();
@@ -456,5 +472,38 @@ fn a_program_does_not_widen_what_the_library_os_may_do_to_itself() {
     ] {
         let verdict = program_verdict(nr::MPROTECT, [addr, 4096, prot, 0, 0, 0]);
         assert_eq!(verdict, expected, "{addr:#x} {prot}");
+    }
+}
+
+#[test]
+fn a_machine_gets_memory_for_a_program_only() {
+    let (vcpu, vm) = (INPUT + 1, INPUT + 2);
+    let ioctl = |program, fd, request: u32| {
+        let args = [fd, u64::from(request), 0x1000, 0, 0, 0];
+        machine_verdict(vcpu as u32, program, nr::IOCTL, args)
+    };
+    for program in [false, true] {
+        for request in [kvm::RUN, kvm::GET_SREGS, kvm::GET_VCPU_EVENTS] {
+            assert_eq!(ioctl(program, vcpu, request), RET_ALLOW);
+            assert_eq!(ioctl(program, vm, request), RET_KILL);
+        }
+        assert_eq!(ioctl(program, vcpu, kvm::SET_USER_MEMORY_REGION), RET_KILL);
+        let expected = if program { RET_ALLOW } else { RET_KILL };
+        assert_eq!(ioctl(program, vm, kvm::SET_USER_MEMORY_REGION), expected);
+    }
+}
+
+#[test]
+fn nothing_of_a_program_in_a_machine_is_executed_here() {
+    let zero = u64::from(MAP_ZERO);
+    let verdict = |number, prot| {
+        let args = [USER_START, 4096, prot, zero, u64::MAX, 0];
+        machine_verdict(INPUT as u32 + 1, true, number, args)
+    };
+    for number in [nr::MMAP, nr::MPROTECT] {
+        for prot in 0..8 {
+            let expected = if prot < 4 { RET_ALLOW } else { RET_KILL };
+            assert_eq!(verdict(number, prot), expected, "{number} {prot}");
+        }
     }
 }
