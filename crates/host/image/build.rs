@@ -31,6 +31,11 @@ fn main() {
             &["virtio", "net", "block"],
             "-Copt-level=s",
         ),
+        (
+            "machine-program.bin",
+            &["virtio", "net", "program"],
+            "-Copt-level=s",
+        ),
     ] {
         Compiler::new(&[optimise, "-Crelocation-model=static"])
             .features(features)

@@ -18,6 +18,7 @@ use crate::cpu::{self, vector};
 use crate::image::Image;
 use crate::interrupts;
 use crate::paging::PAGE;
+use crate::reach;
 use crate::start::{Failure, Start};
 use crate::state::{Driver, Slot};
 
@@ -154,7 +155,7 @@ impl<'a> Start<'a> {
     fn region(&mut self, len: usize) -> Result<Region, Failure> {
         let len = (len as u64).next_multiple_of(PAGE);
         let start = self.frames.take(len)?;
-        let place = NonNull::new(start as *mut u8).ok_or("too little memory")?;
+        let place = NonNull::new(reach::at(start) as *mut u8).ok_or("too little memory")?;
         if self.dirty.start == 0 {
             // SAFETY: as below.
             unsafe { place.write_bytes(0, len as usize) };

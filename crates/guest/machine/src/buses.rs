@@ -9,6 +9,7 @@ use kiln_virtio::{Mmio, Registers};
 use crate::cpu;
 use crate::firmware::Region;
 use crate::paging::{PAGE, Tables, access};
+use crate::reach;
 use crate::windows::Windows;
 
 /// The machine's buses, at the start.
@@ -56,7 +57,7 @@ impl Buses<'_, '_> {
             | u32::from(function.function & 7) << 8;
         if self.ecam != 0 {
             let offset = (u64::from(place) << 4) + u64::from(offset & !3);
-            return Some((self.ecam + offset) as *mut u32);
+            return Some(reach::at(self.ecam + offset) as *mut u32);
         }
         cpu::out32(0xcf8, 1 << 31 | place | u32::from(offset & !3));
         None
@@ -92,11 +93,11 @@ impl Bus for Buses<'_, '_> {
         if first >= FOUR_GIB {
             for page in (first..first + pages).step_by(PAGE as usize) {
                 // Another window may have needed the page already.
-                let _ = self.tables.map(page, page, PAGE, access::DEVICE);
+                let _ = self.tables.map(reach::at(page), page, PAGE, access::DEVICE);
             }
         }
         self.windows.add(first, pages)?;
         // SAFETY: mapped now, and in the guest's page tables for being among the windows; no memory is there.
-        Some(unsafe { Registers::new(NonNull::new(phys as *mut u8)?, len) })
+        Some(unsafe { Registers::new(NonNull::new(reach::at(phys) as *mut u8)?, len) })
     }
 }

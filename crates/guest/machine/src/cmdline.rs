@@ -23,6 +23,9 @@ pub enum Word<'a> {
     Report(&'a [u8]),
     /// `kiln.exit=`
     Exit(u16),
+    /// `kiln.terminal=1`
+    #[cfg(feature = "program")]
+    Terminal,
     /// `virtio_mmio.device=SIZE@ADDRESS:IRQ`
     Mmio {
         /// Physical address of the registers.
@@ -62,6 +65,8 @@ fn word(word: &[u8]) -> Option<Word<'_>> {
         b"memory" => Word::Memory(number(value)?),
         b"report" => Word::Report(value),
         b"exit" => Word::Exit(u16::try_from(number(value)?).ok()?),
+        #[cfg(feature = "program")]
+        b"terminal" => Word::Terminal,
         _ => return None,
     })
 }

@@ -27,6 +27,9 @@ pub struct Console {
     pub virtio: Slot<kiln_virtio::Console>,
     /// When to look for something received although no interrupt came.
     next_look: u64,
+    /// What the program reads.
+    #[cfg(feature = "program")]
+    pub input: crate::input::Input,
 }
 
 impl Console {
@@ -61,6 +64,16 @@ impl Console {
         }
         self.next_look = now + LOOK_EVERY;
         let mut event = 0;
+        #[cfg(feature = "program")]
+        while self.input.has_room()
+            && let Some(byte) = self.read()
+        {
+            let asked = self.input.take(byte);
+            if asked != 0 {
+                event = asked;
+            }
+        }
+        #[cfg(not(feature = "program"))]
         while let Some(byte) = self.read() {
             match byte {
                 3 => event = 2,
@@ -69,6 +82,14 @@ impl Console {
             }
         }
         event
+    }
+
+    /// Hands the program what was typed. `None` if there is nothing yet, 0 at the end.
+    #[cfg(feature = "program")]
+    pub fn read_input(&mut self, to: &mut [u8]) -> Option<usize> {
+        // There is room for what was left on the line.
+        self.next_look = 0;
+        self.input.read(to)
     }
 
     fn read(&mut self) -> Option<u8> {

@@ -50,7 +50,7 @@ pub mod noted {
 /// `IA32_TSC_DEADLINE`.
 pub const TSC_DEADLINE_MSR: u32 = 0x6e0;
 /// Where the local interrupt controller is told of the end of an interrupt.
-pub const LAPIC_EOI: u32 = 0xfee0_00b0;
+pub const LAPIC_EOI: u64 = crate::reach::at(0xfee0_00b0);
 
 /// Bytes of the stacks below.
 pub const STACK_SIZE: usize = 16 * 1024;
@@ -67,6 +67,9 @@ pub struct Supervisor {
     pub idt: [[u64; 2]; VECTORS],
     /// The segment descriptors.
     pub gdt: [u64; 9],
+    /// Where system calls go, as `iretq` takes it: address, code, flags, stack, data.
+    #[cfg(feature = "program")]
+    pub frame: [u64; 5],
     /// The stack of the stub.
     pub stack: [u64; 63],
 }
@@ -81,8 +84,10 @@ pub struct Mailbox {
     pub ticking: u8,
     /// 1 if the exception being handled is a tick.
     pub tick: u8,
+    /// 1 if a tick has come while the machine part worked, where there are programs. The stub takes it for two behind `ticking`.
+    pub missed: u8,
     /// Keeps the record free of padding.
-    pub reserved: u16,
+    pub reserved: u8,
     /// The address of the last page fault.
     pub address: u64,
     /// Where the stub goes on in ring 3.
@@ -125,6 +130,8 @@ pub static SUPERVISOR: Shared<Supervisor> = Shared::new(Supervisor {
     tss: [0; TSS_FIXED + 8192 + 8],
     idt: [[0; 2]; VECTORS],
     gdt: [0; 9],
+    #[cfg(feature = "program")]
+    frame: [0; 5],
     stack: [0; 63],
 });
 
@@ -133,6 +140,7 @@ pub static MAILBOX: Shared<Mailbox> = Shared::new(Mailbox {
     noted: 0,
     ticking: 0,
     tick: 0,
+    missed: 0,
     reserved: 0,
     address: 0,
     target: 0,
@@ -168,7 +176,22 @@ pub struct Parts {
     pub system_call: u64,
     /// The handlers by vector, 0 for none.
     pub handlers: [u32; VECTORS],
+    /// First address of the stub's part for system calls.
+    #[cfg(feature = "program")]
+    pub call_start: u64,
+    /// Address behind it.
+    #[cfg(feature = "program")]
+    pub call_end: u64,
+    /// What finds out what `syscall` does.
+    #[cfg(feature = "program")]
+    pub probe: u64,
 }
+
+/// Where in the page of the stub its part for system calls lies.
+#[cfg(feature = "program")]
+pub const CALL_AT: usize = 2048;
+
+const _: () = assert!(offset_of!(Mailbox, missed) == offset_of!(Mailbox, ticking) + 2);
 
 /// Fills in the tables of interrupts and tasks, and copies the stub and the descriptors to where they stay.
 ///
@@ -183,6 +206,16 @@ pub unsafe fn install(parts: &Parts) {
     unsafe {
         core::ptr::copy_nonoverlapping(parts.stub_start as *const u8, to.stub.as_mut_ptr(), len);
         to.gdt = *(parts.gdt as *const [u64; 9]);
+    }
+    #[cfg(feature = "program")]
+    {
+        let len = parts.call_end.wrapping_sub(parts.call_start).min(256) as usize;
+        // SAFETY: the linker's addresses, and less than the rest of the page.
+        unsafe {
+            let place = to.stub.as_mut_ptr().add(CALL_AT);
+            core::ptr::copy_nonoverlapping(parts.call_start as *const u8, place, len);
+        }
+        to.frame = [0, CODE3.into(), 0, 0, DATA3.into()];
     }
     let mut field = |at: usize, value: u64| {
         for (to, from) in to.tss.iter_mut().skip(at).zip(value.to_le_bytes()) {
@@ -287,6 +320,13 @@ pub unsafe fn set_entries(at: u64, value: u64, address: u64, count: u64) {
         // SAFETY: the caller's.
         unsafe { service(2, [at, value, address, count]) };
     }
+}
+
+/// Makes the processor forget what it knows of a page.
+#[cfg(feature = "program")]
+pub fn flush(address: u64) {
+    // SAFETY: it only looks again.
+    unsafe { service(8, [address, 0, 0, 0]) };
 }
 
 /// The page-table entry at a physical address.

@@ -4,6 +4,8 @@
 use kiln_abi::NetHeader;
 use kiln_abi::op::{OpError, Protection, Segment, Stream};
 use kiln_abi::perform::Devices;
+#[cfg(feature = "program")]
+use kiln_abi::user::{UserAccess, UserAdvice, UserBacking};
 #[cfg(feature = "block")]
 use kiln_virtio::Block;
 #[cfg(feature = "virtio")]
@@ -13,6 +15,7 @@ use kiln_virtio::Net;
 
 use crate::cpu;
 use crate::paging::{self, ADDRESS, LARGE_PAGE, PAGE, flag};
+use crate::reach;
 #[cfg(feature = "block")]
 use crate::state::Driver;
 use crate::state::State;
@@ -66,6 +69,7 @@ fn buffers(segments: &[Segment]) -> Buffers<'_> {
 impl Devices for MachineDevices<'_> {
     const LINKS: bool = cfg!(feature = "net");
     const DISKS: bool = cfg!(feature = "block");
+    const PROGRAMS: bool = cfg!(feature = "program");
 
     fn console_write(&mut self, _: Stream, text: Segment) -> Result<u64, OpError> {
         let len = text.len.min(MAX_CONSOLE);
@@ -250,6 +254,61 @@ impl Devices for MachineDevices<'_> {
         Ok(())
     }
 
+    #[cfg(feature = "program")]
+    fn user_map(
+        &mut self,
+        range: Segment,
+        access: UserAccess,
+        backing: UserBacking,
+        populate: bool,
+    ) -> Result<(), OpError> {
+        self.0.user_map(range, access, backing, populate)
+    }
+
+    #[cfg(feature = "program")]
+    fn user_unmap(&mut self, range: Segment) -> Result<(), OpError> {
+        let (pager, mut ground) = self.0.pager()?;
+        pager.unmap(&mut ground, range)
+    }
+
+    #[cfg(feature = "program")]
+    fn user_protect(&mut self, range: Segment, access: UserAccess) -> Result<(), OpError> {
+        let (pager, mut ground) = self.0.pager()?;
+        pager.protect(&mut ground, range, access)
+    }
+
+    #[cfg(feature = "program")]
+    fn user_discard(&mut self, range: Segment) -> Result<(), OpError> {
+        let (pager, mut ground) = self.0.pager()?;
+        pager.discard(&mut ground, range)
+    }
+
+    #[cfg(feature = "program")]
+    fn user_move(&mut self, range: Segment, to: u64) -> Result<(), OpError> {
+        let (pager, mut ground) = self.0.pager()?;
+        pager.relocate(&mut ground, range, to)
+    }
+
+    #[cfg(feature = "program")]
+    fn user_advise(&mut self, range: Segment, advice: UserAdvice) -> Result<(), OpError> {
+        let (pager, mut ground) = self.0.pager()?;
+        pager.advise(&mut ground, range, advice)
+    }
+
+    #[cfg(feature = "program")]
+    fn system_calls(&mut self, entry: u64, deferred: u64) -> Result<(), OpError> {
+        self.0.take_calls(entry, deferred)
+    }
+
+    #[cfg(feature = "program")]
+    fn console_read(&mut self, buffer: Segment) -> Result<u64, OpError> {
+        // SAFETY: checked to be writable guest memory; the guest waits.
+        let bytes =
+            unsafe { core::slice::from_raw_parts_mut(buffer.addr as *mut u8, buffer.len as usize) };
+        let count = self.0.console.read_input(bytes).ok_or(OpError::Again)?;
+        Ok(count as u64)
+    }
+
     fn set_trap(&mut self, entry: u64, stack: Segment) -> Result<(), OpError> {
         if !self.0.layout.text.contains(entry, 1) {
             return Err(OpError::Invalid);
@@ -261,15 +320,15 @@ impl Devices for MachineDevices<'_> {
 }
 
 impl State {
-    /// Physical address of the entry that maps an address of the guest's memory, and the size of its page.
+    /// Where the entry is found that maps an address of the guest's memory, and the size of its page.
     fn leaf(&self, address: u64) -> Result<(u64, u64), OpError> {
         let mut table = self.reserve.root;
         for level in (0..4).rev() {
             let at = table + (address >> (12 + 9 * level) & 511) * 8;
             // SAFETY: the guest's page tables are mapped for ring 0.
-            let entry = unsafe { cpu::entry(at) };
+            let entry = unsafe { cpu::entry(reach::at(at)) };
             if level == 0 || entry & flag::LARGE != 0 {
-                return Ok((at, PAGE << (9 * level)));
+                return Ok((reach::at(at), PAGE << (9 * level)));
             }
             table = entry & ADDRESS;
             if table == 0 {
@@ -289,7 +348,12 @@ impl State {
         // SAFETY: the table is nobody's yet. The new entries map what the old one did, and replace it at once.
         unsafe {
             let old = cpu::entry(entry);
-            cpu::set_entries(table, old & !flag::LARGE, address & !(LARGE_PAGE - 1), 512);
+            cpu::set_entries(
+                reach::at(table),
+                old & !flag::LARGE,
+                address & !(LARGE_PAGE - 1),
+                512,
+            );
             cpu::set_entries(entry, table | paging::access::ALL, address, 1);
         }
         Ok(())

@@ -91,6 +91,18 @@ pub fn with_fault(state: &mut State, frame: Option<&TrapFrame>, what: &[u8]) -> 
     state.power.off(code)
 }
 
+/// Ends a guest whose program needs a page when there is none.
+#[cfg(feature = "program")]
+pub fn out_of_memory(state: &mut State) -> ! {
+    const SIGKILL: u32 = 9;
+    state
+        .end
+        .begin(ExitReason::OutOfMemory as u32, 128 + SIGKILL);
+    let message = b"the program has used up its part of the memory; raise it with --memory";
+    tell(state, None, None, Some(message));
+    state.power.off(128 + SIGKILL)
+}
+
 /// Ends a machine that has no guest yet. `name` belongs behind the message, without its NUL bytes.
 pub fn before_start(state: &mut State, message: &str, name: &[u8]) -> ! {
     const CANNOT_START: u32 = 125;

@@ -32,6 +32,8 @@ pub unsafe extern "C" fn enter(address: u64) {
         end::with_fault(state, None, BAD_RECORD);
     }
     perform_and_wait(&mut call, state);
+    #[cfg(feature = "program")]
+    state.tell_missed_tick();
     if GuestMemory(&state.layout)
         .write(address, call.as_bytes())
         .is_err()

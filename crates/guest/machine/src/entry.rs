@@ -18,6 +18,73 @@ use kiln_machine::cpu::{
 };
 use kiln_machine::{start, trap};
 
+/// The parts of the stub that are for programs only, or different for them.
+#[cfg(feature = "program")]
+mod parts {
+    /// To the local interrupt controller's register.
+    macro_rules! eoi {
+        () => {
+            "mov rax, {eoi}"
+        };
+    }
+    /// A tick that arrives in the machine part, which lies below the second MiB.
+    macro_rules! missed {
+        () => {
+            "mov byte ptr [{mailbox} + {ticking} + 2], 1"
+        };
+    }
+    /// Service 8: the page at rdi is looked up anew.
+    macro_rules! flush {
+        () => {
+            "ja 17f"
+        };
+    }
+    macro_rules! flush_page {
+        () => {
+            "17:
+            invlpg [rdi]
+            iretq"
+        };
+    }
+    /// The program's alignment check is not ours.
+    macro_rules! flags {
+        () => {
+            "push 2
+            popfq"
+        };
+    }
+    macro_rules! more {
+        () => {
+            ".quad kiln_call_start, kiln_call_end, kiln_probe"
+        };
+    }
+    pub(super) use {eoi, flags, flush, flush_page, missed, more};
+}
+
+#[cfg(not(feature = "program"))]
+mod parts {
+    macro_rules! eoi {
+        () => {
+            "mov eax, {eoi}"
+        };
+    }
+    macro_rules! nothing {
+        () => {
+            ""
+        };
+    }
+    macro_rules! flags {
+        () => {
+            "cld"
+        };
+    }
+    pub(super) use nothing as missed;
+    pub(super) use nothing as flush;
+    pub(super) use nothing as flush_page;
+    pub(super) use nothing as more;
+    pub(super) use {eoi, flags};
+}
+
 /// Page tables of the start: the first 2 MiB, identity.
 #[repr(C, align(4096))]
 struct FirstTables(core::cell::UnsafeCell<[[u64; 512]; 3]>);
@@ -226,6 +293,7 @@ global_asm!(
     "je 15f",
     "cmp eax, 7",
     "jb 16f",
+    parts::flush!(),
     // 7: reset, by an exception that nobody takes.
     "push 0",
     "push 0",
@@ -285,6 +353,7 @@ global_asm!(
     "and dword ptr [rsp + 16], 0xfffffdff",
     "or [rsp + 16], rdi",
     "iretq",
+    parts::flush_page!(),
 
     "kiln_irq_device:",
     "or dword ptr [{mailbox} + {noted}], {device}",
@@ -296,7 +365,7 @@ global_asm!(
     "or dword ptr [{mailbox} + {noted}], {power}",
     "20:",
     "push rax",
-    "mov eax, {eoi}",
+    parts::eoi!(),
     "mov dword ptr [rax], 0",
     "pop rax",
     "21:",
@@ -304,12 +373,15 @@ global_asm!(
     "jnz 22f",
     "23:",
     "and dword ptr [rsp + 16], 0xfffffdff",
+    "iretq",
+    // QEMU leaves no stack segment where an exception has changed stacks without changing rings; nobody returns to ring 3 like that.
     "22:",
+    "or byte ptr [rsp + 32], {data3}",
     "iretq",
     // The timer: the end of a wait, or a tick, which becomes a trap of the guest's code only.
     "kiln_irq_timer:",
     "push rax",
-    "mov eax, {eoi}",
+    parts::eoi!(),
     "mov dword ptr [rax], 0",
     "pop rax",
     "test byte ptr [rsp + 8], 3",
@@ -317,7 +389,10 @@ global_asm!(
     "cmp byte ptr [{mailbox} + {ticking}], 0",
     "je 22b",
     "cmp qword ptr [rsp], 0x200000",
-    "jb 22b",
+    "jae 24f",
+    parts::missed!(),
+    "jmp 22b",
+    "24:",
     "push 0",
     "push rax",
     "mov eax, offset kiln_tick3",
@@ -381,7 +456,7 @@ global_asm!(
     "push 0",
     "push 6",
     "kiln_exception:",
-    "cld",
+    parts::flags!(),
     "push r15",
     "push r14",
     "push r13",
@@ -434,7 +509,8 @@ global_asm!(
     ".long kiln_vector_0, kiln_vector_1, 0, kiln_vector_3, kiln_service, kiln_vector_5, kiln_vector_6, kiln_vector_7",
     ".long kiln_vector_8, 0, kiln_vector_10, kiln_vector_11, kiln_vector_12, kiln_vector_13, kiln_page_fault, 0",
     ".long kiln_vector_16, kiln_vector_17, 0, kiln_vector_19, 0, kiln_vector_21, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
-    ".long kiln_irq_timer, kiln_irq_device, kiln_irq_console, kiln_irq_power, 0, 0, 0, 22b, 0, 0, 0, 0, 0, 0, 0, 22b",
+    ".long kiln_irq_timer, kiln_irq_device, kiln_irq_console, kiln_irq_power, 0, 0, 0, 21b, 0, 0, 0, 0, 0, 0, 0, 21b",
+    parts::more!(),
     ".popsection",
     supervisor = sym SUPERVISOR,
     gdt = const offset_of!(Supervisor, gdt),
@@ -459,4 +535,30 @@ global_asm!(
     code3 = const CODE3,
     data3 = const DATA3,
     trap = sym trap::trap,
+);
+
+// Where a program's `syscall` goes: to the library OS's entry in ring 3, with nothing changed but what the instruction itself
+// changes. It lies on the stub's page and names everything by absolute address.
+#[cfg(feature = "program")]
+global_asm!(
+    ".pushsection .text.kiln_call,\"ax\",@progbits",
+    "kiln_call_start:",
+    "mov [{supervisor} + {frame} + 24], rsp",
+    "mov [{supervisor} + {frame} + 16], r11",
+    // Trap, direction, nested task, alignment check.
+    "and dword ptr [{supervisor} + {frame} + 16], ~0x44500",
+    "mov esp, offset {supervisor} + {frame}",
+    "iretq",
+    "kiln_call_end:",
+    // Comes back with the code segment it finds itself in.
+    "kiln_probe:",
+    "mov eax, cs",
+    "test al, 3",
+    "jnz 2f",
+    "sysretq",
+    "2:",
+    "jmp rcx",
+    ".popsection",
+    supervisor = sym SUPERVISOR,
+    frame = const offset_of!(Supervisor, frame),
 );

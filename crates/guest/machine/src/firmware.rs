@@ -35,6 +35,9 @@ pub struct Firmware {
     line_len: usize,
     /// Physical address of ACPI's root pointer, 0 if it was not told.
     pub rsdp: u64,
+    /// What was loaded beside the image; not usable memory. The root image of a program.
+    #[cfg(feature = "program")]
+    pub module: Region,
 }
 
 /// What the loader told wrongly, in words.
@@ -49,6 +52,8 @@ impl Firmware {
         line: [0; MAX_COMMAND_LINE],
         line_len: 0,
         rsdp: 0,
+        #[cfg(feature = "program")]
+        module: Region { start: 0, end: 0 },
     };
 
     /// Reads what `magic` says lies at `address`.
@@ -94,9 +99,26 @@ impl Firmware {
         self.regions.get(..self.count).unwrap_or_default()
     }
 
+    #[cfg(feature = "program")]
     fn add(&mut self, start: u64, len: u64) {
+        let end = start.saturating_add(len);
+        let module = self.module;
+        if module.start < module.end && start < module.end && module.start < end {
+            self.add_region(start, module.start);
+            self.add_region(module.end.max(start), end);
+        } else {
+            self.add_region(start, end);
+        }
+    }
+
+    #[cfg(not(feature = "program"))]
+    fn add(&mut self, start: u64, len: u64) {
+        self.add_region(start, start.saturating_add(len));
+    }
+
+    fn add_region(&mut self, start: u64, end: u64) {
         const PAGE: u64 = kiln_abi::PAGE_SIZE;
-        let end = start.saturating_add(len) & !(PAGE - 1);
+        let end = end & !(PAGE - 1);
         let start = start.saturating_add(PAGE - 1) & !(PAGE - 1);
         if end > start
             && let Some(region) = self.regions.get_mut(self.count)
@@ -123,6 +145,14 @@ impl Firmware {
             }
         }
         self.rsdp = u64_at(info, 32)?;
+        #[cfg(feature = "program")]
+        if u32_at(info, 12)? != 0 {
+            let module = memory.bytes(u64_at(info, 16)?, 16)?;
+            self.module = Region {
+                start: u64_at(module, 0)?,
+                end: u64_at(module, 0)?.checked_add(u64_at(module, 8)?)?,
+            };
+        }
         // Version 0 knows no memory map.
         if u32_at(info, 4)? >= 1 {
             let table = memory.bytes(address, 52)?;

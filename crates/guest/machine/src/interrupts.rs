@@ -7,6 +7,7 @@
 use crate::acpi::Controller;
 use crate::clock::Clock;
 use crate::cpu::{self, vector};
+use crate::reach;
 
 /// The local controller's registers.
 pub const LOCAL: u64 = 0xfee0_0000;
@@ -34,12 +35,12 @@ const UNDIVIDED: u32 = 0xb;
 
 fn read(register: u64) -> u32 {
     // SAFETY: the start's identity map and the guest's page tables both map the local controller there.
-    unsafe { ((LOCAL + register) as *const u32).read_volatile() }
+    unsafe { (reach::at(LOCAL + register) as *const u32).read_volatile() }
 }
 
 fn write(register: u64, value: u32) {
     // SAFETY: as in `read`; the controller writes to no memory.
-    unsafe { ((LOCAL + register) as *mut u32).write_volatile(value) }
+    unsafe { (reach::at(LOCAL + register) as *mut u32).write_volatile(value) }
 }
 
 /// Enables the local controller, and lets no interrupt through that comes by the PC's old ones.

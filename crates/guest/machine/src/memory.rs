@@ -6,8 +6,8 @@ use kiln_abi::perform::Memory;
 
 /// The most ranges of free memory.
 pub const MAX_FREE: usize = 8;
-/// The most ranges: image, boot record, two stacks, free memory.
-pub const MAX_RANGES: usize = 4 + MAX_FREE;
+/// The most ranges: image, boot record, two stacks, free memory, and with a program the root image.
+pub const MAX_RANGES: usize = 4 + MAX_FREE + cfg!(feature = "program") as usize;
 
 /// A range of the guest's addresses, contiguous in physical memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub struct Layout {
     pub data: Range,
     /// The image's executable segments, likewise.
     pub text: Range,
+    /// The largest range of free memory, where most buffers lie.
+    #[cfg(feature = "net")]
+    most: Range,
 }
 
 impl Layout {
@@ -57,6 +60,8 @@ impl Layout {
             count: 0,
             data: NONE,
             text: NONE,
+            #[cfg(feature = "net")]
+            most: NONE,
         }
     };
 
@@ -70,6 +75,10 @@ impl Layout {
         };
         if self.count >= MAX_RANGES {
             return;
+        }
+        #[cfg(feature = "net")]
+        if kind == MemoryKind::Free && len > self.most.len {
+            self.most = new;
         }
         for range in self.ranges.iter_mut().take(self.count) {
             if range.start > new.start {
@@ -96,10 +105,16 @@ impl Layout {
     /// Whether a range may be read, or written. Pages of stacks and free memory that the guest has protected since then count
     /// too.
     pub fn allows(&self, address: u64, len: u64, writable: bool) -> bool {
+        // Several times for each frame.
+        #[cfg(feature = "net")]
+        if self.most.contains(address, len) || self.data.contains(address, len) {
+            return true;
+        }
         let holds = |range: &Range| {
             let read_only =
                 range.kind == MemoryKind::Image as u32 || range.kind == MemoryKind::Boot as u32;
-            range.contains(address, len) && !(writable && read_only)
+            let root = range.kind == MemoryKind::Root as u32;
+            range.contains(address, len) && !(writable && read_only) && !root
         };
         self.ranges().iter().any(holds) || self.data.contains(address, len)
     }

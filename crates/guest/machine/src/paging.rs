@@ -75,6 +75,16 @@ impl<'a> Tables<'a> {
         self.base
     }
 
+    /// Lets the addresses of an entry of the highest level be found by another one too.
+    pub fn alias(&mut self, entry: u64, of: u64) {
+        let root = self.memory.first_mut();
+        let found =
+            root.and_then(|root| Some((*root.get(of as usize)?, root.get_mut(entry as usize)?)));
+        if let Some((from, to)) = found {
+            *to = from;
+        }
+    }
+
     /// How many tables are in use.
     pub fn used(&self) -> usize {
         self.used

@@ -5,11 +5,23 @@
 
 use crate::entropy::Pool;
 use crate::paging::{LARGE_PAGE, PAGE};
+#[cfg(feature = "program")]
+use crate::reach::FIRST_REGION;
+#[cfg(feature = "program")]
+use kiln_abi::user::USER_END;
 
 /// Bytes that one table of the highest level spans.
 const REGION: u64 = 1 << 39;
-/// Regions of ring 3 besides the first and the last, in thirds.
-const THIRD: u64 = 84;
+/// Regions that are given away: all of ring 3's besides the first and the last, or with a program those above the program's own and
+/// below those of [`reach`](crate::reach). They are divided into [`PARTS`].
+#[cfg(not(feature = "program"))]
+const REGIONS: core::ops::Range<u64> = 1..253;
+/// The same.
+#[cfg(feature = "program")]
+const REGIONS: core::ops::Range<u64> = USER_END / REGION + 1..FIRST_REGION;
+const PARTS: u64 = if cfg!(feature = "program") { 4 } else { 3 };
+/// Regions of each part.
+const EACH: u64 = (REGIONS.end - REGIONS.start) / PARTS;
 /// Between two neighbours lie 1 to so many pages that fault.
 const MOST_GUARDS: u64 = 256;
 
@@ -22,15 +34,18 @@ pub struct Places {
     pub others: [u64; 3],
     /// Where the first piece of free memory would be if its physical address were 0.
     pub free: u64,
+    /// The same for the root image.
+    #[cfg(feature = "program")]
+    pub root: u64,
 }
 
 /// Chooses addresses for an image of `image` bytes, for three other things, and for memory of physical addresses below
 /// `memory_end`. Sizes are multiples of the page size, and far below 512 GiB.
 pub fn choose(pool: &mut Pool, image: u64, others: [u64; 3], memory_end: u64) -> Places {
-    let turn = pool.below(3);
+    let turn = pool.below(PARTS);
     let region = |pool: &mut Pool, which: u64| {
-        let third = (which + turn) % 3;
-        (1 + third * THIRD + pool.below(THIRD)) * REGION
+        let part = (which + turn) % PARTS;
+        (REGIONS.start + part * EACH + pool.below(EACH)) * REGION
     };
     // Room at both ends, so that guard pages never reach into a neighbour's region.
     let within = |pool: &mut Pool, size: u64, unit: u64| {
@@ -49,6 +64,8 @@ pub fn choose(pool: &mut Pool, image: u64, others: [u64; 3], memory_end: u64) ->
         image: image_at,
         others,
         free: region(pool, 2) + within(pool, memory_end, LARGE_PAGE),
+        #[cfg(feature = "program")]
+        root: region(pool, 3) + within(pool, memory_end, LARGE_PAGE),
     }
 }
 
@@ -64,6 +81,8 @@ mod tests {
             let (image, others, memory) = (0x12_3000, [0x1000, 0x8000, 0x40_0000], 65 << 30);
             let places = choose(&mut pool, image, others, memory);
             let mut ranges = std::vec![(places.image, image), (places.free, memory)];
+            #[cfg(feature = "program")]
+            ranges.push((places.root, memory));
             ranges.extend(places.others.into_iter().zip(others));
             ranges.sort_unstable();
             for pair in ranges.windows(2) {
@@ -76,6 +95,10 @@ mod tests {
                         .all(|r| r.0 % PAGE == 0 && r.0 + r.1 < 1 << 47)
             );
             assert!(places.free.is_multiple_of(LARGE_PAGE));
+            #[cfg(feature = "program")]
+            assert!(
+                ranges[0].0 >= USER_END && ranges.iter().all(|r| r.0 + r.1 < FIRST_REGION * REGION)
+            );
         }
     }
 }

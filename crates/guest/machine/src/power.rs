@@ -3,6 +3,7 @@
 
 use crate::acpi::Sleep;
 use crate::cpu;
+use crate::reach;
 
 /// The ways there are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +62,7 @@ impl Power {
                     cpu::out8(address as u16, value);
                 } else {
                     // SAFETY: the register's page is mapped for devices.
-                    unsafe { (address as *mut u8).write_volatile(value) };
+                    unsafe { (reach::at(address) as *mut u8).write_volatile(value) };
                 }
                 give_it_time();
             }

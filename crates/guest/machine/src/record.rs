@@ -169,8 +169,8 @@ pub fn write(
         stack_top: end(MemoryKind::Stack),
         trap_stack_top: end(MemoryKind::TrapStack),
         name,
-        root: 0,
-        root_size: 0,
+        root: layout.of(MemoryKind::Root).start,
+        root_size: layout.of(MemoryKind::Root).len,
         reserved: 0,
     };
     for (to, from) in head.iter_mut().zip(info.as_bytes()) {

@@ -42,6 +42,7 @@ fn line(to: &mut impl Write, ending: &Ending<'_>) -> fmt::Result {
         Some(ExitReason::Fault) => "fault",
         Some(ExitReason::Corrupted) => "corrupted",
         Some(ExitReason::Boot) => "cannot start",
+        Some(ExitReason::OutOfMemory) => "out of memory",
         _ => "ended",
     };
     to.write_str("kiln: ")?;

@@ -76,8 +76,15 @@ pub unsafe extern "C" fn start(info: u32, magic: u32, parts: &Parts) -> ! {
     let base = (&raw const scratch.tables) as u64;
     let mut tables = Tables::new(&mut scratch.tables, base);
     if tables.map(0, 0, 1 << 32, access::ALL).is_some() {
+        #[cfg(feature = "program")]
+        tables.alias(crate::reach::FIRST_REGION, 0);
         // SAFETY: an identity map, as before, only larger.
         unsafe { cpu::switch(tables.root(), 0) };
+    }
+    // SAFETY: the first thing on the start's tables, which allow ring 3 and ring 0 everything.
+    #[cfg(feature = "program")]
+    unsafe {
+        crate::program::allow_system_calls(state, parts);
     }
     state.console.start();
     // SAFETY: the identity map is in force until `leave`, behind which nothing of this is used; nobody writes to what
@@ -146,7 +153,16 @@ impl Start<'_> {
         for word in cmdline::words(line) {
             match word {
                 Word::Now(now) => told = now,
-                Word::Report(token) => self.state.token.set(token),
+                Word::Report(token) => {
+                    self.state.token.set(token);
+                    // Whoever waits for a report codes what is typed.
+                    #[cfg(feature = "program")]
+                    {
+                        self.state.console.input.coded = true;
+                    }
+                }
+                #[cfg(feature = "program")]
+                Word::Terminal => self.state.program.terminal = true,
                 Word::Exit(port) => self.state.power.exit_port = port,
                 _ => {}
             }

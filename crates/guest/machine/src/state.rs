@@ -140,6 +140,9 @@ pub struct State {
     pub end: Progress,
     /// Address behind the machine part's code.
     pub code_end: u64,
+    /// The program.
+    #[cfg(feature = "program")]
+    pub program: crate::program::Program,
 }
 
 static STATE: Shared<MaybeUninit<State>> = Shared::new(MaybeUninit::zeroed());

@@ -46,9 +46,23 @@ pub unsafe extern "C" fn trap(saved: &mut Saved) {
         let tick = (&raw mut (*mailbox).tick).replace(0) != 0;
         (tick, (&raw const (*mailbox).address).read_volatile())
     };
+    #[cfg(feature = "program")]
+    if !tick && saved.vector == u64::from(PAGE_FAULT) && state.resolve(address, saved.error) {
+        state.tell_missed_tick();
+        return;
+    }
+    #[cfg(feature = "program")]
+    let in_program = state.in_program(saved.rip);
+    #[cfg(not(feature = "program"))]
+    let in_program = false;
+    #[cfg(feature = "program")]
+    if tick && !in_program && state.defer_tick() {
+        return;
+    }
     let stack = state.trap_stack;
     let below_top = saved.rsp.wrapping_sub(1).wrapping_sub(stack.addr);
-    let in_trap = below_top < stack.len;
+    // A program's stack pointer may hold anything.
+    let in_trap = below_top < stack.len && !in_program;
     if tick && (in_trap || state.trap_entry == 0) {
         return;
     }
@@ -77,7 +91,7 @@ pub unsafe extern "C" fn trap(saved: &mut Saved) {
     saved.rflags &= !CLEARED_FLAGS;
 }
 
-fn describe(state: &State, saved: &Saved, address: u64, tick: bool) -> TrapFrame {
+fn describe(state: &mut State, saved: &Saved, address: u64, tick: bool) -> TrapFrame {
     let mut frame = TrapFrame {
         rip: saved.rip,
         rflags: saved.rflags,
@@ -109,7 +123,11 @@ fn describe(state: &State, saved: &Saved, address: u64, tick: bool) -> TrapFrame
 }
 
 /// Whether the instruction that faulted is a system call: `syscall`, `int 0x80` or `sysenter`.
-fn is_system_call(state: &State, frame: &TrapFrame) -> bool {
+fn is_system_call(state: &mut State, frame: &TrapFrame) -> bool {
+    #[cfg(feature = "program")]
+    if let Some(code) = state.code_at(frame.rip) {
+        return is_host_call(frame.vector, code) && code == [0x0f, 0x05];
+    }
     if !state.layout.text.contains(frame.rip, 2) {
         return false;
     }

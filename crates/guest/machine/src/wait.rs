@@ -108,6 +108,10 @@ impl State {
             call.event = event;
             call.ready |= CONTROL;
         }
+        #[cfg(feature = "program")]
+        if self.console.input.is_ready() {
+            call.ready |= call.wait_receive & kiln_abi::call::CONSOLE;
+        }
     }
 
     /// Asks for interrupts, or for none. Returns whether something is ready already.

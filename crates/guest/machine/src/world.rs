@@ -13,6 +13,7 @@ use crate::image::{GUEST, Image};
 use crate::memory::{MAX_FREE, Range};
 use crate::paging::{PAGE, Table, Tables, access};
 use crate::place::{self, Places};
+use crate::reach;
 use crate::record::{self, Facts};
 use crate::start::{Failure, Start};
 
@@ -77,6 +78,23 @@ struct Plan {
     /// Page tables, of which so many are for the start; the others are there to split large pages.
     tables: (u64, u64),
     first_tables: u64,
+    /// The list of the program's mappings.
+    #[cfg(feature = "program")]
+    list: (u64, u64),
+}
+
+/// Memory behind the image, piece by piece.
+fn behind(regions: &[Region], image_end: u64) -> impl Iterator<Item = Region> {
+    let above = move |region: &Region| Region {
+        // What lies below the image is the machine part's and the firmware's.
+        start: if region.start <= GUEST {
+            image_end
+        } else {
+            region.start
+        },
+        end: region.end,
+    };
+    regions.iter().take(MAX_FREE).map(above)
 }
 
 impl Start<'_> {
@@ -99,7 +117,7 @@ impl Start<'_> {
             [plan.boot.1, plan.trap_stack.1, plan.stack.1],
             regions.last().map_or(0, |r| r.end),
         );
-        self.place(image, regions, &plan, &places, most(line))?;
+        let pool = self.place(image, regions, &plan, &places, most(line))?;
         // SAFETY: memory of nobody's, from behind the image, mapped where it is.
         let (pages, record) = unsafe {
             (
@@ -111,8 +129,17 @@ impl Start<'_> {
             )
         };
         let mut tables = Tables::new(pages, plan.tables.0);
-        self.map(&mut tables, image, parts, plan.drivers, plan.tables)
+        self.map(&mut tables, image, parts, regions, &plan)
             .ok_or("not enough page tables")?;
+        #[cfg(feature = "program")]
+        // SAFETY: the list was taken for it, the pool is what was given to nobody; `map` maps all memory behind the image.
+        unsafe {
+            let dirty = self.dirty;
+            self.state
+                .give_program(tables.root(), plan.list, pool, dirty);
+        }
+        #[cfg(not(feature = "program"))]
+        let [..] = pool;
         let reserve = &mut self.state.reserve;
         reserve.root = tables.root();
         reserve.next = plan.tables.0 + tables.used() as u64 * PAGE;
@@ -144,6 +171,9 @@ impl Start<'_> {
         let boot = record::size_limit(line, self.state.device_count) as u64;
         let windows = self.windows.pages().len() as u64;
         let first_tables = 32 + 2 * windows + ((image.size() + stack) >> 21) + (total >> 30);
+        // All memory is mapped twice.
+        #[cfg(feature = "program")]
+        let first_tables = first_tables + (total >> 30) + 4 * MAX_FREE as u64;
         let drivers = GUEST + image.size();
         let drivers = (drivers, self.frames.next - drivers);
         let mut take = |len: u64| {
@@ -157,6 +187,8 @@ impl Start<'_> {
             stack: take(stack)?,
             tables: take((first_tables + (total >> 21)) * PAGE)?,
             first_tables,
+            #[cfg(feature = "program")]
+            list: take(crate::program::list_size(total))?,
         })
     }
 
@@ -168,7 +200,7 @@ impl Start<'_> {
         plan: &Plan,
         places: &Places,
         most: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<[Region; MAX_FREE], Failure> {
         let layout = &mut self.state.layout;
         layout.add(MemoryKind::Image, places.image, GUEST, image.size());
         let [boot, trap_stack, stack] = places.others;
@@ -189,25 +221,43 @@ impl Start<'_> {
         let data = layout.data.len.next_multiple_of(PAGE);
         let fixed = data + plan.boot.1 + plan.trap_stack.1 + plan.stack.1;
         let mut left = most.saturating_sub(fixed);
+        #[cfg(feature = "program")]
+        let mut share = {
+            let all = behind(regions, self.frames.next).map(|r| r.end.saturating_sub(r.start));
+            crate::program::share(all.sum::<u64>().min(left))
+        };
+        #[cfg(not(feature = "program"))]
+        let mut share = u64::MAX;
+        let mut pool = [Region::default(); MAX_FREE];
         let mut free = 0;
-        for region in regions.iter().take(MAX_FREE) {
-            // What lies below the image is the machine part's and the firmware's.
-            let start = if region.start <= GUEST {
-                self.frames.next
-            } else {
-                region.start
-            };
-            let len = region.end.saturating_sub(start).min(left);
+        for (region, pool) in behind(regions, self.frames.next).zip(&mut pool) {
+            let start = region.start;
+            let all = region.end.saturating_sub(start).min(left);
+            let len = all.min(share);
             if len > 0 {
-                left -= len;
                 layout.add(MemoryKind::Free, places.free + start, start, len);
                 free += len;
             }
+            left -= all;
+            share -= len;
+            pool.start = start + len;
+            pool.end = start + all;
         }
         if free == 0 {
             return Err("too little memory".into());
         }
-        Ok(())
+        #[cfg(feature = "program")]
+        {
+            let root = self.firmware.module;
+            if !root.start.is_multiple_of(PAGE) {
+                return Err("the root image does not begin at a page".into());
+            }
+            let len = root.end.saturating_sub(root.start) & !(PAGE - 1);
+            if len > 0 {
+                layout.add(MemoryKind::Root, places.root + root.start, root.start, len);
+            }
+        }
+        Ok(pool)
     }
 
     /// Writes the boot record.
@@ -222,6 +272,12 @@ impl Start<'_> {
             BootInfo::FEATURE_RELEASE
         } else {
             0
+        };
+        #[cfg(feature = "program")]
+        let released = if state.program.terminal {
+            released | BootInfo::FEATURE_TERMINAL
+        } else {
+            released
         };
         let facts = Facts {
             features: BootInfo::FEATURE_TICK | released,
@@ -244,8 +300,8 @@ impl Start<'_> {
         tables: &mut Tables<'_>,
         image: &Image<'_>,
         parts: &Parts,
-        drivers: (u64, u64),
-        supervisor: (u64, u64),
+        regions: &[Region],
+        plan: &Plan,
     ) -> Option<()> {
         let mut same = |start: u64, end: u64, access: u64| {
             tables.map(start, start, end.checked_sub(start)?, access)
@@ -258,10 +314,9 @@ impl Start<'_> {
         same(ring0, ring0 + PAGE, access::CODE0)?;
         same(ring0 + PAGE, ring0_end, access::DATA0)?;
         same(ring0_end, parts.end.next_multiple_of(PAGE), access::DATA)?;
-        same(drivers.0, drivers.0 + drivers.1, access::DATA)?;
-        same(supervisor.0, supervisor.0 + supervisor.1, access::DATA0)?;
+        self.map_reach(tables, regions, plan)?;
         for &(start, end) in self.windows.pages() {
-            same(start, end, access::DEVICE)?;
+            tables.map(reach::at(start), start, end - start, access::DEVICE)?;
         }
         for range in self.state.layout.ranges() {
             if range.kind == MemoryKind::Image as u32 {
@@ -274,13 +329,42 @@ impl Start<'_> {
                     let (start, len) = (segment.start, segment.end - segment.start);
                     tables.map(range.start + start, range.physical + start, len, access)?;
                 }
-            } else if range.kind == MemoryKind::Boot as u32 {
+            } else if range.kind == MemoryKind::Boot as u32 || range.kind == MemoryKind::Root as u32
+            {
                 tables.map(range.start, range.physical, range.len, access::CONSTANT)?;
             } else {
                 tables.map(range.start, range.physical, range.len, access::DATA)?;
             }
         }
         Some(())
+    }
+}
+
+impl Start<'_> {
+    /// The drivers' memory, and the page tables for the stub.
+    #[cfg(not(feature = "program"))]
+    #[allow(clippy::unused_self, reason = "with a program it is all memory")]
+    fn map_reach(&self, tables: &mut Tables<'_>, _: &[Region], plan: &Plan) -> Option<()> {
+        for ((start, len), access) in [(plan.drivers, access::DATA), (plan.tables, access::DATA0)] {
+            tables.map(start, start, len, access)?;
+        }
+        Some(())
+    }
+
+    /// All memory behind the image, and the root image. The drivers' memory, page tables and the pool are among it.
+    #[cfg(feature = "program")]
+    fn map_reach(&self, tables: &mut Tables<'_>, regions: &[Region], plan: &Plan) -> Option<()> {
+        for region in behind(regions, plan.drivers.0) {
+            let len = region.end.saturating_sub(region.start);
+            tables.map(reach::at(region.start), region.start, len, access::DATA)?;
+        }
+        let root = self.state.root_image();
+        tables.map(
+            reach::at(root.physical),
+            root.physical,
+            root.len,
+            access::CONSTANT,
+        )
     }
 }
 

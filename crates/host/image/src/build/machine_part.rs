@@ -15,12 +15,13 @@ use super::finish::{E, Endian, Malformed, patch};
 use super::room::Room;
 use crate::image::{MACHINE_ADDRESS, MachineHeader};
 
-/// The machine part with drivers for no devices, links, disks, both.
-static PARTS: [&[u8]; 4] = [
+/// The machine part with drivers for no devices, links, disks, both; the last is for Linux programs, which may have links.
+static PARTS: [&[u8]; 5] = [
     include_bytes!(concat!(env!("OUT_DIR"), "/machine.bin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/machine-net.bin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/machine-block.bin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/machine-net-block.bin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/machine-program.bin")),
 ];
 
 /// The machine part for an image with these segments.
@@ -37,6 +38,13 @@ fn part_for(file: &[u8], segments: &[ProgramHeader64<Endian>]) -> Result<&'stati
                     Some(DeviceKind::Block) => 2,
                     Some(DeviceKind::Files) | None => 0,
                 };
+            }
+            if found.owner == note::OWNER.as_bytes()
+                && found.kind == note::TYPE_ABI
+                && let Some(abi) = found.record::<AbiNote>()
+                && abi.flags & AbiNote::PROGRAM != 0
+            {
+                return Ok(PARTS[4]);
             }
         }
     }

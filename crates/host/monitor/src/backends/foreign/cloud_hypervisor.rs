@@ -52,6 +52,9 @@ fn arguments(plan: &Plan) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
+    if let Some(root) = plan.root {
+        words.extend(["--initramfs".to_owned(), by_path(root)]);
+    }
     // One option with several values: given twice, only the last would count.
     let mut list = |option: &str, values: Vec<String>| {
         if !values.is_empty() {

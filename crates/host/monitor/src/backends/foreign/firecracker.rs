@@ -50,11 +50,15 @@ pub fn tell(plan: &Plan) -> Result<Told, Error> {
 fn config(plan: &Plan) -> Value {
     let drives: Vec<Value> = plan.disks().enumerate().map(drive).collect();
     let links: Vec<Value> = plan.links().enumerate().map(link).collect();
+    let mut boot = json!({
+        "kernel_image_path": by_path(plan.kernel),
+        "boot_args": plan.line,
+    });
+    if let Some(root) = plan.root {
+        boot["initrd_path"] = by_path(root).into();
+    }
     json!({
-        "boot-source": {
-            "kernel_image_path": by_path(plan.kernel),
-            "boot_args": plan.line,
-        },
+        "boot-source": boot,
         "machine-config": { "vcpu_count": 1, "mem_size_mib": plan.memory_mib },
         "drives": drives,
         "network-interfaces": links,

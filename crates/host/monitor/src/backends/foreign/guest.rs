@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use kiln_abi::ExitReason;
+use kiln_abi::note::AbiNote;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::child::{self, Child, Input, Network, Order};
 use super::errors::Errors;
+use super::plan::Files;
 use super::protections::{Granted, needs_root, protections, refuse_missing};
 use super::report::{Report, Screen};
-use super::{Error, Monitor, qemu};
+use super::{Error, Monitor, input, qemu};
 use crate::backend::{Ended, Guest, How, Launch, Protection, Usage};
 use crate::backends::process::guest::proc_usage;
 use crate::backends::process::os;
@@ -89,7 +91,7 @@ pub(super) fn start(
     monitor: &Monitor,
     told: Told,
     launch: Launch,
-    kernel: &OwnedFd,
+    files: &Files,
     token: &str,
 ) -> Result<ForeignGuest, Error> {
     let namespaces: Vec<RawFd> = launch
@@ -101,7 +103,8 @@ pub(super) fn start(
     let network = network(monitor, &launch, &namespaces)?;
     let needs_root = needs_root(monitor, &told, &launch);
     let root = rustix::process::geteuid().is_root();
-    let mut descriptors: Vec<RawFd> = vec![kernel.as_raw_fd()];
+    let mut descriptors: Vec<RawFd> = vec![files.kernel.as_raw_fd()];
+    descriptors.extend(files.root.as_ref().map(AsRawFd::as_raw_fd));
     descriptors.extend(told.descriptors.iter().map(AsRawFd::as_raw_fd));
     descriptors.extend(launch.devices.iter().map(|device| device.host.as_raw_fd()));
     let strict = launch.strict;
@@ -123,6 +126,13 @@ pub(super) fn start(
         network,
         nobody: needs_root.is_none(),
     })?;
+    if launch.image.abi().flags & AbiNote::PROGRAM != 0 {
+        let line = child.input.try_clone();
+        input::pass_on(
+            launch.input,
+            line.map_err(Error::host("copy a descriptor"))?,
+        );
+    }
     // With our copies of its ends open, nobody would see that it has closed them.
     drop(told.descriptors);
     granted.no_namespaces = child.no_namespaces.as_ref().map(crate::error::describe);

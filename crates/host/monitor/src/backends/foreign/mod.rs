@@ -18,6 +18,7 @@
 //! | [`child`] | from the fork to the monitor's first instruction |
 //! | [`errors`] | what the monitor itself says |
 //! | [`protections`] | what stands around a monitor, and what does not |
+//! | [`input`] | what a program reads from its console |
 //! | [`guest`] | the supervisor's handle |
 
 pub mod child;
@@ -25,6 +26,7 @@ pub mod cloud_hypervisor;
 pub mod errors;
 pub mod firecracker;
 pub mod guest;
+pub mod input;
 pub mod limits;
 pub mod plan;
 pub mod protections;
@@ -37,7 +39,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::backend::{Launch, LinkEnds};
+use crate::backend::{Device, Launch, LinkEnds};
 use crate::spec::QemuOptions;
 use guest::ForeignGuest;
 use plan::Plan;
@@ -182,14 +184,20 @@ impl Monitor {
     /// [`Error`]; nothing is left behind then.
     pub fn start(&self, launch: Launch) -> Result<ForeignGuest, Error> {
         let token = words::token().map_err(Error::host("read random numbers"))?;
-        let kernel = plan::kernel(launch.image)?;
-        let mut plan = Plan::new(&launch, &kernel, &token)?;
+        if launch.devices.iter().any(Device::is_folder) {
+            return Err(Error::Unable(format!(
+                "{} cannot have volumes yet: leave out -v, or use --backend process",
+                self.title()
+            )));
+        }
+        let files = plan::files(launch.image)?;
+        let mut plan = Plan::new(&launch, &files, &token)?;
         let told = match self.kind {
             Kind::Qemu(setup) => qemu::tell(setup, &mut plan)?,
             Kind::Firecracker => firecracker::tell(&plan)?,
             Kind::CloudHypervisor => cloud_hypervisor::tell(&plan)?,
         };
-        guest::start(self, told, launch, &kernel, &token)
+        guest::start(self, told, launch, &files, &token)
     }
 
     fn is_qemu(&self) -> bool {

@@ -1,8 +1,9 @@
 //! What a monitor is to be told, before it is put in any monitor's words.
 
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use kiln_abi::note::AbiNote;
 use kiln_abi::{DeviceInfo, DeviceKind};
 use kiln_image::Image;
 use rustix::fs::{FileType, MemfdFlags};
@@ -23,6 +24,8 @@ const MIB: u64 = 1 << 20;
 pub struct Plan {
     /// The image.
     pub kernel: RawFd,
+    /// The root image of a Linux program.
+    pub root: Option<RawFd>,
     /// Memory of the machine in MiB.
     pub memory_mib: u64,
     /// The guest's command line.
@@ -58,11 +61,11 @@ pub enum Planning {
 }
 
 impl Plan {
-    /// From what was launched. `kernel` is the image, see [`kernel`].
+    /// From what was launched, with [`files`] of its image.
     ///
     /// # Errors
     /// [`Error::Host`] if the host does not tell what a descriptor is.
-    pub fn new(launch: &Launch, kernel: &OwnedFd, token: &str) -> Result<Self, Error> {
+    pub fn new(launch: &Launch, files: &Files, token: &str) -> Result<Self, Error> {
         let mut devices = Vec::with_capacity(launch.devices.len());
         for device in &launch.devices {
             let stat = rustix::fs::fstat(&device.host)
@@ -87,9 +90,9 @@ impl Plan {
             });
         }
         Ok(Self {
-            kernel: kernel.as_raw_fd(),
-            memory_mib: machine_memory(launch.image.layout().memory_size(), launch.memory)
-                .div_ceil(MIB),
+            kernel: files.kernel.as_raw_fd(),
+            root: files.root.as_ref().map(AsRawFd::as_raw_fd),
+            memory_mib: memory(launch.image, launch.memory).div_ceil(MIB),
             line: words::line(launch, token, crate::backends::process::os::wall()),
             devices,
         })
@@ -131,14 +134,49 @@ pub fn machine_memory(image: u64, memory: u64) -> u64 {
     guest.saturating_add(IMAGE_AT + OVERHEAD + tables)
 }
 
-/// A copy of the image in memory. The monitor may run as a user who cannot open the file, and whoever changes the file
+/// The bytes that a machine needs for an image whose guest may use `memory` bytes. A root image lies in its memory, too.
+pub fn memory(image: &Image, memory: u64) -> u64 {
+    let machine = machine_memory(image.layout().memory_size(), memory);
+    if image.abi().flags & AbiNote::PROGRAM == 0 {
+        return machine;
+    }
+    let root = image.root().map_or(0, |root| root.len);
+    // The list of the program's mappings, and tables for all memory a second time.
+    let own = memory / 256 + OVERHEAD;
+    machine.saturating_add(root).saturating_add(own)
+}
+
+/// What a machine is started with.
+#[derive(Debug)]
+pub struct Files {
+    /// The image.
+    pub kernel: OwnedFd,
+    /// The root image of a Linux program.
+    pub root: Option<OwnedFd>,
+}
+
+/// Copies of the image's parts in memory. The monitor may run as a user who cannot open the file, and whoever changes the file
 /// meanwhile changes nothing.
 ///
 /// # Errors
 /// [`Error::Host`].
-pub fn kernel(image: &Image) -> Result<OwnedFd, Error> {
-    let mut file = io::BufReader::new(image.file());
-    memory_file("kiln-image", &mut file)
+pub fn files(image: &Image) -> Result<Files, Error> {
+    let mut file = image.file();
+    let Some(root) = image.root() else {
+        let kernel = memory_file("kiln-image", &mut io::BufReader::new(file))?;
+        return Ok(Files { kernel, root: None });
+    };
+    let failed = || Error::host("read the image");
+    // Nothing but the root image lies behind its start.
+    file.seek(io::SeekFrom::Start(0)).map_err(failed())?;
+    let kernel = memory_file("kiln-image", &mut file.take(root.offset))?;
+    file.seek(io::SeekFrom::Start(root.offset))
+        .map_err(failed())?;
+    let root = memory_file("kiln-root", &mut file.take(root.len))?;
+    Ok(Files {
+        kernel,
+        root: Some(root),
+    })
 }
 
 /// A file in memory.
@@ -181,6 +219,7 @@ pub mod testing {
         };
         Plan {
             kernel: 9,
+            root: None,
             memory_mib: 70,
             line: "kiln.name=web kiln.memory=67108864".into(),
             devices: kinds.iter().enumerate().map(device).collect(),

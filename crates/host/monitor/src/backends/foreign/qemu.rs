@@ -162,6 +162,9 @@ fn arguments(accel: Accel, machine: Machine, plan: &Plan, control: i32) -> Vec<S
     );
     say("m", format!("{}M", plan.memory_mib));
     say("kernel", by_path(plan.kernel));
+    if let Some(root) = plan.root {
+        say("initrd", by_path(root));
+    }
     // Nothing is made yet when it first looks at its control socket.
     say("preconfig", String::new());
     say("chardev", "stdio,id=console,signal=off".into());
