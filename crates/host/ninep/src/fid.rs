@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use kiln_ninep::Qid;
 use rustix::fs::{FileType, Stat};
@@ -26,11 +26,11 @@ pub enum Attribute {
 #[derive(Clone, Debug)]
 pub struct Fid {
     /// The file itself, opened for nothing (`O_PATH`), or for reading and writing.
-    pub at: Rc<OwnedFd>,
+    pub at: Arc<OwnedFd>,
     /// What kind of file that is.
     pub kind: FileType,
     /// Opened for reading or writing.
-    pub open: Option<Rc<OwnedFd>>,
+    pub open: Option<Arc<OwnedFd>>,
     /// It is an attribute of the file instead.
     pub attribute: Option<Attribute>,
 }
@@ -39,7 +39,7 @@ impl Fid {
     /// A file that was found.
     pub fn new(at: OwnedFd, stat: &Stat) -> Self {
         Self {
-            at: Rc::new(at),
+            at: Arc::new(at),
             kind: FileType::from_raw_mode(stat.st_mode),
             open: None,
             attribute: None,

@@ -1,6 +1,7 @@
 //! Locks on ranges of files, towards others on the host: those between processes of the guest are the guest's own.
 //!
-//! They belong to the open file, not to this process (`F_OFD_SETLK`, fcntl(2)), and are never waited for here.
+//! They belong to the open file, not to this process (`F_OFD_SETLK`, fcntl(2)), and are never waited for here. Those of `flock(2)` are a second
+//! kind, on the host as in the guest: the one does not see the other.
 #![allow(unsafe_code, reason = "rustix has no locks of ranges")]
 
 use std::os::fd::AsRawFd;
@@ -26,6 +27,24 @@ fn record(kind: u8, start: u64, length: u64) -> Result<libc::flock, Errno> {
 }
 
 impl Session<'_> {
+    /// `flock(2)`.
+    pub(crate) fn lock_whole(&self, number: u32, kind: u8) -> Result<Reply<'static>, Errno> {
+        use rustix::fs::FlockOperation as Lock;
+        let file = self.fids.get(number)?.opened()?;
+        let operation = match kind {
+            0 => Lock::NonBlockingLockShared,
+            1 => Lock::NonBlockingLockExclusive,
+            2 => Lock::NonBlockingUnlock,
+            _ => return Err(Errno::INVAL),
+        };
+        let status = match rustix::fs::flock(file, operation) {
+            Ok(()) => lock::SUCCESS,
+            Err(Errno::WOULDBLOCK) => lock::BLOCKED,
+            Err(error) => return Err(error),
+        };
+        Ok(Reply::Lock { status })
+    }
+
     pub(crate) fn lock(
         &self,
         number: u32,

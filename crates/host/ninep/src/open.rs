@@ -1,11 +1,11 @@
 //! Opening, reading and writing.
 
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use kiln_ninep::{Reply, WHOLE};
+use kiln_ninep::{APPEND, Reply, WHOLE};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::fid::{Attribute, Fid, checked, qid};
 use crate::session::{Session, find};
@@ -72,6 +72,15 @@ pub fn reopen(fid: &Fid, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(CWD, fid.path()?, flags, Mode::empty())
 }
 
+/// Writes behind the end of a file, wherever others put that meanwhile (`RWF_APPEND`, pwritev2(2)).
+///
+/// # Errors
+/// `EOPNOTSUPP` of file systems and of hosts (before Linux 4.16) that cannot.
+fn append(file: &OwnedFd, data: &[u8]) -> Result<usize, Errno> {
+    let data = [std::io::IoSlice::new(data)];
+    rustix::io::pwritev2(file, &data, 0, ReadWriteFlags::APPEND)
+}
+
 impl Session<'_> {
     pub(crate) fn open(&mut self, number: u32, flags: u32) -> Result<Reply<'static>, Errno> {
         let device = self.device;
@@ -85,7 +94,7 @@ impl Session<'_> {
         }
         let opened = reopen(fid, flags_of(flags)?)?;
         let stat = rustix::fs::fstat(&opened)?;
-        fid.open = Some(Rc::new(opened));
+        fid.open = Some(Arc::new(opened));
         Ok(Reply::Open {
             qid: qid(&stat, device),
             unit: 0,
@@ -156,7 +165,11 @@ impl Session<'_> {
             crate::xattr::append(attribute, offset, data)?
         } else {
             let file = fid.open.as_deref().ok_or(Errno::BADF)?;
-            rustix::io::retry_on_intr(|| rustix::io::pwrite(file, data, offset))?
+            if offset == APPEND {
+                rustix::io::retry_on_intr(|| append(file, data))?
+            } else {
+                rustix::io::retry_on_intr(|| rustix::io::pwrite(file, data, offset))?
+            }
         };
         Ok(Reply::Write {
             count: count as u32,
@@ -164,12 +177,16 @@ impl Session<'_> {
     }
 
     pub(crate) fn sync(&self, number: u32, how: u32) -> Result<Reply<'static>, Errno> {
-        let file = self.fids.get(number)?.opened()?;
-        match how {
-            0 => rustix::fs::fsync(file)?,
-            WHOLE => rustix::fs::syncfs(file)?,
-            _ => rustix::fs::fdatasync(file)?,
-        }
+        sync(self.fids.get(number)?.opened()?, how)?;
         Ok(Reply::Fsync {})
+    }
+}
+
+/// Makes a file durable, as [`Request::Fsync`](kiln_ninep::Request::Fsync) says how. This takes as long as the disk does.
+pub fn sync(file: &OwnedFd, how: u32) -> Result<(), Errno> {
+    match how {
+        0 => rustix::fs::fsync(file),
+        WHOLE => rustix::fs::syncfs(file),
+        _ => rustix::fs::fdatasync(file),
     }
 }

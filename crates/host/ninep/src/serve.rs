@@ -3,12 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use kiln_ninep::Reply;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::session::Session;
+use crate::open::sync;
+use crate::session::{Session, failure};
 
 /// The longest message in bytes, header included.
 pub const MAX_MESSAGE: usize = 128 << 10;
@@ -39,11 +43,34 @@ impl Export {
 }
 
 /// Answers what comes on `socket` (`SOCK_SEQPACKET`, blocking), until its other end is closed. For a thread of its own: files may take
-/// their time.
+/// their time. What waits for a disk (`Tfsync`) is done by one more thread, so that what comes behind it need not wait too.
 ///
 /// Gives the thread a creation mask of its own, so that new files have the permissions that the guest says.
 pub fn serve(export: &Export, socket: &OwnedFd) {
     unshare_mask();
+    std::thread::scope(|scope| {
+        let (to_sync, syncs) = mpsc::channel::<Sync>();
+        let syncer = std::thread::Builder::new().stack_size(256 << 10);
+        let syncer = syncer.spawn_scoped(scope, move || {
+            for (tag, file, how) in syncs {
+                let reply = sync(&file, how).map_or_else(failure, |()| Reply::Fsync {});
+                // The guest is gone if it cannot be told, which the other thread finds, too.
+                let mut message = [0; 64];
+                let len = reply.encode(tag, &mut message).unwrap_or(0);
+                send(socket, message.get(..len).unwrap_or(&[]));
+            }
+        });
+        // The other thread ends with its sender.
+        let to_sync = syncer.is_ok().then_some(to_sync);
+        answer_all(export, socket, to_sync.as_ref());
+        drop(to_sync);
+    });
+}
+
+/// Tag of the request, file, and how.
+type Sync = (u16, Arc<OwnedFd>, u32);
+
+fn answer_all(export: &Export, socket: &OwnedFd, to_sync: Option<&mpsc::Sender<Sync>>) {
     let mut session = Session::new(export);
     let mut request = vec![0; MAX_MESSAGE];
     let mut reply = vec![0; MAX_MESSAGE];
@@ -56,14 +83,25 @@ pub fn serve(export: &Export, socket: &OwnedFd) {
         };
         // A message that is longer than the buffer was cut, and its size does not fit.
         let message = request.get(..len).unwrap_or(&[]);
+        if let (Some(to_sync), Some(sync)) = (to_sync, session.to_sync(message))
+            && to_sync.send(sync).is_ok()
+        {
+            continue;
+        }
         let len = session.answer(message, &mut reply);
-        let reply = reply.get(..len).unwrap_or(&[]);
-        loop {
-            match rustix::net::send(socket.as_fd(), reply, SendFlags::NOSIGNAL) {
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(_) => return,
-            }
+        if !send(socket, reply.get(..len).unwrap_or(&[])) {
+            return;
+        }
+    }
+}
+
+/// False if nobody is left to hear it.
+fn send(socket: &OwnedFd, message: &[u8]) -> bool {
+    loop {
+        match rustix::net::send(socket.as_fd(), message, SendFlags::NOSIGNAL) {
+            Ok(_) => return true,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! One guest's conversation: requests in, replies out.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use kiln_ninep::message::{frame_data, tag_of};
 use kiln_ninep::{
-    NO_TAG, NO_USER, Names, Qids, READ_HEADER, Reply, Request, Statistics, Text, VERSION,
+    NO_TAG, NO_USER, Names, Qids, READ_HEADER, Reply, Request, Statistics, Text, VERSION, lock,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -79,6 +80,16 @@ impl<'a> Session<'a> {
             .unwrap_or(0)
     }
 
+    /// If a message asks for a file to be made durable: its tag, the file, and how. That may be done elsewhere and later than what comes behind it,
+    /// since it changes nothing.
+    pub(crate) fn to_sync(&self, message: &[u8]) -> Option<(u16, Arc<OwnedFd>, u32)> {
+        let Ok((tag, Request::Fsync { fid, data_only })) = Request::decode(message) else {
+            return None;
+        };
+        let file = self.fids.get(fid).ok()?.open.clone()?;
+        Some((tag, file, data_only))
+    }
+
     fn perform(&mut self, request: &Request<'_>, into: &mut [u8]) -> Result<Done, Errno> {
         if self.export.read_only && changes(request) {
             return Err(Errno::ROFS);
@@ -131,6 +142,9 @@ impl<'a> Session<'a> {
                 name,
                 flags,
             } => self.unlink(folder, name.0, flags)?,
+            Request::Lock {
+                fid, kind, flags, ..
+            } if flags & lock::WHOLE != 0 => self.lock_whole(fid, kind)?,
             Request::Lock {
                 fid,
                 kind,
@@ -263,7 +277,7 @@ fn data_room(into: &mut [u8], count: u32) -> &mut [u8] {
     room.get_mut(..len).unwrap_or(&mut [])
 }
 
-fn failure(error: Errno) -> Reply<'static> {
+pub(crate) fn failure(error: Errno) -> Reply<'static> {
     Reply::Error {
         errno: error.raw_os_error().cast_unsigned(),
     }

@@ -47,6 +47,10 @@ pub const NO_USER: u32 = u32::MAX;
 /// In [`Request::Fsync`]: not one file, but everything of its file system.
 pub const WHOLE: u32 = 2;
 
+/// In [`Request::Write`], as the offset: behind whatever is the end of the file when the data is written, as `O_APPEND` does it. No file
+/// has an offset like that, so it is free; a server that does not know it answers `EINVAL`.
+pub const APPEND: u64 = u64::MAX;
+
 /// Bits of [`Attributes::valid`] and [`Request::GetAttr`]: everything that `stat` tells.
 pub const GETATTR_BASIC: u64 = 0x7ff;
 
@@ -74,4 +78,7 @@ pub mod lock {
     pub const BLOCKED: u8 = 1;
     pub const ERROR: u8 = 2;
     pub const GRACE: u8 = 3;
+    /// A bit of [`Request::Lock`](crate::Request::Lock)'s flags that the protocol does not have: a lock of `flock(2)`, which is on the whole
+    /// file and has nothing to do with those on ranges.
+    pub const WHOLE: u32 = 1 << 31;
 }

@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 
 use super::permission::owns;
 use super::watch::{self, Mask};
-use super::{Changes, Kind, Place, content};
+use super::{Changes, Inode, Kind, Place, content};
 use crate::process::Thread;
 use crate::{Errno, Result};
 
@@ -107,6 +107,25 @@ pub fn truncate(thread: &Rc<Thread>, place: &Place, size: u64) -> Result {
     place.inode.resize(size)?;
     watch::tell(&place.inode, Some(&place.dentry), Mask::MODIFY);
     Ok(())
+}
+
+/// `fallocate(2)`.
+///
+/// # Errors
+/// `EFBIG` for a file that would grow beyond `RLIMIT_FSIZE`, and those of `fallocate(2)`.
+pub fn allocate(
+    thread: &Rc<Thread>,
+    inode: &Rc<dyn Inode>,
+    mode: u32,
+    offset: u64,
+    len: u64,
+) -> Result {
+    const KEEP_SIZE: u32 = 1;
+    let end = offset.saturating_add(len);
+    if mode & KEEP_SIZE == 0 && end > inode.metadata()?.size {
+        content::limit(thread, end - 1)?;
+    }
+    inode.allocate(mode, offset, len)
 }
 
 /// `setxattr(2)`, or with `None` `removexattr(2)`; who may is not checked.

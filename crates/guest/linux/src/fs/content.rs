@@ -40,7 +40,35 @@ impl InodeFile {
         }
         let limit = limit(thread, offset)?;
         from.limit(usize::try_from(limit).unwrap_or(usize::MAX));
-        self.inode.write_at(offset, from)
+        thread.at_file(|| self.inode.write_at(offset, from))
+    }
+}
+
+/// The right to move a description's offset. Two calls on one description do not read the same bytes (`f_pos`, read(2)), also where one of
+/// them sleeps meanwhile.
+struct Turn<'a>(&'a OpenFile);
+
+impl<'a> Turn<'a> {
+    fn wait(thread: &Rc<Thread>, open: &'a OpenFile) -> Self {
+        let kernel = crate::kernel();
+        while open.in_use.get() && thread.at_file(|| thread.may_wait()) {
+            let observer: Rc<dyn crate::wait::Observer> = thread.clone();
+            kernel.vfs.turns.add(observer.clone());
+            crate::process::sched::park(thread, None);
+            kernel.vfs.turns.remove(&observer);
+        }
+        open.in_use.set(true);
+        Self(open)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.in_use.set(false);
+        let turns = &crate::kernel().vfs.turns;
+        if !turns.is_empty() {
+            turns.wake_all(crate::wait::Events::all());
+        }
     }
 }
 
@@ -60,10 +88,11 @@ pub(super) fn limit(thread: &Rc<Thread>, offset: u64) -> Result<u64> {
 }
 
 impl File for InodeFile {
-    fn read(&self, _thread: &Rc<Thread>, open: &OpenFile, to: &mut Sink) -> Result<usize> {
+    fn read(&self, thread: &Rc<Thread>, open: &OpenFile, to: &mut Sink) -> Result<usize> {
         self.not_folder()?;
+        let _turn = Turn::wait(thread, open);
         let offset = open.offset.get();
-        let read = self.inode.read_at(offset, to)?;
+        let read = thread.at_file(|| self.inode.read_at(offset, to))?;
         open.offset.set(offset.saturating_add(read as u64));
         if watch::any() {
             watch::tell_open(open, Mask::ACCESS);
@@ -72,26 +101,43 @@ impl File for InodeFile {
     }
 
     fn write(&self, thread: &Rc<Thread>, open: &OpenFile, from: &mut Source) -> Result<usize> {
-        let offset = if open.flags.get().contains(OpenFlags::APPEND) {
-            self.inode.metadata()?.size
+        let _turn = Turn::wait(thread, open);
+        let written = if open.flags.get().contains(OpenFlags::APPEND) {
+            let (written, end) = self.append(thread, from)?;
+            open.offset.set(end);
+            written
         } else {
-            open.offset.get()
+            let offset = open.offset.get();
+            let written = self.write_within(thread, offset, from)?;
+            open.offset.set(offset.saturating_add(written as u64));
+            written
         };
-        let written = self.write_within(thread, offset, from)?;
-        open.offset.set(offset.saturating_add(written as u64));
         if watch::any() {
             watch::tell_open(open, Mask::MODIFY);
         }
         Ok(written)
     }
 
-    fn read_at(&self, _thread: &Rc<Thread>, offset: u64, to: &mut Sink) -> Result<usize> {
+    fn read_at(&self, thread: &Rc<Thread>, offset: u64, to: &mut Sink) -> Result<usize> {
         self.not_folder()?;
-        self.inode.read_at(offset, to)
+        thread.at_file(|| self.inode.read_at(offset, to))
     }
 
     fn write_at(&self, thread: &Rc<Thread>, offset: u64, from: &mut Source) -> Result<usize> {
         self.write_within(thread, offset, from)
+    }
+
+    fn append(&self, thread: &Rc<Thread>, from: &mut Source) -> Result<(usize, u64)> {
+        const FSIZE: usize = 1;
+        self.not_folder()?;
+        if from.remaining() == 0 {
+            return Ok((0, self.inode.metadata()?.size));
+        }
+        if thread.process.limits.borrow()[FSIZE].0 < MAX_SIZE {
+            let limit = limit(thread, self.inode.metadata()?.size)?;
+            from.limit(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        thread.at_file(|| self.inode.append(from))
     }
 
     fn seek(&self, open: &OpenFile, offset: i64, whence: u32) -> Result<u64> {

@@ -17,7 +17,7 @@ pub enum Mapped {
     Image(u64),
     /// Its pages are memory of the library OS.
     Pages(Rc<dyn Pages>),
-    /// It has to be read (and, for a shared mapping, written back by `msync(2)` and `munmap(2)`).
+    /// It has to be read. Not for shared mappings.
     Copy,
     /// As `/dev/zero`.
     Zero,
@@ -30,6 +30,20 @@ pub trait Pages {
     /// # Errors
     /// `ENOMEM`, `ENOSPC`; `ENXIO` if `first` lies behind the end of the content (the program gets `SIGBUS`).
     fn run(&self, first: u64, count: u64) -> Result<Run>;
+    /// A mapping is made through which the program may write.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn expect_writes(&self) -> Result {
+        Ok(())
+    }
+    /// Brings what was written to the pages with numbers from `first` up to before `last` to where the file is kept, if that is elsewhere.
+    ///
+    /// # Errors
+    /// The file system's; all pages are tried.
+    fn save(&self, _first: u64, _last: u64) -> Result {
+        Ok(())
+    }
 }
 
 /// Pages that lie side by side.
@@ -78,6 +92,12 @@ pub trait File: Any {
     /// `pwrite(2)`.
     fn write_at(&self, _thread: &Rc<Thread>, _offset: u64, _from: &mut Source) -> Result<usize> {
         Err(Errno::ESPIPE)
+    }
+    /// Writes behind the end (`O_APPEND`). Returns how many bytes, and where the end is then.
+    fn append(&self, thread: &Rc<Thread>, from: &mut Source) -> Result<(usize, u64)> {
+        let end = self.metadata()?.size;
+        let written = self.write_at(thread, end, from)?;
+        Ok((written, end.saturating_add(written as u64)))
     }
     /// `lseek(2)`.
     fn seek(&self, _open: &OpenFile, _offset: i64, _whence: u32) -> Result<u64> {
@@ -144,8 +164,12 @@ pub struct OpenFile {
     pub owner: Cell<i32>,
     /// `fcntl(F_SETSIG)`.
     pub signal: Cell<i32>,
+    /// A long call that moves `offset` is being made piece by piece.
+    pub in_pieces: Cell<bool>,
     /// It has locks, to be given up with it.
     pub(super) locked: Cell<bool>,
+    /// A call that moves the offset sleeps.
+    pub(super) in_use: Cell<bool>,
 }
 
 impl OpenFile {
@@ -163,7 +187,9 @@ impl OpenFile {
             offset: Cell::new(0),
             owner: Cell::new(0),
             signal: Cell::new(0),
+            in_pieces: Cell::new(false),
             locked: Cell::new(false),
+            in_use: Cell::new(false),
         })
     }
 
@@ -202,6 +228,8 @@ impl Drop for OpenFile {
 
 /// Does `attempt` until it is not `EAGAIN` any more, sleeping meanwhile if the description allows it.
 ///
+/// Nothing may be borrowed: files of volumes sleep during the attempt ([`Thread::may_wait`]).
+///
 /// # Errors
 /// The attempt's; `ERESTARTSYS`; `EAGAIN` also when `deadline` passes (as `SO_RCVTIMEO` wants it).
 pub fn blocking<T>(
@@ -213,7 +241,7 @@ pub fn blocking<T>(
 ) -> Result<T> {
     let mut patience = crate::wait::Patience::default();
     loop {
-        match attempt() {
+        match thread.at_call(&mut attempt) {
             Err(Errno::EAGAIN) if !open.nonblocking() => {}
             other => return other,
         }

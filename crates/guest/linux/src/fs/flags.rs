@@ -23,6 +23,8 @@ bitflags::bitflags! {
         const NOFOLLOW = 0o400_000;
         const NOATIME = 0o1_000_000;
         const CLOEXEC = 0o2_000_000;
+        /// `O_SYNC` without `O_DSYNC`, which belongs to it.
+        const SYNC = 0o4_000_000;
         const PATH = 0o10_000_000;
         const TMPFILE = 0o20_000_000;
     }

@@ -33,7 +33,7 @@ use core::cell::{Cell, OnceCell, RefCell};
 use crate::Result;
 use crate::process::Thread;
 
-pub use change::{change, change_mode, change_owner, change_xattr, truncate};
+pub use change::{allocate, change, change_mode, change_owner, change_xattr, truncate};
 pub use content::InodeFile;
 pub use file::{File, Mapped, OpenFile, Pages, Run, blocking};
 pub use flags::{OpenFlags, Walk};
@@ -86,6 +86,9 @@ pub struct Vfs {
     memory: OnceCell<Rc<tmpfs::Tmpfs>>,
     locks: locks::Locks,
     watches: watch::Watches,
+    volumes: volume::Volumes,
+    /// Who waits for a turn at an open file description.
+    turns: crate::wait::WaitQueue,
     /// How device files are opened; set by the module that has the devices.
     pub open_device: Cell<Option<OpenDevice>>,
     /// How fifos are opened; set by the module that has the pipes.

@@ -182,6 +182,21 @@ pub trait Inode: Any {
     fn write_at(&self, _offset: u64, _from: &mut Source) -> Result<usize> {
         Err(Errno::EINVAL)
     }
+    /// Writes behind the end (`O_APPEND`). Returns how many bytes, and where the end is then.
+    fn append(&self, from: &mut Source) -> Result<(usize, u64)> {
+        let end = self.metadata()?.size;
+        let written = self.write_at(end, from)?;
+        Ok((written, end.saturating_add(written as u64)))
+    }
+    /// The file system's number and the inode's, which are the same as long as the inode is there.
+    fn identity(&self) -> Result<(u64, u64)> {
+        let metadata = self.metadata()?;
+        Ok((metadata.device, metadata.inode))
+    }
+    /// Where locks are taken towards others than this machine, for file systems that have such.
+    fn outside(&self) -> Option<&dyn super::locks::Outside> {
+        None
+    }
     /// `ftruncate(2)`.
     fn resize(&self, _size: u64) -> Result {
         Err(Errno::EINVAL)

@@ -11,7 +11,7 @@ use super::watch::{self, Mask};
 use super::{Dentry, File, Kind, Metadata, NewInode, OpenFile, OpenFlags, Place, Walk, anonymous};
 use crate::io::Sink;
 use crate::process::Thread;
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// Flags that mean something only while a file is opened.
 const MOMENTARY: OpenFlags = OpenFlags::CREAT
@@ -39,6 +39,27 @@ pub fn open(
 /// # Errors
 /// Those of `openat2(2)`.
 pub fn open_how(
+    thread: &Rc<Thread>,
+    folder: i32,
+    path: &[u8],
+    flags: OpenFlags,
+    mode: u32,
+    walk: Walk,
+) -> Result<Rc<OpenFile>> {
+    /// Of a file that others make and remove all the time.
+    const TRIES: u32 = 100;
+    let exclusive = flags.contains(OpenFlags::CREAT | OpenFlags::EXCL);
+    let mut tries = 1;
+    loop {
+        match open_once(thread, folder, path, flags, mode, walk) {
+            // Somebody else has made it since it was looked for, as others may in a folder of the host: it is opened then.
+            Err(Errno::EEXIST) if !exclusive && tries < TRIES => tries += 1,
+            opened => return opened,
+        }
+    }
+}
+
+fn open_once(
     thread: &Rc<Thread>,
     folder: i32,
     path: &[u8],
@@ -266,6 +287,7 @@ pub fn read_whole(place: &Place, limit: u64) -> Result<Vec<u8>> {
     if size > limit {
         return Err(Errno::EFBIG);
     }
+    shortage::room(size)?;
     let mut bytes = vec![0; size as usize];
     let mut done = 0;
     while done < bytes.len() {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use super::OpenFile;
+use crate::shortage;
 use crate::{Errno, Result};
 
 /// One descriptor.
@@ -36,6 +37,20 @@ impl Default for FdTable {
     }
 }
 
+/// Makes room for a number. A table is as long as the greatest number in it, which a program may choose.
+fn lengthen(slots: &mut Vec<Option<Descriptor>>, number: usize, error: Errno) -> Result {
+    let missing = (number + 1).saturating_sub(slots.len());
+    if missing > slots.capacity() - slots.len() {
+        // It may move, and be twice as long afterwards.
+        let bytes = (number + 1) * 2 * size_of::<Option<Descriptor>>();
+        shortage::room(bytes as u64).map_err(|_| error)?;
+    }
+    if missing > 0 {
+        slots.resize(number + 1, None);
+    }
+    Ok(())
+}
+
 impl FdTable {
     /// The description behind a descriptor.
     ///
@@ -63,7 +78,7 @@ impl FdTable {
     /// Gives a description the lowest free number from `from` on.
     ///
     /// # Errors
-    /// `EMFILE`.
+    /// `EMFILE`; `ENFILE` if memory is short: that is what Linux derives its limit of open files from.
     pub fn add(&self, open: Rc<OpenFile>, close_on_exec: bool, from: usize) -> Result<i32> {
         let mut slots = self.slots.borrow_mut();
         let start = from.max(self.lowest.get());
@@ -72,9 +87,8 @@ impl FdTable {
         if number >= self.limit.get() {
             return Err(Errno::EMFILE);
         }
-        if number >= slots.len() {
-            slots.resize(number + 1, None);
-        }
+        shortage::object(Errno::ENFILE)?;
+        lengthen(&mut slots, number, Errno::ENFILE)?;
         slots[number] = Some(Descriptor {
             open,
             close_on_exec,
@@ -88,7 +102,7 @@ impl FdTable {
     /// Puts a description at a number (`dup2(2)`). What was there comes back, to be dropped without the table being borrowed.
     ///
     /// # Errors
-    /// `EBADF` for a number that is not allowed.
+    /// `EBADF` for a number that is not allowed; `ENOMEM`.
     pub fn put(
         &self,
         fd: i32,
@@ -100,9 +114,7 @@ impl FdTable {
             return Err(Errno::EBADF);
         }
         let mut slots = self.slots.borrow_mut();
-        if number >= slots.len() {
-            slots.resize(number + 1, None);
-        }
+        lengthen(&mut slots, number, Errno::ENOMEM)?;
         Ok(slots[number].replace(Descriptor {
             open,
             close_on_exec,

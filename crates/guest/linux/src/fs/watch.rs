@@ -13,7 +13,7 @@ use crate::io::Sink;
 use crate::process::Thread;
 use crate::user::UserAddr;
 use crate::wait::{Events, WaitQueue};
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 bitflags::bitflags! {
     /// What happened, and how to watch.
@@ -246,6 +246,7 @@ impl Inotify {
         if watches.len() >= MAX_WATCHES {
             return Err(Errno::ENOSPC);
         }
+        shortage::object(Errno::ENOSPC)?;
         let number = self.last.get().checked_add(1).ok_or(Errno::ENOSPC)?;
         self.last.set(number);
         watches.insert(

@@ -7,5 +7,6 @@ mod lock;
 mod memory;
 mod metadata;
 mod root;
+mod shortage;
 mod transfer;
 mod watch;

@@ -114,3 +114,78 @@ fn pipes_are_spliced() {
     assert_eq!(call!(p, "splice", read, 0, out, 0, 99, 0), 6);
     assert_eq!(call!(p, "splice", read, 0, out, 0, 99, 0), 0, "its end");
 }
+
+/// Another reader empties the pipe while the call waits for room in the other one: it waits for content again, and does not say that there is no more.
+#[test]
+fn a_splice_that_has_waited_for_room_looks_for_content_again() {
+    for name in ["splice", "tee"] {
+        let program = program();
+        let p = &program;
+        let ((read, write), (full_read, full)) = (pipe(p), pipe(p));
+        let long = alloc::vec![1_u8; 65_536];
+        assert_eq!(call!(p, "write", full, &long[..], 65_536), 65_536);
+        assert_eq!(call!(p, "write", write, "x", 1), 1);
+        let thread = p.thread.clone();
+        let (source, sink) = (read, full_read);
+        crate::platform::pretend::while_asleep(move || {
+            let mut bytes = alloc::vec![0; 65_536];
+            for (fd, len) in [(source, 1), (sink, 65_536)] {
+                let open = thread.process.files.get(fd as i32).unwrap();
+                let to = &mut crate::io::Sink::kernel(&mut bytes[..len]);
+                assert_eq!(open.file.read(&thread, &open, to), Ok(len));
+            }
+        });
+        let thread = p.thread.clone();
+        crate::platform::pretend::while_asleep(move || {
+            let open = thread.process.files.get(write as i32).unwrap();
+            let from = &mut crate::io::Source::kernel(b"later");
+            assert_eq!(open.file.write(&thread, &open, from), Ok(5));
+        });
+        let moved = match name {
+            "splice" => call!(p, "splice", read, 0, full, 0, 100, 0),
+            _ => call!(p, "tee", read, full, 100, 0),
+        };
+        assert_eq!(moved, 5, "{name}");
+    }
+}
+
+/// While a call waits for the socket behind it, what it is about to take out of the pipe stays for it.
+#[test]
+fn nobody_takes_what_a_splice_is_moving() {
+    let program = program();
+    let p = &program;
+    let (read, write) = pipe(p);
+    let ends = p.room(8);
+    assert_eq!(call!(p, "socketpair", 1, 1, 0, ends), 0);
+    let [near, far] = UserAddr(ends).read::<[i32; 2]>().unwrap().map(i64::from);
+    let mut filled = 0;
+    let long = alloc::vec![2_u8; 65_536];
+    let options = call!(p, "fcntl", near, 3, 0);
+    call!(p, "fcntl", near, 4, options | 0o4000);
+    loop {
+        let sent = call!(p, "write", near, &long[..], 65_536);
+        if sent < 0 {
+            break;
+        }
+        filled += sent;
+    }
+    call!(p, "fcntl", near, 4, options);
+    assert_eq!(call!(p, "write", write, "abc", 3), 3);
+    let thread = p.thread.clone();
+    crate::platform::pretend::while_asleep(move || {
+        let mut bytes = alloc::vec![0; 8];
+        let open = thread.process.files.get(read as i32).unwrap();
+        let to = &mut crate::io::Sink::kernel(&mut bytes);
+        assert_eq!(open.file.read(&thread, &open, to), Err(Errno::EAGAIN));
+        let mut all = alloc::vec![0; filled as usize];
+        let open = thread.process.files.get(far as i32).unwrap();
+        let to = &mut crate::io::Sink::kernel(&mut all);
+        assert_eq!(open.file.read(&thread, &open, to), Ok(filled as usize));
+    });
+    assert_eq!(call!(p, "splice", read, 0, near, 0, 100, 0), 3);
+    let room = p.room(8);
+    assert_eq!(call!(p, "read", far, room, 8), 3);
+    assert_eq!(UserAddr(room).read::<[u8; 3]>().unwrap(), *b"abc");
+    let pipe = p.thread.process.files.get(read as i32).unwrap();
+    assert!(crate::event::pipe::of(&pipe).unwrap().may_read());
+}

@@ -16,16 +16,16 @@ const BYTES: usize = super::PAGE as usize;
 struct Memory([u8; BYTES]);
 
 /// Pages that were made together and lie side by side.
-pub(super) struct Chunk {
+pub(in crate::fs) struct Chunk {
     address: u64,
     memory: RefCell<Box<[Memory]>>,
     /// How many of them belong to the file; whoever holds more handles than that has pages mapped.
-    pub(super) listed: Cell<usize>,
+    pub(in crate::fs) listed: Cell<usize>,
 }
 
 impl Chunk {
     /// Zeroed pages.
-    pub(super) fn new(pages: usize) -> Result<Rc<Self>> {
+    pub(in crate::fs) fn new(pages: usize) -> Result<Rc<Self>> {
         let mut memory = Vec::new();
         memory.try_reserve_exact(pages).map_err(|_| Errno::ENOMEM)?;
         memory.resize(pages, Memory([0; BYTES]));
@@ -40,24 +40,24 @@ impl Chunk {
 
 /// One page of a chunk.
 #[derive(Clone)]
-pub(super) struct Page {
-    pub(super) chunk: Rc<Chunk>,
-    pub(super) index: usize,
+pub(in crate::fs) struct Page {
+    pub(in crate::fs) chunk: Rc<Chunk>,
+    pub(in crate::fs) index: usize,
 }
 
 impl Page {
-    pub(super) fn address(&self) -> u64 {
+    pub(in crate::fs) fn address(&self) -> u64 {
         self.chunk.address + (self.index * BYTES) as u64
     }
 
     /// The bytes; `EFAULT` if they are just being written, as when a program gives a mapping of a file as the place to read the file to.
-    pub(super) fn bytes(&self) -> Result<Ref<'_, [u8; BYTES]>> {
+    pub(in crate::fs) fn bytes(&self) -> Result<Ref<'_, [u8; BYTES]>> {
         let memory = self.chunk.memory.try_borrow().map_err(|_| Errno::EFAULT)?;
         Ref::filter_map(memory, |memory| memory.get(self.index).map(|page| &page.0))
             .map_err(|_| Errno::EFAULT)
     }
 
-    pub(super) fn bytes_mut(&self) -> Result<RefMut<'_, [u8; BYTES]>> {
+    pub(in crate::fs) fn bytes_mut(&self) -> Result<RefMut<'_, [u8; BYTES]>> {
         let memory = self
             .chunk
             .memory
@@ -70,7 +70,7 @@ impl Page {
     }
 
     /// True if somebody has the page mapped, or one that was made with it.
-    pub(super) fn is_held(&self) -> bool {
+    pub(in crate::fs) fn is_held(&self) -> bool {
         Rc::strong_count(&self.chunk) > self.chunk.listed.get()
     }
 }

@@ -6,7 +6,7 @@
 
 mod folder;
 mod lower;
-mod memory;
+pub(super) mod memory;
 mod node;
 mod regular;
 
@@ -133,6 +133,7 @@ impl Tmpfs {
         if used > self.limit {
             return Err(Errno::ENOSPC);
         }
+        crate::shortage::content(pages.saturating_mul(PAGE), Errno::ENOSPC)?;
         self.used.set(used);
         Ok(())
     }

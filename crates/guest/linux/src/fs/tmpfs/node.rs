@@ -18,7 +18,7 @@ use crate::fs::{
 use crate::io::{Sink, Source};
 use crate::platform;
 use crate::process::Thread;
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// `RENAME_NOREPLACE`
 const NOREPLACE: u32 = 1;
@@ -298,6 +298,7 @@ impl Inode for Node {
     fn create(&self, name: &[u8], new: &NewInode) -> Result<Rc<dyn Inode>> {
         let folder = self.folder()?;
         self.alive()?;
+        shortage::content(0, Errno::ENOSPC)?;
         folder.own()?;
         match folder.find(&self.fs, name) {
             Ok(_) => return Err(Errno::EEXIST),
@@ -315,6 +316,7 @@ impl Inode for Node {
 
     fn unnamed(&self, new: &NewInode) -> Result<Rc<dyn Inode>> {
         self.folder()?;
+        shortage::content(0, Errno::ENOSPC)?;
         let node = self.fs.make(new);
         node.set_links(0);
         Ok(node)
@@ -322,6 +324,7 @@ impl Inode for Node {
 
     fn link(&self, name: &[u8], to: &Rc<dyn Inode>) -> Result {
         let folder = self.folder()?;
+        shortage::content(0, Errno::ENOSPC)?;
         let node = self.own(to)?;
         if node.kind() == Kind::Directory {
             return Err(Errno::EPERM);
@@ -515,6 +518,7 @@ impl Inode for Node {
             if flags & REPLACE != 0 && !there {
                 return Err(Errno::ENODATA);
             }
+            shortage::content(value.len() as u64, Errno::ENOSPC)?;
             let used: usize = all
                 .iter()
                 .map(|(name, value)| name.len() + value.len())

@@ -1,4 +1,8 @@
 //! The conversation with a folder's server.
+//!
+//! A thread whose call may wait (it holds nothing that another thread could want, see [`Thread::may_wait`](crate::process::Thread::may_wait))
+//! sleeps until its reply comes; others run meanwhile, and may ask too. All others keep the whole machine waiting: for one message there and
+//! one back if nothing is on its way, else until their reply is among those that come.
 
 use alloc::collections::BTreeMap;
 use alloc::rc::{Rc, Weak};
@@ -7,12 +11,14 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use kiln_ninep::{
-    Attributes, GETATTR_BASIC, HEADER, NO_FID, Names, READ_HEADER, Reply, Request, Text, VERSION,
-    WRITE_HEADER,
+    Attributes, GETATTR_BASIC, HEADER, NO_FID, NO_TAG, Names, READ_HEADER, Reply, Request, Text,
+    VERSION, WRITE_HEADER,
 };
 
 use super::node::Node;
 use crate::platform;
+use crate::process::{Thread, sched};
+use crate::wait::{Events, Observer, WaitQueue};
 use crate::{Errno, Result};
 
 /// The longest message.
@@ -27,8 +33,12 @@ pub struct Client {
     /// Number of the file system.
     pub number: u64,
     msize: usize,
-    /// A request and its reply: one at a time.
+    /// A request and a reply, for as long as they are sent and taken.
     buffers: RefCell<(Vec<u8>, Vec<u8>)>,
+    /// Requests that are on their way, by tag, and what has come of them.
+    under_way: RefCell<BTreeMap<u16, Option<Vec<u8>>>>,
+    /// Who waits for that.
+    came: WaitQueue,
     next: Cell<u32>,
     /// Fids that were given back.
     free: RefCell<Vec<u32>>,
@@ -44,6 +54,8 @@ impl Client {
             number,
             msize: MSIZE,
             buffers: RefCell::new((vec![0; MSIZE], vec![0; MSIZE])),
+            under_way: RefCell::default(),
+            came: WaitQueue::new(),
             next: Cell::new(ROOT + 1),
             free: RefCell::default(),
             nodes: RefCell::default(),
@@ -84,26 +96,116 @@ impl Client {
     }
 
     /// Asks, and lets `read` understand the reply. What it does not is the server's fault.
+    ///
+    /// May sleep if the thread that runs [may wait](crate::process::Thread::may_wait).
     pub fn ask<R>(
         &self,
         request: &Request<'_>,
         read: impl FnOnce(&Reply<'_>) -> Option<R>,
     ) -> Result<R> {
         const TAG: u16 = 1;
+        let sleeper = sleeper(request);
+        if sleeper.is_some() || !self.under_way.borrow().is_empty() {
+            let (tag, reply) = self.exchange(request, sleeper.as_ref())?;
+            return understand(tag, &reply, read);
+        }
         let mut buffers = self.buffers.borrow_mut();
         let (message, reply) = &mut *buffers;
+        let message = self.encoded(TAG, request, message)?;
+        let len = platform::ask_folder(self.device, message, reply)?;
+        understand(TAG, reply.get(..len).unwrap_or_default(), read)
+    }
+
+    fn encoded<'a>(&self, tag: u16, request: &Request<'_>, into: &'a mut [u8]) -> Result<&'a [u8]> {
         let len = request
-            .encode(TAG, message)
+            .encode(tag, into)
             .filter(|len| *len <= self.msize)
             .ok_or(Errno::ENAMETOOLONG)?;
-        let message = message.get(..len).ok_or(Errno::EIO)?;
-        let len = platform::ask_folder(self.device, message, reply)?;
-        let reply = reply.get(..len).filter(|reply| reply.len() >= HEADER);
-        match Reply::decode(reply.ok_or(Errno::EIO)?) {
-            Ok((_, Reply::Error { errno })) => Err(error(errno)),
-            Ok((TAG, reply)) => read(&reply).ok_or(Errno::EIO),
-            _ => Err(Errno::EIO),
+        into.get(..len).ok_or(Errno::EIO)
+    }
+
+    /// Sends a request and waits for its reply, while others may be on their way.
+    fn exchange(
+        &self,
+        request: &Request<'_>,
+        sleeper: Option<&Rc<Thread>>,
+    ) -> Result<(u16, Vec<u8>)> {
+        let tag = {
+            let mut under_way = self.under_way.borrow_mut();
+            let tag = (1..u16::MAX).find(|tag| !under_way.contains_key(tag));
+            let tag = tag.ok_or(Errno::EAGAIN)?;
+            under_way.insert(tag, None);
+            tag
+        };
+        platform::await_folder(self.device, true);
+        let sent = loop {
+            let sent = {
+                let mut buffers = self.buffers.borrow_mut();
+                self.encoded(tag, request, &mut buffers.0)
+                    .and_then(|message| platform::ask_folder(self.device, message, &mut []))
+            };
+            match sent {
+                // The server is behind: it has others' requests.
+                Err(Errno::EAGAIN) => self.wait(sleeper),
+                other => break other,
+            }
+        };
+        let reply = sent.map(|_| {
+            loop {
+                let came = self
+                    .under_way
+                    .borrow_mut()
+                    .get_mut(&tag)
+                    .and_then(Option::take);
+                match came {
+                    Some(reply) => break reply,
+                    None => self.wait(sleeper),
+                }
+            }
+        });
+        let mut under_way = self.under_way.borrow_mut();
+        under_way.remove(&tag);
+        platform::await_folder(self.device, !under_way.is_empty());
+        Ok((tag, reply?))
+    }
+
+    /// Waits until a reply may have come: the thread alone, or the machine.
+    fn wait(&self, sleeper: Option<&Rc<Thread>>) {
+        let Some(thread) = sleeper else {
+            platform::stand_still_for(self.device);
+            return self.take_replies();
+        };
+        let observer: Rc<dyn Observer> = thread.clone();
+        self.came.add(observer.clone());
+        // Signals do not end it: the request cannot be taken back.
+        sched::park(thread, None);
+        self.came.remove(&observer);
+    }
+
+    /// Takes the replies that have come to those who wait for them.
+    pub fn take_replies(&self) {
+        while self.under_way.borrow().values().any(Option::is_none) {
+            let mut buffers = self.buffers.borrow_mut();
+            match platform::ask_folder(self.device, &[], &mut buffers.1) {
+                Ok(len) => {
+                    let reply = buffers.1.get(..len).unwrap_or_default();
+                    let tag = kiln_ninep::message::tag_of(reply).unwrap_or(NO_TAG);
+                    // A tag that nobody uses is the server's fault.
+                    if let Some(waiting) = self.under_way.borrow_mut().get_mut(&tag) {
+                        *waiting = Some(reply.to_vec());
+                    }
+                }
+                Err(Errno::EAGAIN) => break,
+                // Nobody answers any more.
+                Err(_) => {
+                    for waiting in self.under_way.borrow_mut().values_mut() {
+                        waiting.get_or_insert_default();
+                    }
+                    break;
+                }
+            }
         }
+        self.came.wake_all(Events::all());
     }
 
     /// The same, if only success counts.
@@ -181,6 +283,29 @@ impl Client {
             Reply::GetAttr { attributes } => Some(*attributes),
             _ => None,
         })
+    }
+}
+
+/// The thread that runs, if it may sleep until a reply comes, and that is of use. A machine with one thread has nobody to run meanwhile, and
+/// waiting for a message without sleeping takes half the time: that is worth it but for what takes as long as a disk.
+fn sleeper(request: &Request<'_>) -> Option<Rc<Thread>> {
+    let thread = sched::running()?;
+    let alone = crate::kernel().processes.is_alone();
+    if alone && !matches!(request, Request::Fsync { .. }) {
+        return None;
+    }
+    let may = thread.may_wait() && !crate::kernel().event.is_detached();
+    (may && platform::is_current(&thread)).then_some(thread)
+}
+
+fn understand<R>(tag: u16, reply: &[u8], read: impl FnOnce(&Reply<'_>) -> Option<R>) -> Result<R> {
+    if reply.len() < HEADER {
+        return Err(Errno::EIO);
+    }
+    match Reply::decode(reply) {
+        Ok((_, Reply::Error { errno })) => Err(error(errno)),
+        Ok((told, reply)) if told == tag => read(&reply).ok_or(Errno::EIO),
+        _ => Err(Errno::EIO),
     }
 }
 

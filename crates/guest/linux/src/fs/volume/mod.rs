@@ -1,13 +1,27 @@
 //! Folders of the host.
 //!
-//! Each is a device that answers 9P2000.L ([`kiln_ninep`]), one request at a time; the machine stands still meanwhile, as for a disk. What
-//! the host has is not remembered here: others may change it at any time. Only inodes are kept as long as somebody uses them, so
-//! that two names of one file, or the same name found twice, are one file to locks and mappings.
+//! Each is a device that answers 9P2000.L ([`kiln_ninep`]). Reading, writing and synchronizing let other threads run until the reply comes;
+//! for everything else the machine stands still, as for a disk. What the host has is not remembered here: others may change it at any
+//! time. Only inodes are kept as long as somebody uses them, so that two names of one file, or the same name found twice, are one file to
+//! locks and mappings; and pages of files that are mapped shared.
+//!
+//! | file | its part |
+//! | --- | --- |
+//! | [`client`] | requests and replies |
+//! | [`node`] | an inode: names, attributes |
+//! | [`content`] | its content: reading and writing |
+//! | [`cache`] | pages of files that are mapped shared |
+//! | [`lock`] | locks towards others than this machine |
 
+mod cache;
 mod client;
+mod content;
+mod lock;
 mod node;
 
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
+use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use crate::platform;
 use crate::{Errno, Result};
@@ -21,12 +35,28 @@ pub fn mount(name: &[u8], path: &[u8], read_only: bool, uid: u32) -> Result {
     let device = platform::folder(name).ok_or(Errno::ENODEV)?;
     let client = Rc::new(Client::begin(device, super::new_device())?);
     let root = client.attach(uid)?;
-    super::mount(path, root, "9p", name)?;
     let kernel = crate::kernel();
+    let volumes = &kernel.vfs.volumes;
+    volumes.all.borrow_mut().push(Rc::downgrade(&client));
+    super::mount(path, root, "9p", name)?;
     if let Some(mount) = kernel.vfs.mounts().last() {
         mount.read_only.set(read_only);
     }
     Ok(())
+}
+
+/// All folders.
+#[derive(Default)]
+pub struct Volumes {
+    all: RefCell<Vec<Weak<Client>>>,
+}
+
+/// Replies have come from folders: whoever waits for one looks. Nothing may be borrowed.
+pub fn replies_came() {
+    let all = crate::kernel().vfs.volumes.all.borrow().clone();
+    for client in all.iter().filter_map(Weak::upgrade) {
+        client.take_replies();
+    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! A file or folder of the host.
 
 use alloc::boxed::Box;
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 
 use kiln_ninep::directory::entries;
 use kiln_ninep::{Attributes, Data, Reply, Request, Text, set};
 
+use super::cache::Cache;
 use super::client::Client;
+use crate::fs::locks::Outside;
 use crate::fs::{
     Attachment, Changes, Entry, File, FsStatistics, Inode, Kind, Mapped, Metadata, NewInode,
     OpenFlags, Time,
@@ -28,17 +30,22 @@ const SECOND: u64 = 1_000_000_000;
 
 /// An inode.
 pub struct Node {
-    client: Rc<Client>,
-    fid: u32,
+    pub(super) client: Rc<Client>,
+    pub(super) fid: u32,
     /// The number by which the server knows it.
     number: u64,
     kind: Kind,
     /// What was told when it was found, for whoever asks first.
-    found: Cell<Option<Attributes>>,
+    pub(super) found: Cell<Option<Attributes>>,
     /// Fids that are open for reading, and for reading and writing.
     reader: Cell<Option<u32>>,
-    writer: Cell<Option<u32>>,
+    pub(super) writer: Cell<Option<u32>>,
+    /// The one of them that has the locks.
+    pub(super) locker: Cell<Option<u32>>,
     attachment: Attachment,
+    /// Its pages, while it is mapped shared.
+    pub(super) cache: RefCell<Weak<Cache>>,
+    pub(super) this: Weak<Self>,
 }
 
 fn kind_of(mode: u32) -> Result<Kind> {
@@ -80,7 +87,7 @@ impl Node {
             known.found.set(Some(attributes));
             return Ok(known);
         }
-        let node = Rc::new(Self {
+        let node = Rc::new_cyclic(|this| Self {
             client: client.clone(),
             fid,
             number,
@@ -88,7 +95,10 @@ impl Node {
             found: Cell::new(Some(attributes)),
             reader: Cell::new(None),
             writer: Cell::new(None),
+            locker: Cell::new(None),
             attachment: Attachment::default(),
+            cache: RefCell::default(),
+            this: this.clone(),
         });
         client
             .nodes
@@ -97,7 +107,7 @@ impl Node {
         Ok(node)
     }
 
-    fn attributes(&self) -> Result<Attributes> {
+    pub(super) fn attributes(&self) -> Result<Attributes> {
         match self.found.take() {
             Some(found) => Ok(found),
             None => self.client.attributes(self.fid),
@@ -105,7 +115,7 @@ impl Node {
     }
 
     /// A fid that is open for reading.
-    fn reader(&self) -> Result<u32> {
+    pub(super) fn reader(&self) -> Result<u32> {
         if let Some(open) = self.reader.get().or(self.writer.get()) {
             return Ok(open);
         }
@@ -115,7 +125,7 @@ impl Node {
     }
 
     /// A fid that is open for writing.
-    fn writer(&self) -> Result<u32> {
+    pub(super) fn writer(&self) -> Result<u32> {
         if let Some(open) = self.writer.get() {
             return Ok(open);
         }
@@ -310,8 +320,11 @@ impl Inode for Node {
         }
         let open = self.make_file(name, new)?;
         let file = self.child(name).inspect_err(|_| self.client.clunk(open))?;
-        if let Some(earlier) = file.writer.replace(Some(open)) {
-            self.client.clunk(earlier);
+        // A file that is just made is nobody's yet; if it is, what is open may hold locks.
+        if file.writer.get().is_some() {
+            self.client.clunk(open);
+        } else {
+            file.writer.set(Some(open));
         }
         Ok(file)
     }
@@ -425,91 +438,28 @@ impl Inode for Node {
         Ok(None)
     }
 
+    fn identity(&self) -> Result<(u64, u64)> {
+        Ok((self.client.number, self.number))
+    }
+
     fn read_at(&self, offset: u64, to: &mut Sink) -> Result<usize> {
-        let fid = self.reader()?;
-        let (device, wanted) = (self.client.number, to.remaining() as u64);
-        crate::mm::content_wanted(device, self.number, offset, wanted);
-        let mut done = 0;
-        while to.remaining() > 0 {
-            let wanted = to.remaining().min(self.client.room());
-            let request = Request::Read {
-                fid,
-                offset: offset.saturating_add(done as u64),
-                count: wanted as u32,
-            };
-            // Copied: where it goes may be memory that has to be read from here first.
-            let read = self.client.ask(&request, |reply| match reply {
-                Reply::Read { data } if data.0.len() <= wanted => Some(data.0.to_vec()),
-                _ => None,
-            });
-            match read.and_then(|read| Ok((to.put(&read)?, read.len()))) {
-                Ok((put, got)) => {
-                    done += put;
-                    if got < wanted || put < got {
-                        break;
-                    }
-                }
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(done)
+        self.read_content(offset, to)
     }
 
     fn write_at(&self, offset: u64, from: &mut Source) -> Result<usize> {
-        let fid = self.writer()?;
-        self.found.set(None);
-        let mut done = 0;
-        let mut piece = Vec::new();
-        while from.remaining() > 0 {
-            piece.clear();
-            if let Err(errno) = from.append(&mut piece, self.client.room()) {
-                return if done > 0 { Ok(done) } else { Err(errno) };
-            }
-            let request = Request::Write {
-                fid,
-                offset: offset.saturating_add(done as u64),
-                data: Data(&piece),
-            };
-            let written = self.client.ask(&request, |reply| match reply {
-                Reply::Write { count } => Some((*count as usize).min(piece.len())),
-                _ => None,
-            });
-            match written {
-                Ok(written) => {
-                    let at = offset.saturating_add(done as u64);
-                    let bytes = piece.get(..written).unwrap_or_default();
-                    crate::mm::content_written(self.client.number, self.number, at, bytes);
-                    done += written;
-                    if written < piece.len() {
-                        break;
-                    }
-                }
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(done)
+        self.write_content(offset, from)
+    }
+
+    fn append(&self, from: &mut Source) -> Result<(usize, u64)> {
+        self.append_content(from)
     }
 
     fn resize(&self, size: u64) -> Result {
-        self.found.set(None);
-        self.client.tell(&Request::SetAttr {
-            // The host may let this be done where opening once more would not be.
-            fid: self.writer.get().unwrap_or(self.fid),
-            valid: set::SIZE,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            size,
-            atime: 0,
-            atime_nanos: 0,
-            mtime: 0,
-            mtime_nanos: 0,
-        })
+        self.resize_content(size)
     }
 
     fn sync(&self, data_only: bool) -> Result {
+        self.save()?;
         self.client.tell(&Request::Fsync {
             fid: self.reader()?,
             data_only: data_only.into(),
@@ -517,14 +467,24 @@ impl Inode for Node {
     }
 
     fn sync_all(&self) -> Result {
-        self.client.tell(&Request::Fsync {
+        let all: Vec<_> = self.client.nodes.borrow().values().cloned().collect();
+        let mut saved = Ok(());
+        for node in all.iter().filter_map(Weak::upgrade) {
+            saved = saved.and(node.save());
+        }
+        let synced = self.client.tell(&Request::Fsync {
             fid: self.reader()?,
             data_only: kiln_ninep::WHOLE,
-        })
+        });
+        saved.and(synced)
     }
 
-    fn map(&self, _shared: bool) -> Result<Mapped> {
-        Ok(Mapped::Copy)
+    fn map(&self, shared: bool) -> Result<Mapped> {
+        if shared {
+            Ok(Mapped::Pages(self.pages()?))
+        } else {
+            Ok(Mapped::Copy)
+        }
     }
 
     fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result {
@@ -537,6 +497,10 @@ impl Inode for Node {
             return self.resize(end);
         }
         Ok(())
+    }
+
+    fn outside(&self) -> Option<&dyn Outside> {
+        (self.kind == Kind::Regular || self.kind == Kind::Directory).then_some(self)
     }
 
     fn xattr(&self, name: &[u8]) -> Result<Vec<u8>> {

@@ -10,7 +10,7 @@ use kiln_ninep_server::{Export, Session};
 
 use super::*;
 use crate::fs::testing::{call, program};
-use crate::fs::{Inode, Kind, NewInode};
+use crate::fs::{Inode, Kind, NewInode, Pages};
 use crate::io::{Sink, Source};
 use crate::platform::pretend;
 
@@ -42,6 +42,23 @@ impl Folder {
             session.answer(request, reply)
         }));
         let client = Rc::new(Client::begin(0, 7).unwrap());
+        crate::kernel()
+            .vfs
+            .volumes
+            .all
+            .borrow_mut()
+            .push(Rc::downgrade(&client));
+        client.attach(1000).unwrap()
+    }
+
+    /// For somebody else, beside the one that is served.
+    fn serve_again(&self) -> Rc<dyn Inode> {
+        let export = Box::leak(Box::new(Export::open(&self.0, false, 1000).unwrap()));
+        let mut session = Session::new(export);
+        pretend::add_folder(Box::new(move |request, reply| {
+            session.answer(request, reply)
+        }));
+        let client = Rc::new(Client::begin(1, 8).unwrap());
         client.attach(1000).unwrap()
     }
 }
@@ -187,4 +204,259 @@ fn many_files_are_listed_and_given_back() {
         let name = format!("number-{number:04}");
         root.lookup(name.as_bytes()).unwrap().metadata().unwrap();
     }
+}
+
+fn node(inode: &Rc<dyn Inode>) -> &super::node::Node {
+    inode.as_any().downcast_ref().unwrap()
+}
+
+/// What a program does to a page that it has mapped.
+fn store(cache: &super::cache::Cache, at: usize, bytes: &[u8]) {
+    let page = cache.here(at as u64 / 4096).unwrap();
+    let at = at % 4096;
+    page.bytes_mut().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn load(cache: &super::cache::Cache, at: usize, len: usize) -> Vec<u8> {
+    let page = cache.here(at as u64 / 4096).unwrap();
+    let at = at % 4096;
+    page.bytes().unwrap()[at..at + len].to_vec()
+}
+
+fn mapped(file: &Rc<dyn Inode>) -> Rc<super::cache::Cache> {
+    let cache = node(file).pages().unwrap();
+    cache.expect_writes().unwrap();
+    cache.run(0, 16).unwrap();
+    cache
+}
+
+#[test]
+fn mappings_and_the_file_are_one() {
+    let folder = Folder::new();
+    let path = folder.0.join("file");
+    host::write(&path, vec![b'a'; 10_000]).unwrap();
+    let root = folder.root();
+    let file = root.lookup(b"file").unwrap();
+    let cache = mapped(&file);
+    assert!(Rc::ptr_eq(&cache, &node(&file).pages().unwrap()));
+    // What is written to the mapping is read, and is on the host then.
+    store(&cache, 100, b"mapped");
+    assert_eq!(read(&file, 99, 8), b"amappeda");
+    assert_eq!(&host::read(&path).unwrap()[99..107], b"amappeda");
+    // What is written to the file is in the mapping, also across pages.
+    file.write_at(4094, &mut Source::kernel(b"write")).unwrap();
+    assert_eq!(load(&cache, 4094, 2), b"wr");
+    assert_eq!(load(&cache, 4096, 4), b"itea");
+    // Nothing behind the end becomes part of the file.
+    store(&cache, 10_100, b"behind");
+    store(&cache, 9_999, b"z");
+    file.sync(true).unwrap();
+    let there = host::read(&path).unwrap();
+    assert_eq!((there.len(), there[9_999]), (10_000, b'z'));
+    // What was not saved is when the last mapping goes.
+    store(&cache, 5000, b"last");
+    drop(cache);
+    assert_eq!(&host::read(&path).unwrap()[5000..5004], b"last");
+    assert!(node(&file).cached().is_none());
+}
+
+#[test]
+fn only_what_the_program_has_changed_is_written() {
+    let folder = Folder::new();
+    let path = folder.0.join("file");
+    host::write(&path, vec![b'a'; 4096]).unwrap();
+    let root = folder.root();
+    let file = root.lookup(b"file").unwrap();
+    let cache = mapped(&file);
+    store(&cache, 10, b"guest");
+    let mut others = host::read(&path).unwrap();
+    others[2000..2005].copy_from_slice(b"other");
+    host::write(&path, &others).unwrap();
+    file.sync(false).unwrap();
+    let there = host::read(&path).unwrap();
+    assert_eq!(
+        (&there[10..15], &there[2000..2005]),
+        (&b"guest"[..], &b"other"[..])
+    );
+    // Read: the mapping has it too, and keeps what is not saved.
+    store(&cache, 20, b"more");
+    assert_eq!(read(&file, 2000, 5), b"other");
+    assert_eq!(load(&cache, 2000, 5), b"other");
+    assert_eq!(load(&cache, 20, 4), b"more");
+}
+
+#[test]
+fn pages_go_when_the_file_is_cut() {
+    let folder = Folder::new();
+    let path = folder.0.join("file");
+    host::write(&path, vec![b'a'; 10_000]).unwrap();
+    let root = folder.root();
+    let file = root.lookup(b"file").unwrap();
+    let cache = mapped(&file);
+    store(&cache, 10, b"kept");
+    file.resize(5000).unwrap();
+    assert!(cache.here(2).is_none());
+    assert_eq!(load(&cache, 4999, 2), b"a\0");
+    assert_eq!(cache.run(2, 1).err(), Some(Errno::ENXIO));
+    file.resize(9000).unwrap();
+    assert_eq!(load(&cache, 5000, 1), b"\0");
+    assert_eq!(cache.run(2, 1).unwrap().pages, 1);
+    assert_eq!(load(&cache, 8192, 1), b"\0");
+    assert_eq!(&host::read(&path).unwrap()[10..14], b"kept");
+}
+
+#[test]
+fn what_the_host_does_not_take_is_not_in_the_mapping() {
+    let folder = Folder::new();
+    host::write(folder.0.join("file"), vec![b'a'; 4096]).unwrap();
+    pretend::reset();
+    let full = Rc::new(core::cell::Cell::new(false));
+    let (seen, export) = (full.clone(), Export::open(&folder.0, false, 1000).unwrap());
+    let mut session = Session::new(Box::leak(Box::new(export)));
+    pretend::set_folder(Box::new(move |request, reply| {
+        if seen.get() && request.get(4) == Some(&118) {
+            let error = kiln_ninep::Reply::Error { errno: 28 };
+            return error
+                .encode(u16::from_le_bytes([request[5], request[6]]), reply)
+                .unwrap();
+        }
+        session.answer(request, reply)
+    }));
+    let client = Rc::new(Client::begin(0, 7).unwrap());
+    let root: Rc<dyn Inode> = client.attach(1000).unwrap();
+    let file = root.lookup(b"file").unwrap();
+    let cache = mapped(&file);
+    full.set(true);
+    let written = file.write_at(10, &mut Source::kernel(b"new"));
+    assert_eq!(written, Err(Errno::ENOSPC));
+    assert_eq!(load(&cache, 10, 3), b"aaa");
+    // What the program has written stays, and is tried again.
+    store(&cache, 20, b"later");
+    assert_eq!(file.sync(false), Err(Errno::ENOSPC));
+    full.set(false);
+    assert_eq!(file.sync(false), Ok(()));
+    assert_eq!(
+        &host::read(folder.0.join("file")).unwrap()[20..25],
+        b"later"
+    );
+}
+
+#[test]
+fn a_program_is_told_that_the_hosts_disk_is_full() {
+    const WRITE: u8 = 118;
+    let p = program();
+    let folder = Folder::new();
+    let export = Box::leak(Box::new(Export::open(&folder.0, false, 1000).unwrap()));
+    let mut session = Session::new(export);
+    pretend::set_folder(Box::new(move |request, reply| {
+        if request.get(4) == Some(&WRITE) {
+            let error = kiln_ninep::Reply::Error { errno: 28 };
+            let tag = u16::from_le_bytes([request[5], request[6]]);
+            return error.encode(tag, reply).unwrap();
+        }
+        session.answer(request, reply)
+    }));
+    let root: Rc<dyn Inode> = Rc::new(Client::begin(0, 7).unwrap()).attach(1000).unwrap();
+    crate::fs::mount(b"/mnt", root, "9p", b"volume").unwrap();
+    let fd = call!(p, "open", "/mnt/file", 2, 0);
+    let full = crate::fs::testing::failed(Errno::ENOSPC);
+    assert_eq!(call!(p, "write", fd, "much", 4), full);
+    assert_eq!(call!(p, "pwrite64", fd, "much", 4, 0), full);
+}
+
+#[test]
+fn a_file_that_others_make_meanwhile_is_opened() {
+    const CREATE: u8 = 14;
+    let p = program();
+    let folder = Folder::new();
+    let new = folder.0.join("new");
+    let root = folder.serve(move |request| {
+        if request.get(4) == Some(&CREATE) && !new.exists() {
+            host::write(&new, "theirs").unwrap();
+        }
+    });
+    crate::fs::mount(b"/mnt", root, "9p", b"volume").unwrap();
+    let exclusive = call!(p, "open", "/mnt/new", 0o302, 0o644);
+    assert_eq!(exclusive, crate::fs::testing::failed(Errno::EEXIST));
+    host::remove_file(folder.0.join("new")).unwrap();
+    assert!(call!(p, "open", "/mnt/new", 0o102, 0o644) >= 0);
+    assert_eq!(host::read(folder.0.join("new")).unwrap(), b"theirs");
+}
+
+#[test]
+fn appending_goes_behind_what_others_have_written() {
+    let folder = Folder::new();
+    let root = folder.root();
+    let file = root.lookup(b"file").unwrap();
+    assert_eq!(file.append(&mut Source::kernel(b", a")), Ok((3, 8)));
+    let mut others = host::OpenOptions::new();
+    let mut others = others.append(true).open(folder.0.join("file")).unwrap();
+    std::io::Write::write_all(&mut others, b", b").unwrap();
+    assert_eq!(file.append(&mut Source::kernel(b", c")), Ok((3, 14)));
+    assert_eq!(read(&file, 0, 99), b"hello, a, b, c");
+}
+
+#[test]
+fn locks_hold_towards_others() {
+    use crate::fs::locks::Wish;
+    let folder = Folder::new();
+    let root = folder.root();
+    let file = root.lookup(b"file").unwrap();
+    let others = folder.serve_again();
+    let other = others.lookup(b"file").unwrap();
+    let (mine, theirs) = (file.outside().unwrap(), other.outside().unwrap());
+    assert_eq!(mine.lock_range(Wish::Shared, 0, 9), Ok(true));
+    assert_eq!(theirs.lock_range(Wish::Shared, 5, 5), Ok(true));
+    assert_eq!(theirs.lock_range(Wish::Exclusive, 9, 20), Ok(false));
+    assert_eq!(theirs.conflict(true, 9, 20), Ok(Some((0, 9, false))));
+    assert_eq!(mine.lock_range(Wish::None, 9, 9), Ok(true));
+    assert_eq!(theirs.lock_range(Wish::Exclusive, 9, u64::MAX), Ok(true));
+    assert_eq!(mine.conflict(false, 8, 9), Ok(Some((9, u64::MAX, true))));
+    // flock(2) is another matter.
+    assert_eq!(mine.lock_whole(Wish::Exclusive), Ok(true));
+    assert_eq!(theirs.lock_whole(Wish::Shared), Ok(false));
+    assert_eq!(mine.lock_whole(Wish::None), Ok(true));
+    assert_eq!(theirs.lock_whole(Wish::Shared), Ok(true));
+}
+
+#[test]
+fn a_lock_shows_what_others_have_written_and_shows_them_what_was_written_here() {
+    use crate::fs::locks::Wish;
+    let folder = Folder::new();
+    let path = folder.0.join("file");
+    host::write(&path, vec![b'a'; 4096]).unwrap();
+    let root = folder.root();
+    let file = root.lookup(b"file").unwrap();
+    let cache = mapped(&file);
+    store(&cache, 0, b"mine");
+    let mut others = host::read(&path).unwrap();
+    others[100..106].copy_from_slice(b"theirs");
+    host::write(&path, &others).unwrap();
+    let locks = file.outside().unwrap();
+    assert_eq!(locks.lock_range(Wish::Exclusive, 0, 9), Ok(true));
+    assert_eq!(load(&cache, 100, 6), b"theirs");
+    assert_eq!(locks.lock_range(Wish::None, 0, 9), Ok(true));
+    assert_eq!(&host::read(&path).unwrap()[..4], b"mine");
+}
+
+#[test]
+fn a_program_that_waits_for_the_host_lets_others_run() {
+    let p = program();
+    let folder = Folder::new();
+    let root = folder.serve(|_| ());
+    crate::fs::mount(b"/mnt", root, "9p", b"volume").unwrap();
+    let fd = call!(p, "open", "/mnt/file", 2, 0);
+    crate::process::sched::begin(Some(&p.thread));
+    let kernel = crate::kernel();
+    kernel.processes.add_thread(2, p.thread.process.clone());
+    let ran = Rc::new(RefCell::new(0));
+    for _ in 0..3 {
+        let ran = ran.clone();
+        pretend::while_asleep(move || *ran.borrow_mut() += 1);
+    }
+    let written = call!(p, "pwrite64", fd, "written", 7, 0);
+    assert_eq!((written, *ran.borrow()), (7, 3));
+    pretend::while_asleep(|| ());
+    assert_eq!(call!(p, "fsync", fd), 0);
+    assert_eq!(host::read(folder.0.join("file")).unwrap(), b"written");
 }
