@@ -33,6 +33,8 @@ pub struct Runs {
     dirty_free: u32,
     /// Dirty pages in all.
     dirty: u32,
+    /// Pages in free runs.
+    free: u32,
     threshold: u32,
     /// Operations since the last release, as far as it matters.
     since_release: u32,
@@ -47,6 +49,7 @@ impl Runs {
         filled: 0,
         dirty_free: 0,
         dirty: 0,
+        free: 0,
         threshold: THRESHOLD_MIN,
         since_release: QUIET,
         released: 0,
@@ -55,6 +58,12 @@ impl Runs {
     /// Pages that may hold something else than zeros.
     pub fn dirty_pages(&self) -> u32 {
         self.dirty
+    }
+
+    /// Pages in free runs: what a new slab or a large object can be made of.
+    #[inline]
+    pub fn free_pages(&self) -> u32 {
+        self.free
     }
 
     /// Pages given back to the host so far.
@@ -223,6 +232,7 @@ impl Runs {
     }
 
     fn insert(&mut self, regions: &mut Regions, id: PageId, pages: u32, dirty: u32) {
+        self.free += pages;
         let bin = bin_of(pages);
         let next = self.heads[bin];
         let page = regions.page_mut(id);
@@ -248,6 +258,7 @@ impl Runs {
         let page = regions.page_mut(id);
         page.kind = Kind::Inner;
         let (pages, dirty, next, prev) = (page.pages, page.dirty, page.next, page.prev);
+        self.free -= pages;
         regions.page_mut(id.up(pages - 1)).kind = Kind::Inner;
         if next != PageId::NONE {
             regions.page_mut(next).prev = prev;

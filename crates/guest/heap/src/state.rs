@@ -71,6 +71,7 @@ impl State {
                 peak: 0,
                 committed: 0,
                 capacity: 0,
+                free: 0,
                 allocations: 0,
                 frees: 0,
                 failures: 0,
@@ -100,9 +101,16 @@ impl State {
     pub fn statistics(&self) -> Statistics {
         Statistics {
             committed: self.runs.dirty_pages() as usize * PAGE,
+            free: self.free_bytes(),
             released: self.runs.released_pages() * PAGE as u64,
             ..self.figures
         }
+    }
+
+    /// Bytes in pages that hold nothing.
+    #[inline]
+    pub fn free_bytes(&self) -> usize {
+        self.runs.free_pages() as usize * PAGE
     }
 
     /// Gives empty slabs and longer free runs back.

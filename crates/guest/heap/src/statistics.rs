@@ -11,6 +11,8 @@ pub struct Statistics {
     pub committed: usize,
     /// Of the pages for objects: all there are.
     pub capacity: usize,
+    /// Of the pages for objects: those that hold nothing. Free slots of slabs are not among them, so somewhat more can be had.
+    pub free: usize,
     /// Successful allocations so far. A resize that moves counts as one and a free.
     pub allocations: u64,
     /// Frees so far.

@@ -84,6 +84,18 @@ impl<'a> Sink<'a> {
         self.left
     }
 
+    /// Lets at most `most` further bytes be put for now; returns how many are kept back, for [`give_back`](Self::give_back).
+    pub fn hold_back(&mut self, most: usize) -> usize {
+        let kept = self.left.saturating_sub(most);
+        self.left -= kept;
+        kept
+    }
+
+    /// Ends what [`hold_back`](Self::hold_back) began.
+    pub fn give_back(&mut self, kept: usize) {
+        self.left += kept;
+    }
+
     /// Bytes put so far.
     pub fn done(&self) -> usize {
         self.done
@@ -173,6 +185,18 @@ impl<'a> Source<'a> {
     /// Lets at most `most` further bytes be taken.
     pub fn limit(&mut self, most: usize) {
         self.left = self.left.min(most);
+    }
+
+    /// Lets at most `most` further bytes be taken for now; returns how many are kept back, for [`give_back`](Self::give_back).
+    pub fn hold_back(&mut self, most: usize) -> usize {
+        let kept = self.left.saturating_sub(most);
+        self.left -= kept;
+        kept
+    }
+
+    /// Ends what [`hold_back`](Self::hold_back) began.
+    pub fn give_back(&mut self, kept: usize) {
+        self.left += kept;
     }
 
     /// Bytes not yet taken.

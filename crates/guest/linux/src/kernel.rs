@@ -47,6 +47,8 @@ pub struct Kernel {
     pub watch: crate::report::Watch,
     /// Those who wait for words of memory.
     pub futexes: Futexes,
+    /// Bytes of memory that are kept free ([`shortage`](crate::shortage)); 0 until somebody asks.
+    pub reserve: Cell<u64>,
     /// `sethostname(2)`.
     pub hostname: RefCell<Vec<u8>>,
     /// `setdomainname(2)`.
@@ -72,6 +74,7 @@ impl Kernel {
             trace_calls: Cell::new(false),
             watch: crate::report::Watch::default(),
             futexes: Futexes::default(),
+            reserve: Cell::new(0),
             hostname: RefCell::new(b"kiln".to_vec()),
             domain_name: RefCell::new(b"(none)".to_vec()),
         }

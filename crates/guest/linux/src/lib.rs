@@ -19,6 +19,7 @@
 //! | [`dev`], [`proc`] | `/dev`, `/proc`, `/sys` |
 //! | [`event`] | pipes, eventfd, timerfd, signalfd, epoll, poll |
 //! | [`net`] | sockets |
+//! | [`shortage`] | what is refused while memory runs low |
 //! | [`report`] | what a program used of all this, and what it may use |
 //! | [`syscalls`] | the calls, a family to a file, and the table of them |
 //!
@@ -64,6 +65,7 @@ pub mod platform;
 pub mod proc;
 pub mod process;
 pub mod report;
+pub mod shortage;
 pub mod signal;
 pub mod syscalls;
 pub mod time;

@@ -7,7 +7,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::process::{Thread, sched};
+use crate::process::{RunState, Thread, sched};
 use crate::{Errno, Result};
 
 bitflags::bitflags! {
@@ -164,6 +164,34 @@ pub fn sleep_until<T>(
     thread: &Rc<Thread>,
     queues: &[&WaitQueue],
     deadline: Deadline,
+    ready: impl FnMut() -> Option<T>,
+) -> Result<T> {
+    let observer: Rc<dyn Observer> = thread.clone();
+    sleep_as(thread, &observer, queues, deadline, ready)
+}
+
+/// A sleeping thread that shares out what comes with others: one of them is enough to be told.
+struct OneOfSeveral(Rc<Thread>);
+
+impl Observer for OneOfSeveral {
+    fn notify(&self, _events: Events) {
+        sched::wake(&self.0);
+    }
+
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
+    fn will_look(&self, _events: Events) -> bool {
+        self.0.state.get() == RunState::Asleep
+    }
+}
+
+fn sleep_as<T>(
+    thread: &Rc<Thread>,
+    observer: &Rc<dyn Observer>,
+    queues: &[&WaitQueue],
+    deadline: Deadline,
     mut ready: impl FnMut() -> Option<T>,
 ) -> Result<T> {
     if let Some(value) = ready() {
@@ -172,7 +200,6 @@ pub fn sleep_until<T>(
     if crate::kernel().event.is_detached() || !crate::platform::is_current(thread) {
         return Err(Errno::EAGAIN);
     }
-    let observer: Rc<dyn Observer> = thread.clone();
     for queue in queues {
         queue.add(observer.clone());
     }
@@ -189,7 +216,7 @@ pub fn sleep_until<T>(
         sched::park(thread, deadline);
     };
     for queue in queues {
-        queue.remove(&observer);
+        queue.remove(observer);
     }
     result
 }
@@ -201,11 +228,20 @@ pub fn sleep_until<T>(
 #[derive(Debug, Default)]
 pub struct Patience {
     in_vain: u32,
+    one_of_several: bool,
 }
 
 impl Patience {
     /// How often it is tried again without sleeping.
     const MOST: u32 = 2;
+
+    /// For calls of which one of several that wait is enough to be told: whoever is, takes what there is and tells the next one if there is more.
+    pub fn of_one_of_several() -> Self {
+        Self {
+            one_of_several: true,
+            ..Self::default()
+        }
+    }
 
     /// Sleeps until `is_ready`, or if that has been so in vain, until `queue` is woken.
     ///
@@ -218,9 +254,15 @@ impl Patience {
         deadline: Deadline,
         is_ready: impl Fn() -> bool,
     ) -> Result {
+        let observer: Rc<dyn Observer> = if self.one_of_several {
+            Rc::new(OneOfSeveral(thread.clone()))
+        } else {
+            thread.clone()
+        };
         if !is_ready() {
             self.in_vain = 0;
-            return sleep_until(thread, &[queue], deadline, || is_ready().then_some(()));
+            let ready = || is_ready().then_some(());
+            return sleep_as(thread, &observer, &[queue], deadline, ready);
         }
         if self.in_vain < Self::MOST {
             self.in_vain += 1;
@@ -228,7 +270,7 @@ impl Patience {
         }
         // It is asked twice before it sleeps.
         let mut asked = 0;
-        sleep_until(thread, &[queue], deadline, || {
+        sleep_as(thread, &observer, &[queue], deadline, || {
             asked += 1;
             (asked > 2).then_some(())
         })
@@ -254,5 +296,24 @@ mod tests {
         }
         assert!(rounds <= 3, "{rounds}");
         assert_eq!(platform::now(), start + 1000);
+    }
+
+    #[test]
+    fn one_of_several_is_told_and_the_next_one_if_it_is_awake() {
+        platform::pretend::reset();
+        let first = crate::kernel().processes.first();
+        let second = crate::kernel()
+            .processes
+            .add_thread(2, first.process.clone());
+        let queue = WaitQueue::new();
+        for thread in [&first, &second] {
+            thread.state.set(RunState::Asleep);
+            queue.add(Rc::new(OneOfSeveral(thread.clone())));
+        }
+        let states = || (first.state.get(), second.state.get());
+        queue.wake(Events::READABLE);
+        assert_eq!(states(), (RunState::Ready, RunState::Asleep));
+        queue.wake(Events::READABLE);
+        assert_eq!(states(), (RunState::Ready, RunState::Ready));
     }
 }

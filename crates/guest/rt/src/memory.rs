@@ -1,5 +1,7 @@
 //! The heap behind `alloc`.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use kiln_heap::Heap;
 pub use kiln_heap::Statistics;
 
@@ -9,6 +11,36 @@ static HEAP: Heap = Heap::new();
 /// What the heap holds, in bytes and numbers of allocations.
 pub fn statistics() -> Statistics {
     HEAP.statistics()
+}
+
+/// Bytes of the heap in pages that hold nothing: [`Statistics::free`] without the rest, which is cheaper to ask for.
+pub fn free() -> usize {
+    HEAP.free_bytes()
+}
+
+static ENDS_PLAINLY: AtomicBool = AtomicBool::new(false);
+
+/// From now on an allocation that fails ends the guest with one line and exit code 137, and not as a panic with a backtrace: for a library OS that
+/// runs programs of others, whose doing it is.
+pub fn end_plainly_when_exhausted() {
+    ENDS_PLAINLY.store(true, Ordering::Relaxed);
+}
+
+/// Ends the guest if this message of a panic is that of an allocation that has failed, and that is to be told plainly.
+#[cfg(kiln_guest)]
+pub(crate) fn end_if_exhausted(message: &str) {
+    if !ENDS_PLAINLY.load(Ordering::Relaxed) || !message.contains("\nmemory allocation of ") {
+        return;
+    }
+    let mut text = crate::panic::Text::new();
+    let megabytes = HEAP.statistics().capacity >> 20;
+    let _ = core::fmt::write(
+        &mut text,
+        format_args!(
+            "the program has had the library OS keep all of its {megabytes} MiB: raise them with --memory"
+        ),
+    );
+    crate::start::end(kiln_abi::ExitReason::OutOfMemory, 137, &[], text.as_str())
 }
 
 /// Gives free memory back to the host now, as far as it is whole free pages.

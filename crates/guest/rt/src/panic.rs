@@ -61,6 +61,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
         let _ = text.write_str("panicked while panicking");
     } else {
         let _ = write!(text, "{info}");
+        crate::memory::end_if_exhausted(text.as_str());
     }
     let frames = crate::backtrace::here();
     crate::start::end(

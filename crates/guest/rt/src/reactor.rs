@@ -75,16 +75,15 @@ pub struct Found {
 }
 
 /// One call to the monitor, for a program that divides its time by itself instead of by tasks. It performs `extra` first, whose results
-/// nobody needs, and waits until `until` at the most; without a time it does not even look which devices are ready. `console`: what
-/// arrives on the console ends the wait too.
+/// nobody needs, and waits until `until` at the most; without a time it does not even look which devices are ready. What arrives on the
+/// devices of `also` (or on [`CONSOLE`](kiln_abi::call::CONSOLE)) ends the wait too.
 ///
 /// # Safety
 /// As for [`Hypervisor::enter`](crate::monitor::Hypervisor::enter), for `extra`.
-pub unsafe fn turn_until(until: Option<Instant>, extra: &[RawOp], console: bool) -> Found {
+pub unsafe fn turn_until(until: Option<Instant>, extra: &[RawOp], also: u64) -> Found {
     REACTOR.with(|reactor| {
-        let console = if console { kiln_abi::call::CONSOLE } else { 0 };
         let mut call = reactor.prepare(extra, until.unwrap_or(Instant::ZERO));
-        call.wait_receive |= console;
+        call.wait_receive |= also;
         call.deadline = match until {
             Some(_) => call.deadline.max(1),
             None => 0,

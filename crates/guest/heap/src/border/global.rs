@@ -93,6 +93,12 @@ impl Heap {
         self.state.with(|state| state.statistics())
     }
 
+    /// Bytes in pages that hold nothing: [`Statistics::free`] without the rest.
+    #[inline]
+    pub fn free_bytes(&self) -> usize {
+        self.state.with(|state| state.free_bytes())
+    }
+
     /// Gives everything that is free back to the host: empty slabs and free runs of 64 KiB or more.
     /// For a guest that goes idle or is about to be saved.
     pub fn release_free(&self) {

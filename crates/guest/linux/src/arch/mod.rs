@@ -27,6 +27,7 @@ pub mod fpu;
 pub mod patch;
 pub mod switch;
 pub mod trap;
+mod vsyscall;
 
 use alloc::rc::Rc;
 use core::cell::{Cell, UnsafeCell};
@@ -179,11 +180,10 @@ fn before_return(thread: &Rc<Thread>, restart: bool) {
         if thread.state.get() == RunState::Dead {
             switch::leave(thread);
         }
-        // SAFETY: the monitor writes whole words of it, at moments when nothing here runs.
-        let deferred = unsafe { (&raw mut (*cpu()).deferred).replace_volatile(0) };
-        if deferred != 0 {
+        if take_deferred() {
             on_tick(thread);
         }
+        crate::platform::plan_tick_if_earlier();
         crate::platform::frames_leave_if_late();
         if crate::platform::kernel_ref().scheduler.must_give_way() {
             sched::give_way(thread);
@@ -205,10 +205,18 @@ fn before_return(thread: &Rc<Thread>, restart: bool) {
     switch::load_bases(thread);
 }
 
-/// The end of a time slice.
-fn on_tick(thread: &Rc<Thread>) {
+/// True if a tick has come since this was asked last.
+pub(crate) fn take_deferred() -> bool {
+    // SAFETY: the monitor writes whole words of it, at moments when nothing here runs.
+    unsafe { (&raw mut (*cpu()).deferred).replace_volatile(0) != 0 }
+}
+
+/// The end of a time slice, or the time of a timer.
+pub(crate) fn on_tick(thread: &Rc<Thread>) {
     sched::account(thread);
     crate::platform::look_around();
+    crate::platform::plan_tick();
+    crate::process::usage::check_limit(&thread.process);
     crate::process::rseq::preempted(thread);
     sched::give_way(thread);
 }

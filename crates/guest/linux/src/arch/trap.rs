@@ -13,7 +13,7 @@ use alloc::rc::Rc;
 use kiln_abi::trap::TrapFrame;
 
 use super::entry::{MXCSR, last_jump, save_vectors};
-use super::{CPU, before_return, cpu, current, on_call, on_tick};
+use super::{CPU, before_return, cpu, current, on_call, on_tick, vsyscall};
 use crate::mm::FaultOutcome;
 use crate::platform::Access;
 use crate::process::{Registers, Thread};
@@ -151,7 +151,12 @@ extern "C" fn on_program(frame: *const TrapFrame) {
     let frame = unsafe { *frame };
     let Some(thread) = current() else { return };
     let mut registers = saved(&frame);
-    super::patch::leave_stub(&mut registers);
+    if super::patch::leave_stub(&mut registers) && frame.vector == vector::DEBUG {
+        // A step inside of what takes the place of a call is none of the program's.
+        thread.registers.set(saved(&frame));
+        before_return(&thread, false);
+        return;
+    }
     if frame.vector == TrapFrame::HOST_CALL {
         // A monitor that does not know of the entry for calls.
         registers.orig_rax = frame.address;
@@ -159,6 +164,11 @@ extern "C" fn on_program(frame: *const TrapFrame) {
         registers.r11 = registers.rflags;
     }
     thread.registers.set(registers);
+    if let Some(number) = vsyscall::call_of(&frame) {
+        vsyscall::perform(&thread, number);
+        before_return(&thread, false);
+        return;
+    }
     match frame.vector {
         TrapFrame::TICK => on_tick(&thread),
         TrapFrame::HOST_CALL => {
@@ -222,6 +232,7 @@ mod signal {
     pub const SEGV: u32 = 11;
     pub const SI_KERNEL: i32 = 0x80;
     pub const ILL_ILLOPN: i32 = 2;
+    pub const TRAP_BRKPT: i32 = 1;
     pub const TRAP_TRACE: i32 = 2;
     pub const BUS_ADRALN: i32 = 1;
     pub const BUS_ADRERR: i32 = 2;
@@ -253,7 +264,7 @@ fn on_fault(thread: &Rc<Thread>, frame: &TrapFrame) {
             super::fpu::exception(thread, frame.vector),
             rip,
         ),
-        vector::DEBUG => (signal::TRAP, signal::TRAP_TRACE, rip),
+        vector::DEBUG => (signal::TRAP, debug_code(frame), rip),
         vector::BREAKPOINT => (signal::TRAP, signal::SI_KERNEL, 0),
         vector::INVALID_OPCODE => (signal::ILL, signal::ILL_ILLOPN, rip),
         vector::ALIGNMENT => (signal::BUS, signal::BUS_ADRALN, 0),
@@ -262,6 +273,23 @@ fn on_fault(thread: &Rc<Thread>, frame: &TrapFrame) {
         _ => (signal::SEGV, signal::SI_KERNEL, 0),
     };
     signal_fault(thread, signo, code, address, frame.vector, frame.error);
+}
+
+/// Single steps are told from the instruction that makes such a trap by itself (`int1`).
+fn debug_code(frame: &TrapFrame) -> i32 {
+    const TRAP_FLAG: u64 = 1 << 8;
+    const INT1: u8 = 0xf1;
+    // The processor goes on behind it; hosts that are virtual machines themselves may stay there.
+    let is_there = |at: u64| {
+        let mut byte = [0];
+        crate::platform::copy_in(at, &mut byte).is_ok() && byte == [INT1]
+    };
+    let by_itself = is_there(frame.rip.wrapping_sub(1)) || is_there(frame.rip);
+    if frame.rflags & TRAP_FLAG != 0 || !by_itself {
+        signal::TRAP_TRACE
+    } else {
+        signal::TRAP_BRKPT
+    }
 }
 
 /// `None` if memory was provided, else the signal and its code.

@@ -17,7 +17,7 @@ use crate::fs::{File, Kind, Metadata, OpenFile};
 use crate::process::Thread;
 use crate::user::UserAddr;
 use crate::wait::{self, Deadline, Events, Observer, WaitQueue};
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// Bytes of a `struct epoll_event`, which is packed on x86-64.
 pub const EVENT_SIZE: usize = 12;
@@ -188,6 +188,7 @@ impl Epoll {
                 return Err(Errno::ELOOP);
             }
         }
+        shortage::object(Errno::ENOMEM)?;
         let item = Rc::new_cyclic(|me| Item {
             me: me.clone(),
             epoll: self.me.clone(),

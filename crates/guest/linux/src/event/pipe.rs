@@ -115,6 +115,8 @@ pub struct Pipe {
     inode: u64,
     readers: Cell<u32>,
     writers: Cell<u32>,
+    /// A call moves bytes out of it, or into it, and waits for the other side meanwhile: other readers, or writers, wait for that call.
+    claimed: Cell<(bool, bool)>,
     /// How often each end was opened, for those who wait for the other one.
     opened: Cell<(u64, u64)>,
     queue: WaitQueue,
@@ -136,6 +138,7 @@ impl Pipe {
             inode,
             readers: Cell::new(0),
             writers: Cell::new(0),
+            claimed: Cell::new((false, false)),
             opened: Cell::new((0, 0)),
             queue: WaitQueue::new(),
         })
@@ -169,6 +172,26 @@ impl Pipe {
     /// Who waits for either end.
     pub fn queue(&self) -> &WaitQueue {
         &self.queue
+    }
+
+    /// True if no other call is in the middle of taking bytes out.
+    pub fn may_read(&self) -> bool {
+        !self.claimed.get().0
+    }
+
+    /// True if no other call is in the middle of putting bytes in.
+    pub fn may_write(&self) -> bool {
+        !self.claimed.get().1
+    }
+
+    /// Takes the reading or the writing side for one call, or gives it back.
+    pub fn claim(&self, reads: bool, on: bool) {
+        let (reading, writing) = self.claimed.get();
+        self.claimed
+            .set(if reads { (on, writing) } else { (reading, on) });
+        if !on {
+            self.queue.wake_all(Events::READABLE | Events::WRITABLE);
+        }
     }
 
     pub(super) fn opened(&self) -> (u64, u64) {
@@ -206,6 +229,9 @@ impl Pipe {
     pub fn read(&self, to: &mut Sink) -> Result<usize> {
         if to.remaining() == 0 {
             return Ok(0);
+        }
+        if !self.may_read() {
+            return Err(Errno::EAGAIN);
         }
         let (got, now_writable) = {
             let mut content = self.content.borrow_mut();
@@ -364,7 +390,12 @@ impl File for PipeEnd {
         let packets = open.flags.get().contains(OpenFlags::DIRECT);
         let mut done = 0;
         loop {
-            match self.pipe.write(from, packets) {
+            let tried = if self.pipe.may_write() {
+                self.pipe.write(from, packets)
+            } else {
+                Err(Errno::EAGAIN)
+            };
+            match tried {
                 Ok(count) => done += count,
                 Err(Errno::EPIPE) => {
                     crate::signal::pipe(thread);
@@ -383,8 +414,8 @@ impl File for PipeEnd {
             }
             // A blocking write ends when all is written, or a signal comes.
             let slept = wait::sleep_until(thread, &[&self.pipe.queue], None, || {
-                (!self.pipe.has_readers() || self.pipe.room() >= from.remaining().min(ATOMIC))
-                    .then_some(())
+                let room = self.pipe.room() >= from.remaining().min(ATOMIC);
+                (!self.pipe.has_readers() || room && self.pipe.may_write()).then_some(())
             });
             if slept.is_err() {
                 return Ok(done);
@@ -396,13 +427,15 @@ impl File for PipeEnd {
         let content = self.pipe.content.borrow();
         let mut events = Events::empty();
         if self.reads {
-            events.set(Events::READABLE, !content.ring.is_empty());
+            let readable = !content.ring.is_empty() && self.pipe.may_read();
+            events.set(Events::READABLE, readable);
             // A FIFO that never had a writer has not hung up (poll(2) on FIFOs).
             let had_writer = self.pipe.opened.get().1 > 0;
             events.set(Events::HUP, !self.pipe.has_writers() && had_writer);
         }
         if self.writes {
-            events.set(Events::WRITABLE, content.ring.room() >= ATOMIC);
+            let room = content.ring.room() >= ATOMIC && self.pipe.may_write();
+            events.set(Events::WRITABLE, room);
             events.set(Events::ERR, !self.pipe.has_readers());
         }
         events

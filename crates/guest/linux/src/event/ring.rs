@@ -3,8 +3,8 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use crate::Result;
 use crate::io::{Sink, Source};
+use crate::{Errno, Result, shortage};
 
 /// What a ring has at first, unless its limit is smaller.
 const FIRST: usize = 4096;
@@ -55,7 +55,7 @@ impl Ring {
             return false;
         }
         self.limit = limit;
-        if self.bytes.len() > limit {
+        if self.bytes.len() > limit && self.has_room_to_move(limit).is_ok() {
             self.reserve_exactly(limit);
         }
         true
@@ -70,12 +70,18 @@ impl Ring {
         self.start = 0;
     }
 
-    fn reserve(&mut self, more: usize) {
+    fn has_room_to_move(&self, size: usize) -> Result {
+        shortage::content(size as u64, Errno::ENOMEM)
+    }
+
+    fn reserve(&mut self, more: usize) -> Result {
         let needed = (self.len + more).min(self.limit);
         if needed > self.bytes.len() {
             let size = needed.max(self.bytes.len() * 2).max(FIRST).min(self.limit);
+            self.has_room_to_move(size)?;
             self.reserve_exactly(size);
         }
+        Ok(())
     }
 
     /// The bytes from `offset` on, at most `len`, in two pieces.
@@ -94,10 +100,15 @@ impl Ring {
     /// Adds at most `most` bytes of `from`, and returns how many.
     ///
     /// # Errors
-    /// Those of [`Source::take`].
+    /// Those of [`Source::take`]; `ENOMEM` if nothing fits into the memory that it has and it can have no more.
     pub fn fill(&mut self, from: &mut Source, most: usize) -> Result<usize> {
-        let wanted = most.min(from.remaining()).min(self.room());
-        self.reserve(wanted);
+        let mut wanted = most.min(from.remaining()).min(self.room());
+        if let Err(error) = self.reserve(wanted) {
+            wanted = wanted.min(self.bytes.len() - self.len);
+            if wanted == 0 {
+                return Err(error);
+            }
+        }
         let mut added = 0;
         while added < wanted {
             let size = self.bytes.len();

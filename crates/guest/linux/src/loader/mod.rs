@@ -111,7 +111,7 @@ fn execute_from(
         path: candidate.path.clone(),
         errno,
     };
-    memory.clear(thread);
+    memory.clear();
     memory.set_limits(limits);
     platform::kernel().active_memory.set(memory);
     let bases = Bases::random(limits.stack);
@@ -362,14 +362,15 @@ fn auxiliary(
     const TICKS: u64 = 100;
     let who = thread.process.credentials.borrow().clone();
     let secure = who.uid != who.euid || who.gid != who.egid;
+    let processor = cpu::Processor::ask();
     let mut all = Vec::new();
     let vdso = thread.process.memory.layout().vdso;
     if vdso != 0 {
         all.push((at::SYSINFO_EHDR, vdso));
     }
     all.extend([
-        (at::MINSIGSTKSZ, cpu::signal_stack()),
-        (at::HWCAP, cpu::features()),
+        (at::MINSIGSTKSZ, processor.signal_stack),
+        (at::HWCAP, processor.features),
         (at::PAGESZ, PAGE),
         (at::CLKTCK, TICKS),
         (
@@ -386,7 +387,7 @@ fn auxiliary(
         (at::GID, who.gid.into()),
         (at::EGID, who.egid.into()),
         (at::SECURE, secure.into()),
-        (at::HWCAP2, cpu::more_features()),
+        (at::HWCAP2, processor.more_features),
         (at::RSEQ_FEATURE_SIZE, 28),
         (at::RSEQ_ALIGN, 32),
     ]);

@@ -139,7 +139,7 @@ impl AddressSpace {
                     }
                     Ok(())
                 }
-                Source::Pages(_) | Source::Copy(_) => {
+                Source::Pages(_) | Source::Copy => {
                     let mut aftermath = Aftermath::default();
                     let (ranges, pieces) = self.state.borrow_mut().present.remove(from, to);
                     for (from, to) in ranges {
@@ -220,14 +220,14 @@ impl AddressSpace {
             }
         }
         let covered = self.is_covered(at, end);
-        self.write_changes(thread, at, end)?;
+        self.write_changes(at, end)?;
         if flags & SYNC != 0 {
-            self.sync_files(at, end)?;
+            self.sync_files(thread, at, end)?;
         }
         if covered { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
-    fn sync_files(&self, start: u64, end: u64) -> Result {
+    fn sync_files(&self, thread: &Rc<Thread>, start: u64, end: u64) -> Result {
         let files: Vec<_> = {
             let state = self.state.borrow();
             let areas = state.areas.overlapping(start, end);
@@ -236,7 +236,7 @@ impl AddressSpace {
         };
         for file in files {
             if let Some(place) = &file.open.place {
-                place.inode.sync(true)?;
+                thread.at_call(|| thread.at_file(|| place.inode.sync(true)))?;
             }
         }
         Ok(())

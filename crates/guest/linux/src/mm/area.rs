@@ -3,7 +3,6 @@
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
 
 use crate::fs::{OpenFile, Pages};
 use crate::platform::Access;
@@ -94,8 +93,8 @@ pub enum Source {
     },
     /// Pages that the file system keeps.
     Pages(Rc<dyn Pages>),
-    /// It was read when it was mapped. For shared mappings, what each page was then, to find those that changed.
-    Copy(RefCell<alloc::collections::BTreeMap<u64, u64>>),
+    /// It is read when it is mapped or touched.
+    Copy,
 }
 
 impl core::fmt::Debug for MappedFile {
@@ -125,6 +124,14 @@ pub struct Area {
 }
 
 impl Area {
+    /// The pages of a file that this and other mappings share.
+    pub fn shared_pages(&self) -> Option<&Rc<dyn Pages>> {
+        match self.file().map(|file| &file.source) {
+            Some(Source::Pages(pages)) if self.flags.contains(AreaFlags::SHARED) => Some(pages),
+            _ => None,
+        }
+    }
+
     /// Bytes: at least a page.
     #[allow(clippy::len_without_is_empty, reason = "no area is empty")]
     pub fn len(&self) -> u64 {

@@ -26,6 +26,8 @@ pub struct Totals {
     pub stack: u64,
     /// Locked: `VmLck`, what `RLIMIT_MEMLOCK` limits.
     pub locked: u64,
+    /// Of files whose pages several mappings can share, mapped so.
+    pub shared: u64,
     /// What the program may use at all: an upper bound of what is resident.
     pub usable: u64,
 }
@@ -177,13 +179,18 @@ impl Areas {
         }
     }
 
-    /// Remembers a hole that a search would have to know of.
+    /// Remembers a hole that a search would have to know of. One that reaches down to where the next search begins is searched first: what is taken may be
+    /// put back at once, with another access, and must not let the search begin from the top.
     fn note_hole(&mut self, start: u64, end: u64) {
         if end > self.search_from {
             let low = self.before(start).map_or(USER_START, |area| area.end);
             let high = self.after(end).map_or(self.top, |area| area.start);
-            let hole = high.min(self.top).saturating_sub(low);
-            self.largest_skipped = self.largest_skipped.max(hole);
+            let high = high.min(self.top);
+            if low <= self.search_from {
+                self.search_from = self.search_from.max(high);
+            } else {
+                self.largest_skipped = self.largest_skipped.max(high.saturating_sub(low));
+            }
         }
     }
 
@@ -264,6 +271,7 @@ impl Areas {
             area.flags.contains(AreaFlags::GROWS_DOWN),
         );
         change(&mut totals.locked, area.flags.contains(AreaFlags::LOCKED));
+        change(&mut totals.shared, area.shared_pages().is_some());
         let usable = !area.access.is_empty() && !area.flags.contains(AreaFlags::NORESERVE);
         change(&mut totals.usable, usable);
     }
@@ -325,6 +333,21 @@ mod tests {
         areas.take(starts[10], starts[10] + 0x2000);
         assert_eq!(areas.search(0x3000, PAGE), Some(starts[99] - 0x3000));
         assert_eq!(areas.search(0x2000, PAGE), Some(starts[10]));
+    }
+
+    #[test]
+    fn a_search_goes_on_below_what_only_changed_its_access() {
+        let mut areas = Areas::new(TOP);
+        for index in 0..100 {
+            let at = areas.search(0x2000, PAGE).unwrap();
+            assert_eq!(at, TOP - (index + 1) * 0x2000);
+            areas.insert(area(at, at + 0x2000));
+            let mut lower = areas.take(at, at + PAGE).remove(0);
+            lower.access = Access::empty();
+            areas.insert(lower);
+            assert!(areas.search_from <= at + 0x2000, "it begins from the top");
+            assert!(areas.largest_skipped < 0x2000);
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl AddressSpace {
             }
             match area.file().map(|file| &file.source) {
                 Some(Source::Pages(_)) if !state.present.contains(at) => false,
-                Some(Source::Copy(_)) if !state.present.contains(at) => true,
+                Some(Source::Copy) if !state.present.contains(at) => true,
                 _ => return FaultOutcome::NoContent,
             }
         };

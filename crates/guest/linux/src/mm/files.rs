@@ -1,9 +1,11 @@
 //! The content of mapped files that the host does not make present by itself.
 //!
-//! Files whose pages a file system keeps ([`Source::Pages`]) are mapped a few pages at a time, when they are touched. Those that can only
+//! Files whose pages a file system keeps ([`Source::Pages`]) are mapped a few pages at a time, when they are touched. What the program
+//! writes to shared ones goes to where the file is kept on `msync(2)` and when the mapping goes. Those that can only
 //! be read are the business of [`copies`](super::copies).
 
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 
 use super::area::{Area, AreaFlags, Source};
 use super::{AddressSpace, Aftermath};
@@ -33,7 +35,7 @@ impl AddressSpace {
                 let _ = self.map_pages(area.start, area.start, end);
                 Ok(())
             }
-            Source::Copy(_) => {
+            Source::Copy => {
                 let end = area
                     .end
                     .min(area.start.saturating_add(super::copies::AT_ONCE));
@@ -93,6 +95,47 @@ impl AddressSpace {
             at += len;
         }
         Ok(())
+    }
+
+    /// Brings what was written to shared mappings to where their files are kept: the process ends.
+    ///
+    /// # Errors
+    /// The first of the file systems'; all pages are tried.
+    pub fn save(&self) -> Result {
+        self.write_changes(0, u64::MAX)
+    }
+
+    /// The same of a range whose mappings are about to go. What cannot be written is lost, as on Linux where nobody could be told either;
+    /// `msync(2)` tells.
+    pub(super) fn write_back(&self, start: u64, end: u64) {
+        let _ = self.write_changes(start, end);
+    }
+
+    /// As [`write_back`](Self::write_back).
+    ///
+    /// # Errors
+    /// The first of the file systems'; all pages are tried.
+    pub(super) fn write_changes(&self, start: u64, end: u64) -> Result {
+        let changed: Vec<(Rc<dyn Pages>, u64, u64)> = {
+            let state = self.state.borrow();
+            let areas = state.areas.overlapping(start, end);
+            let pages = areas.filter_map(|area| {
+                let written =
+                    area.flags.contains(AreaFlags::SHARED) && area.most.contains(Access::WRITE);
+                let Some(Source::Pages(pages)) = area.file().map(|file| &file.source) else {
+                    return None;
+                };
+                let first = area.offset_of(area.start.max(start)) / PAGE;
+                let count = (area.end.min(end) - area.start.max(start)) / PAGE;
+                written.then(|| (pages.clone(), first, first + count))
+            });
+            pages.collect()
+        };
+        let mut result = Ok(());
+        for (pages, first, last) in changed {
+            result = result.and(pages.save(first, last));
+        }
+        result
     }
 
     /// Makes present what a copy of `len` bytes has found missing: pages of files, and room for a stack to grow. True if something

@@ -1,13 +1,11 @@
 //! The program break (`brk(2)`).
 
-use alloc::rc::Rc;
 use core::cmp::Ordering;
 
 use super::area::{Area, AreaFlags, Content, Purpose};
 use super::map::round_up;
 use super::{AddressSpace, Aftermath, State};
 use crate::platform::Access;
-use crate::process::Thread;
 use crate::user::USER_END;
 use crate::{Errno, Result};
 
@@ -33,7 +31,7 @@ impl AddressSpace {
     }
 
     /// `brk(2)`: moves the break if that is possible, and returns where it is.
-    pub fn set_break(&self, thread: &Rc<Thread>, to: u64) -> u64 {
+    pub fn set_break(&self, to: u64) -> u64 {
         let old = self.state.borrow().heap;
         if old.start == 0 || to < old.start || to > USER_END {
             return old.end;
@@ -42,7 +40,7 @@ impl AddressSpace {
             return old.end;
         };
         let moved = match new_end.cmp(&page_end) {
-            Ordering::Less => self.unmap(thread, new_end, page_end - new_end),
+            Ordering::Less => self.unmap(new_end, page_end - new_end),
             Ordering::Equal => Ok(()),
             Ordering::Greater => {
                 let mut aftermath = Aftermath::default();

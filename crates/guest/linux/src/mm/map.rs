@@ -9,10 +9,14 @@ use crate::fs::OpenFile;
 use crate::platform::{self, Access, Backing};
 use crate::process::Thread;
 use crate::user::{PAGE, USER_END, USER_START};
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// The size of a large page: long mappings start at a multiple of it, so that the host can use such pages.
 pub const LARGE_PAGE: u64 = 2 << 20;
+
+/// Where mappings go that are to lie low (`MAP_32BIT`).
+const LOW_START: u64 = 0x4000_0000;
+const LOW_END: u64 = 0x8000_0000;
 
 /// What `mmap(2)` is asked for.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +90,7 @@ impl AddressSpace {
             .borrow()
             .check_limits(start, len, request.access, flags)?;
         if request.flags.contains(MapFlags::FIXED) {
-            self.write_back(thread, start, end);
+            self.write_back(start, end);
         }
         let area = Area {
             start,
@@ -102,7 +106,7 @@ impl AddressSpace {
         aftermath.settle(self);
         result?;
         if let Err(error) = self.fill(thread, &area) {
-            let _ = self.unmap(thread, start, len);
+            let _ = self.unmap(start, len);
             return Err(error);
         }
         if lock || request.flags.contains(MapFlags::POPULATE) {
@@ -155,12 +159,12 @@ impl AddressSpace {
     ///
     /// # Errors
     /// `EINVAL` for a range that is not whole pages of the program; `ENOMEM` if there would be too many areas.
-    pub fn unmap(&self, thread: &Rc<Thread>, at: u64, len: u64) -> Result {
+    pub fn unmap(&self, at: u64, len: u64) -> Result {
         let (start, end) = range(at, len, Errno::EINVAL)?;
         if len == 0 {
             return Err(Errno::EINVAL);
         }
-        self.write_back(thread, start, end);
+        self.write_back(start, end);
         let mut aftermath = Aftermath::default();
         let result = self
             .state
@@ -234,8 +238,14 @@ fn content_of(request: &MapRequest, len: u64, shared: bool) -> Result<(Content, 
             at,
             size: metadata.size,
         },
-        crate::fs::Mapped::Pages(pages) => Source::Pages(pages),
-        crate::fs::Mapped::Copy => Source::Copy(core::cell::RefCell::default()),
+        crate::fs::Mapped::Pages(pages) => {
+            if shared && opened.writable() {
+                pages.expect_writes()?;
+            }
+            Source::Pages(pages)
+        }
+        crate::fs::Mapped::Copy if shared => return Err(Errno::ENODEV),
+        crate::fs::Mapped::Copy => Source::Copy,
     };
     let path = match &open.place {
         Some(place) => place.path(),
@@ -274,19 +284,20 @@ impl State {
             }
             return Ok(start);
         }
-        if request.flags.contains(MapFlags::LOW_2G) {
-            let low = self
-                .areas
-                .search_within(0x4000_0000, 0x8000_0000, len, PAGE);
-            return low.ok_or(Errno::ENOMEM);
-        }
+        // A wish is followed also where a range below is asked for: what ends in it is low enough.
+        let low = request.flags.contains(MapFlags::LOW_2G);
+        let most = if low { LOW_END } else { USER_END };
         let hint = request.at & !(PAGE - 1);
         if hint >= USER_START
-            && let Some(end) = hint.checked_add(len).filter(|&end| end <= USER_END)
+            && let Some(end) = hint.checked_add(len).filter(|&end| end <= most)
             && self.areas.is_free(hint, end)
             && !self.is_guarded(end)
         {
             return Ok(hint);
+        }
+        if low {
+            let found = self.areas.search_within(LOW_START, LOW_END, len, PAGE);
+            return found.ok_or(Errno::ENOMEM);
         }
         let large = request.flags.contains(MapFlags::HUGETLB)
             || (request.file.is_none() && len.is_multiple_of(LARGE_PAGE));
@@ -340,6 +351,7 @@ impl State {
         if self.areas.count() >= MAX_AREAS {
             return Err(Errno::ENOMEM);
         }
+        shortage::mapping()?;
         let (start, end) = (area.start, area.end);
         for old in self.areas.take(start, end) {
             aftermath.note_gone(&old, &mut self.present);
@@ -408,6 +420,7 @@ impl State {
             let splits = area.start != at || area.end != until;
             if (becomes_data && data > self.limits.data)
                 || (splits && self.areas.count() + 1 >= MAX_AREAS)
+                || (splits && shortage::mapping().is_err())
             {
                 return Err(Errno::ENOMEM);
             }
@@ -463,7 +476,7 @@ pub(super) fn map_on_host(area: &Area) -> Result {
                 Ok(())
             }
             // Filled afterwards, or on a fault.
-            Source::Pages(_) | Source::Copy(_) => platform::unmap(start, len),
+            Source::Pages(_) | Source::Copy => platform::unmap(start, len),
         },
         Content::Reserved => Ok(()),
     }
@@ -494,7 +507,7 @@ impl State {
                         alloc::vec![]
                     }
                 }
-                Source::Pages(_) | Source::Copy(_) => self.present.within(from, to),
+                Source::Pages(_) | Source::Copy => self.present.within(from, to),
             },
         }
     }

@@ -3,7 +3,7 @@
 //! An [`AddressSpace`] knows every range that the program has mapped ([`area::Area`]), and keeps the platform's mappings in step with them. Most
 //! content the host makes present by itself when it is touched: zeroes, and files of the root image. Files whose pages a
 //! file system keeps (tmpfs, memfd) are mapped page by page when the program first faults on them ([`AddressSpace::fault`]); files
-//! that can only be read (volumes) are copied likewise.
+//! that can only be read (private mappings of volumes) are copied likewise.
 //!
 //! | file | its part |
 //! | --- | --- |
@@ -37,14 +37,13 @@ use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
+use crate::process::Process;
 use crate::process::limits::Resource;
-use crate::process::{Process, Thread};
 use crate::user::{PAGE, USER_START};
 use crate::{Errno, Result, platform};
 use area::{Area, AreaFlags, Content};
 pub use area::{Purpose, Region};
 pub use areas::Totals;
-pub use copies::{content_wanted, content_written};
 pub use fault::FaultOutcome;
 pub use files::content_gone;
 pub use flags::{MapFlags, RemapFlags};
@@ -205,12 +204,22 @@ impl AddressSpace {
         let own = area.access == platform::Access::READ | platform::Access::EXEC
             && !area.flags.contains(AreaFlags::SHARED);
         let of_file = area.file().is_some_and(|file| {
-            matches!(
-                file.source,
-                area::Source::Image { .. } | area::Source::Copy(_)
-            )
+            matches!(file.source, area::Source::Image { .. } | area::Source::Copy)
         });
         (own && of_file).then_some((area.start, area.end))
+    }
+
+    /// Of a word in a shared mapping of a file: the file's pages, as a number, and where in the file the word is.
+    pub fn shared_word(&self, at: u64) -> Option<(usize, u64)> {
+        let state = self.state.borrow();
+        if state.areas.totals().shared == 0 {
+            return None;
+        }
+        let area = state.areas.find(at)?;
+        let pages = area.shared_pages()?;
+        let pages = Rc::as_ptr(pages).cast::<()>().addr();
+        let page = area.offset_of(at & !(PAGE - 1));
+        Some((pages, page + at % PAGE))
     }
 
     /// Keeps a free range of `len` bytes for the library OS, all of it nearer than `reach` bytes to `near`, and returns where. The program neither sees nor
@@ -243,8 +252,8 @@ impl AddressSpace {
     }
 
     /// Takes everything away: for `execve(2)`, and when the process has ended. Shared files are written back first.
-    pub fn clear(&self, thread: &Rc<Thread>) {
-        self.write_back(thread, 0, u64::MAX);
+    pub fn clear(&self) {
+        self.write_back(0, u64::MAX);
         let mut aftermath = Aftermath::default();
         {
             let mut state = self.state.borrow_mut();

@@ -67,7 +67,7 @@ impl AddressSpace {
         }
         if !fixed && !keep {
             if new_len < old_len {
-                self.unmap(thread, at + new_len, old_len - new_len)?;
+                self.unmap(at + new_len, old_len - new_len)?;
                 return Ok(at);
             }
             if new_len == old_len {
@@ -135,7 +135,7 @@ impl AddressSpace {
         let mut copy = area.clone();
         copy.offset = area.offset_of(at);
         if let Some(to) = to {
-            self.write_back(thread, to, to.saturating_add(len));
+            self.write_back(to, to.saturating_add(len));
         }
         let mut aftermath = Aftermath::default();
         let result = {
@@ -166,11 +166,11 @@ impl AddressSpace {
         keep: bool,
     ) -> Result<u64> {
         if let Some(to) = to {
-            self.unmap(thread, to, new_len)?;
+            self.unmap(to, new_len)?;
         }
         let moved_len = old_len.min(new_len);
         if old_len > new_len {
-            self.unmap(thread, at + new_len, old_len - new_len)?;
+            self.unmap(at + new_len, old_len - new_len)?;
         }
         let mut aftermath = Aftermath::default();
         let result =

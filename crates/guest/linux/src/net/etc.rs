@@ -19,7 +19,8 @@ const LONGEST: u64 = 1 << 20;
 
 static RESOLV: Named = file("resolv.conf", resolv);
 
-fn resolv(_: &Rc<Thread>, _: Subject, text: &mut Text) -> Result {
+fn resolv(thread: &Rc<Thread>, _: Subject, text: &mut Text) -> Result {
+    crate::kernel().network.wait_for_address(thread);
     // More are not asked (resolv.conf(5)).
     for server in crate::kernel()
         .network

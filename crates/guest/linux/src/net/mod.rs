@@ -74,12 +74,16 @@ const SOCKFS: u64 = 8;
 pub struct Network {
     stack: OnceCell<Stack>,
     last: Cell<u64>,
+    /// An address has been waited for.
+    waited: Cell<bool>,
     /// Netlink sockets that have got a port so far.
     pub netlink_ports: Cell<u32>,
     /// Abstract names of `AF_UNIX`.
     pub unix: unix::name::Names,
     /// Files that `AF_UNIX` messages carried that nobody has received.
     pub undelivered: unix::rights::Undelivered,
+    /// Files that `AF_UNIX` messages carry now.
+    pub in_flight: unix::garbage::InFlight,
 }
 
 impl core::fmt::Debug for Network {
@@ -94,10 +98,43 @@ impl Network {
         self.stack.get_or_init(make_stack)
     }
 
+    /// Whether the program has made a socket.
+    pub fn is_used(&self) -> bool {
+        self.last.get() > 0
+    }
+
     /// Lets what was sent over the loopback interface arrive at once, as programs expect it.
     pub fn settle_local(&self) {
         self.stack()
             .settle_local(Instant::from_nanos(crate::platform::now()));
+    }
+
+    /// Before a program's first look at the network: waits until a link has an address that others can reach, as it has on a machine whose services are
+    /// started when the network is up. Once, and not for long: there may be nobody who gives one.
+    pub(crate) fn wait_for_address(&self, thread: &Rc<Thread>) {
+        const LONGEST: u64 = 3_000_000_000;
+        const STEP: u64 = 1_000_000;
+        if self.waited.replace(true) {
+            return;
+        }
+        let stack = self.stack();
+        let has_one = || {
+            let reachable = |assigned: &kiln_net::Assigned| match assigned.address {
+                core::net::IpAddr::V4(_) => true,
+                core::net::IpAddr::V6(address) => !address.is_unicast_link_local(),
+            };
+            stack.links().len() < 2 || stack.addresses().iter().any(reachable)
+        };
+        let until = crate::platform::now().saturating_add(LONGEST);
+        // Nobody rings when an address comes; what brings it arrives while the thread sleeps.
+        while !has_one() && crate::platform::now() < until {
+            let step = crate::platform::now().saturating_add(STEP);
+            let slept =
+                crate::wait::sleep_until(thread, &[], Some(step), || has_one().then_some(()));
+            if !matches!(slept, Ok(()) | Err(Errno::ETIMEDOUT)) {
+                break;
+            }
+        }
     }
 
     fn number(&self) -> u64 {
@@ -322,7 +359,11 @@ pub fn create(thread: &Rc<Thread>, family: u32, kind: u32, protocol: u32) -> Res
     if kind == 0 || kind > 10 {
         return Err(Errno::EINVAL);
     }
-    match u16::try_from(family).map_err(|_| Errno::EAFNOSUPPORT)? {
+    let family = u16::try_from(family).map_err(|_| Errno::EAFNOSUPPORT)?;
+    if matches!(family, AF_INET | AF_INET6 | AF_NETLINK) {
+        crate::kernel().network.wait_for_address(thread);
+    }
+    match family {
         AF_UNIX => unix::create(kind, protocol),
         family @ (AF_INET | AF_INET6) => inet::create(thread, family, kind, protocol),
         AF_NETLINK => netlink::create(kind, protocol),

@@ -4,6 +4,7 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 
 use kiln_abi::call::{CONSOLE, Call};
+use kiln_abi::metrics::CallsBlock;
 use kiln_abi::op::{OpError, Protection, Segment};
 use kiln_abi::user::{UserAccess, UserAdvice, UserBacking, UserOp};
 use kiln_abi::{Instant, Op, RawOp};
@@ -22,21 +23,35 @@ static KERNEL: OneCpu<Option<Rc<Kernel>>> = OneCpu::new(None);
 struct State {
     /// Ticks come.
     ticking: Cell<bool>,
+    /// The time between two of them, and when the next one comes, in nanoseconds.
+    period: Cell<u64>,
+    next_tick: Cell<u64>,
     /// The wall clock minus the monotonic one, and when that was asked last.
     wall_offset: Cell<u64>,
     wall_asked: Cell<u64>,
+    /// The monitor knows where calls are counted that are not implemented.
+    shows_missing: Cell<bool>,
     /// Nothing comes from the console any more.
     console_ended: Cell<bool>,
     /// Input that arrives is news: what was reported last has been looked for.
     console_armed: Cell<bool>,
+    /// Folders that replies are to come from, by bit.
+    folders_awaited: Cell<u64>,
+    /// The owner has asked for the end at a time when nobody could be told.
+    event_kept: Cell<u32>,
 }
 
 static STATE: OneCpu<State> = OneCpu::new(State {
     ticking: Cell::new(false),
+    period: Cell::new(0),
+    next_tick: Cell::new(0),
     wall_offset: Cell::new(0),
     wall_asked: Cell::new(0),
+    shows_missing: Cell::new(false),
     console_ended: Cell::new(false),
     console_armed: Cell::new(true),
+    folders_awaited: Cell::new(0),
+    event_kept: Cell::new(0),
 });
 
 fn state() -> &'static State {
@@ -54,6 +69,7 @@ const WALL_AGE: u64 = 1_000_000_000;
 pub fn begin() {
     // SAFETY: the processor has what every x86-64 processor has. Vector registers beyond that are the program's.
     unsafe { kiln_mem::set_features(strings()) };
+    memory::end_plainly_when_exhausted();
     let info = boot::info();
     // SAFETY: one CPU; nothing else runs yet.
     unsafe {
@@ -289,8 +305,20 @@ pub(crate) fn guard(at: u64, len: u64, closed: bool) {
 
 pub(super) fn memory() -> (u64, u64) {
     let statistics = memory::statistics();
-    let capacity = statistics.capacity as u64;
-    (capacity, capacity.saturating_sub(statistics.in_use as u64))
+    (statistics.capacity as u64, statistics.free as u64)
+}
+
+pub(super) fn free_memory() -> u64 {
+    memory::free() as u64
+}
+
+pub(super) fn show_missing(place: usize, name: &str, count: u64) {
+    static BLOCK: CallsBlock = CallsBlock::of_calls();
+    BLOCK.set_call(place, name, count);
+    if !state().shows_missing.replace(true) {
+        // Where nobody can read it, it is in the trace.
+        let _ = kiln_rt::metrics::register(&BLOCK);
+    }
 }
 
 pub(super) fn root_image() -> Option<&'static [u8]> {
@@ -352,12 +380,42 @@ pub(super) fn ask_folder(device: u32, request: &[u8], reply: &mut [u8]) -> Resul
         request: range(request.as_ptr() as u64, request.len() as u64),
         reply: range(reply.as_mut_ptr() as u64, reply.len() as u64),
     };
-    let len = user(op).map_err(|_| Errno::EIO)?;
-    Ok((len as usize).min(reply.len()))
+    match user(op) {
+        Ok(len) => Ok((len as usize).min(reply.len())),
+        Err(OpError::Again) => Err(Errno::EAGAIN),
+        Err(_) => Err(Errno::EIO),
+    }
+}
+
+pub(super) fn await_folder(device: u32, on: bool) {
+    let awaited = &state().folders_awaited;
+    let bit = 1u64 << (device & 63);
+    let others = awaited.get() & !bit;
+    awaited.set(if on { others | bit } else { others });
+}
+
+pub(super) fn stand_still_for(device: u32) {
+    let mut call = Call {
+        wait_receive: 1u64 << (device & 63),
+        deadline: u64::MAX,
+        ..Call::default()
+    };
+    // SAFETY: no operations.
+    unsafe { monitor::enter(&mut call) };
+    if call.event != 0 {
+        // Who waits so may have borrowed what a signal needs.
+        state().event_kept.set(call.event);
+    }
 }
 
 pub(super) fn switch(thread: &Rc<Thread>) {
     switch::to_next(thread);
+}
+
+pub(super) fn breathe(thread: &Rc<Thread>) {
+    if arch::take_deferred() {
+        arch::on_tick(thread);
+    }
 }
 
 pub(super) fn is_current(thread: &Rc<Thread>) -> bool {
@@ -379,7 +437,7 @@ pub(super) fn set_fpu_state(thread: &Thread, from: &[u8]) -> Result {
 
 pub(super) fn turn() {
     // SAFETY: no operations.
-    unsafe { reactor::turn_until(None, &[], false) };
+    unsafe { reactor::turn_until(None, &[], 0) };
     kernel_ref().scheduler.frames_left();
 }
 
@@ -405,15 +463,54 @@ pub(crate) fn look_around() {
     kernel_ref().vdso.refresh();
 }
 
+/// A tick that comes so much later than a timer is due is soon enough, in nanoseconds.
+const LATE: u64 = 50_000;
+
 /// Starts or stops the ticks.
 fn tick(on: bool) {
     state().ticking.set(on);
-    perform(&mut [tick_op(on)]);
+    set_period(if on { sched::SLICE } else { 0 });
 }
 
-fn tick_op(on: bool) -> RawOp {
-    let period = if on { sched::SLICE } else { 0 };
-    Op::Tick { period }.encode()
+fn set_period(period: u64) {
+    let state = state();
+    state.period.set(period);
+    state.next_tick.set(now().saturating_add(period));
+    perform(&mut [Op::Tick { period }.encode()]);
+}
+
+fn stop_op() -> RawOp {
+    Op::Tick { period: 0 }.encode()
+}
+
+/// After a tick: the next one comes when the slice is over, or the next timer is due.
+pub(crate) fn plan_tick() {
+    let state = state();
+    if !state.ticking.get() {
+        return;
+    }
+    let now = now();
+    let due = kernel_ref().timers.next().unwrap_or(u64::MAX);
+    let wanted = due
+        .saturating_sub(now)
+        .clamp(kiln_abi::op::MIN_TICK, sched::SLICE);
+    if wanted.abs_diff(state.period.get()) > LATE {
+        set_period(wanted);
+    } else {
+        state.next_tick.set(now.saturating_add(state.period.get()));
+    }
+}
+
+/// On the way back to a program: if a timer has been set that is due before the next tick, the tick comes sooner.
+pub(crate) fn plan_tick_if_earlier() {
+    let timers = &kernel_ref().timers;
+    if !timers.take_first_changed() {
+        return;
+    }
+    let due = timers.next().unwrap_or(u64::MAX);
+    if due.saturating_add(LATE) < state().next_tick.get() {
+        plan_tick();
+    }
 }
 
 /// The thread that is to run next; waits for devices and timers while there is none.
@@ -447,7 +544,7 @@ pub(crate) fn wait_for_next() -> Rc<Thread> {
         let mut until = kernel.timers.next().unwrap_or(u64::MAX);
         let mut stop: &[RawOp] = &[];
         let ticking = state().ticking.get();
-        let op = [tick_op(false)];
+        let op = [stop_op()];
         if ticking && now() - began < sched::SLICE {
             until = until.min(began + sched::SLICE);
         } else if ticking {
@@ -470,15 +567,23 @@ fn end_with(status: u32, signal: u32) -> ! {
 /// One call with all devices, and what follows from it.
 fn go(until: Instant, extra: &[RawOp]) {
     let wants_console = !state().console_ended.get() && state().console_armed.get();
+    let folders = state().folders_awaited.get();
+    let also = folders | if wants_console { CONSOLE } else { 0 };
     // SAFETY: `extra` has no buffers.
-    let found = unsafe { reactor::turn_until(Some(until), extra, wants_console) };
+    let found = unsafe { reactor::turn_until(Some(until), extra, also) };
     kernel_ref().scheduler.frames_left();
+    if found.ready & folders != 0 {
+        crate::fs::volume::replies_came();
+    }
     if found.ready & CONSOLE != 0 {
         state().console_armed.set(false);
         crate::dev::console_ready();
     }
-    if found.event != 0 {
-        asked_to_end(found.event);
+    let kept = state().event_kept.take();
+    for event in [kept, found.event] {
+        if event != 0 {
+            asked_to_end(event);
+        }
     }
 }
 
@@ -495,6 +600,9 @@ pub(super) fn end(code: u8, _signal: u32) -> ! {
             numbers + followers
         ));
     }
-    reactor::finish();
+    // A network that the program never used has nothing to bring to an end.
+    if kernel_ref().network.is_used() {
+        reactor::finish();
+    }
     start::exit(code)
 }

@@ -17,7 +17,8 @@ use guest as ground;
 pub use guest::{begin, run};
 #[cfg(kiln_guest)]
 pub(crate) use guest::{
-    frames_leave_if_late, guard, kernel_ref, look_around, protect_both, wait_for_next,
+    frames_leave_if_late, guard, kernel_ref, look_around, plan_tick, plan_tick_if_earlier,
+    protect_both, wait_for_next,
 };
 #[cfg(not(kiln_guest))]
 pub mod pretend;
@@ -101,7 +102,12 @@ pub fn random(to: &mut [u8]) {
 
 /// Makes present what the host does not by itself: pages of files that are mapped, room on a stack. True if another try is worth it.
 fn make_present(at: u64, len: usize, access: Access) -> bool {
-    kernel().active_memory.make_present(at, len, access)
+    let kernel = kernel();
+    let work = || kernel.active_memory.make_present(at, len, access);
+    match crate::process::sched::running() {
+        Some(thread) => thread.at_any_time(work),
+        None => work(),
+    }
 }
 
 /// Copies from the program's memory.
@@ -193,6 +199,16 @@ pub fn memory() -> (u64, u64) {
     ground::memory()
 }
 
+/// Bytes that are free: the second half of [`memory`], cheaper to ask for.
+pub fn free_memory() -> u64 {
+    ground::free_memory()
+}
+
+/// Shows to who looks from outside (`kiln stats`, `kiln inspect`) how often a system call was made that is not implemented.
+pub fn show_missing(place: usize, name: &str, count: u64) {
+    ground::show_missing(place, name, count);
+}
+
 /// The root image: its bytes, if there is one.
 pub fn root_image() -> Option<&'static [u8]> {
     ground::root_image()
@@ -217,18 +233,35 @@ pub fn folder(name: &[u8]) -> Option<u32> {
     ground::folder(name)
 }
 
-/// Asks a folder's server (`kiln_ninep`), and waits for the reply, whose length it returns.
+/// Exchanges messages with a folder of the host: a request, room for a reply, or both ([`UserOp::NineP`](kiln_abi::user::UserOp::NineP)).
+/// Returns the reply's length.
 ///
 /// # Errors
-/// `EIO`.
+/// `EAGAIN` if there is no room for the request, or no reply yet; `EIO` if nobody answers any more.
 pub fn ask_folder(device: u32, request: &[u8], reply: &mut [u8]) -> Result<usize> {
     ground::ask_folder(device, request, reply)
+}
+
+/// Says whether replies are to come from a folder: whoever waits for devices calls
+/// [`replies_came`](crate::fs::volume::replies_came) when they do.
+pub fn await_folder(device: u32, on: bool) {
+    ground::await_folder(device, on);
+}
+
+/// Waits for a folder's next reply with all the machine.
+pub fn stand_still_for(device: u32) {
+    ground::stand_still_for(device);
 }
 
 /// Gives the processor to another thread; comes back when the scheduler has chosen this one again.
 pub fn switch(thread: &Rc<crate::process::Thread>) {
     ground::switch(thread);
     kernel().vdso.refresh();
+}
+
+/// Does what a tick is for, if one has come while the library OS ran.
+pub fn breathe(thread: &Rc<crate::process::Thread>) {
+    ground::breathe(thread);
 }
 
 /// True if it is this thread that runs: no other can be put to sleep.

@@ -86,6 +86,9 @@ impl Memory {
 
 type Script = Box<dyn FnOnce()>;
 
+/// Bytes of memory that the machine has.
+const MEMORY: u64 = 64 << 20;
+
 /// What answers for a folder of the host: request in, reply out.
 pub type Answer = Box<dyn FnMut(&[u8], &mut [u8]) -> usize>;
 
@@ -96,6 +99,8 @@ struct Pretended {
     memory: RefCell<Memory>,
     image: Cell<&'static [u8]>,
     now: Cell<u64>,
+    /// Bytes of memory that are taken.
+    taken: Cell<u64>,
     /// How often a thread has slept.
     sleeps: Cell<u32>,
     random: Cell<u64>,
@@ -103,7 +108,13 @@ struct Pretended {
     input: RefCell<Vec<u8>>,
     /// What others do while the thread sleeps, one at a time.
     script: RefCell<VecDeque<Script>>,
-    folder: RefCell<Option<Answer>>,
+    folders: RefCell<Vec<Answer>>,
+    /// Replies of folders that nobody has taken yet.
+    replies: RefCell<VecDeque<Vec<u8>>>,
+    /// How often a long call has let others run.
+    breaths: Cell<u32>,
+    /// What others do while a thread is busy with a long call, one at a time.
+    while_busy: RefCell<VecDeque<Script>>,
 }
 
 std::thread_local! {
@@ -121,11 +132,19 @@ pub fn reset() {
         drop(old);
         *p.memory.borrow_mut() = Memory::default();
         p.script.borrow_mut().clear();
+        p.replies.borrow_mut().clear();
+        p.while_busy.borrow_mut().clear();
         p.output.borrow_mut().clear();
         p.input.borrow_mut().clear();
         p.now.set(1_000_000_000);
         p.sleeps.set(0);
+        p.taken.set(0);
     });
+}
+
+/// Takes memory away from the machine, of the half that is free at first.
+pub fn take_memory(bytes: u64) {
+    with(|p| p.taken.set(bytes));
 }
 
 /// Gives the machine a root image.
@@ -133,14 +152,29 @@ pub fn set_root_image(image: Vec<u8>) {
     with(|p| p.image.set(Box::leak(image.into_boxed_slice())));
 }
 
+/// How often long calls have let others run.
+pub fn breaths() -> u32 {
+    with(|p| p.breaths.get())
+}
+
+/// The next time that a long call lets others run, this is done by them.
+pub fn while_busy(work: impl FnOnce() + 'static) {
+    with(|p| p.while_busy.borrow_mut().push_back(Box::new(work)));
+}
+
 /// The next time that a thread sleeps, this is done by somebody else meanwhile. Several are done one after another.
 pub fn while_asleep(work: impl FnOnce() + 'static) {
     with(|p| p.script.borrow_mut().push_back(Box::new(work)));
 }
 
-/// Gives the machine a folder of a host.
+/// Gives the machine a folder of a host, in place of those it has.
 pub fn set_folder(answer: Answer) {
-    with(|p| *p.folder.borrow_mut() = Some(answer));
+    with(|p| *p.folders.borrow_mut() = vec![answer]);
+}
+
+/// Gives the machine one more.
+pub fn add_folder(answer: Answer) {
+    with(|p| p.folders.borrow_mut().push(answer));
 }
 
 /// Lets time pass, in nanoseconds.
@@ -338,20 +372,42 @@ pub fn mappings() -> Vec<(u64, u64, Access, Backing)> {
 pub(super) fn populate(_at: u64, _len: u64) {}
 
 pub(super) fn folder(_name: &[u8]) -> Option<u32> {
-    with(|p| p.folder.borrow().is_some()).then_some(0)
+    with(|p| !p.folders.borrow().is_empty()).then_some(0)
 }
 
-pub(super) fn ask_folder(_device: u32, request: &[u8], reply: &mut [u8]) -> Result<usize> {
+pub(super) fn ask_folder(device: u32, request: &[u8], reply: &mut [u8]) -> Result<usize> {
     with(|p| {
-        let mut folder = p.folder.borrow_mut();
-        let answer = folder.as_mut().ok_or(Errno::EIO)?;
-        Ok(answer(request, reply))
+        if request.is_empty() {
+            let came = p.replies.borrow_mut().pop_front().ok_or(Errno::EAGAIN)?;
+            reply[..came.len()].copy_from_slice(&came);
+            return Ok(came.len());
+        }
+        let mut folders = p.folders.borrow_mut();
+        let answer = folders.get_mut(device as usize).ok_or(Errno::EIO)?;
+        if !reply.is_empty() {
+            return Ok(answer(request, reply));
+        }
+        let mut later = vec![0; kiln_abi::user::MAX_NINEP as usize];
+        let len = answer(request, &mut later);
+        later.truncate(len);
+        p.replies.borrow_mut().push_back(later);
+        Ok(0)
     })
 }
 
+pub(super) fn await_folder(_device: u32, _on: bool) {}
+
+pub(super) fn stand_still_for(_device: u32) {}
+
 pub(super) fn memory() -> (u64, u64) {
-    (64 << 20, 32 << 20)
+    (MEMORY, free_memory())
 }
+
+pub(super) fn free_memory() -> u64 {
+    (MEMORY / 2).saturating_sub(with(|p| p.taken.get()))
+}
+
+pub(super) fn show_missing(_place: usize, _name: &str, _count: u64) {}
 
 pub(super) fn root_image() -> Option<&'static [u8]> {
     let image = with(|p| p.image.get());
@@ -390,6 +446,10 @@ pub(super) fn switch(thread: &Rc<Thread>) {
         work();
         return;
     }
+    if with(|p| !p.replies.borrow().is_empty()) {
+        crate::fs::volume::replies_came();
+        return;
+    }
     let sleeps = with(|p| p.sleeps.replace(p.sleeps.get().saturating_add(1)));
     let next = kernel().timers.next();
     match next.filter(|&next| next <= LAST && sleeps < MOST_SLEEPS) {
@@ -398,6 +458,14 @@ pub(super) fn switch(thread: &Rc<Thread>) {
             kernel().timers.fire(next);
         }
         None => thread.pretend_signal(),
+    }
+}
+
+pub(super) fn breathe(_thread: &Rc<Thread>) {
+    with(|p| p.breaths.set(p.breaths.get() + 1));
+    let script = with(|p| p.while_busy.borrow_mut().pop_front());
+    if let Some(script) = script {
+        script();
     }
 }
 

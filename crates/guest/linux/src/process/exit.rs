@@ -33,7 +33,7 @@ pub fn exit_thread(thread: &Rc<Thread>, code: u32) {
     process.used_before.set(used);
     if process.threads.borrow().len() == 1 {
         // Nobody is left to be told of an error.
-        let _ = process.memory.save(thread);
+        let _ = process.memory.save();
     }
     crate::kernel().processes.remove_thread(thread);
     thread.state.set(RunState::Dead);
@@ -66,11 +66,8 @@ pub fn exit_group(process: &Rc<Process>, status: u32) {
     }
     process.status.set(Some(status));
     if process.pid == 1 {
-        let thread = process.threads.borrow().values().next().cloned();
-        if let Some(thread) = thread {
-            // Nobody is left to be told of an error.
-            let _ = process.memory.save(&thread);
-        }
+        // Nobody is left to be told of an error.
+        let _ = process.memory.save();
         ended(process);
     }
     process.signals.stopped.set(None);

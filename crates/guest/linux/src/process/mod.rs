@@ -102,6 +102,8 @@ pub struct Process {
     pub timers: ProcessTimers,
     /// What `prctl(2)` and `personality(2)` have set.
     pub attributes: Attributes,
+    /// Seconds of processor time at which it is told again that it has used up its own.
+    pub told_of_time: Cell<u64>,
     /// Processor time of threads that have ended, in nanoseconds.
     pub used_before: Cell<u64>,
     /// Monotonic nanoseconds when it began.
@@ -215,6 +217,19 @@ pub struct Thread {
     #[cfg(kiln_guest)]
     pub arch: crate::arch::ThreadState,
     pretended_signal: Cell<bool>,
+    ease: Cell<Ease>,
+}
+
+/// What is known of what a thread holds while it is in the library OS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ease {
+    /// It may hold anything.
+    #[default]
+    Unknown,
+    /// Its call held nothing when it turned to a file.
+    Call,
+    /// And the file, which is an inode's content, holds nothing when it turns to the inode.
+    File,
 }
 
 /// Scheduling class (`sched(7)`). There is one processor and every thread is preempted in turn; the classes are kept for those who ask.
@@ -241,6 +256,39 @@ impl Thread {
         self.pretended_signal.get() || crate::signal::is_pending(self)
     }
 
+    /// True if it may sleep inside of an inode: nothing is borrowed.
+    ///
+    /// Files never sleep, since who calls them may have borrowed something. Between a call that turns to a file ([`at_call`](Self::at_call)), the
+    /// content of an inode ([`at_file`](Self::at_file)) and the inode itself there is nobody else, so nothing can be.
+    pub fn may_wait(&self) -> bool {
+        self.ease.get() == Ease::File
+    }
+
+    /// Turns to a file, with nothing borrowed.
+    pub fn at_call<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.with_ease(Ease::Call, work)
+    }
+
+    /// Turns from a file to its inode, with nothing borrowed by the file.
+    pub fn at_file<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self.ease.get() {
+            Ease::Call => self.with_ease(Ease::File, work),
+            Ease::File | Ease::Unknown => work(),
+        }
+    }
+
+    /// Does something for which others may have borrowed anything: memory that is touched anywhere is made present.
+    pub fn at_any_time<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.with_ease(Ease::Unknown, work)
+    }
+
+    fn with_ease<R>(&self, ease: Ease, work: impl FnOnce() -> R) -> R {
+        let before = self.ease.replace(ease);
+        let result = work();
+        self.ease.set(before);
+        result
+    }
+
     /// On the pretended platform, what ends a sleep that nothing else would.
     pub fn pretend_signal(&self) {
         self.pretended_signal.set(true);
@@ -265,6 +313,11 @@ impl Processes {
     /// The thread with this number.
     pub fn thread(&self, tid: u32) -> Option<Rc<Thread>> {
         self.threads.borrow().get(&tid).cloned()
+    }
+
+    /// True if there is one thread only.
+    pub fn is_alone(&self) -> bool {
+        self.threads.borrow().len() == 1
     }
 
     /// The process with this number.
@@ -303,6 +356,7 @@ impl Processes {
             child_wait: WaitQueue::new(),
             timers: ProcessTimers::default(),
             attributes: Attributes::default(),
+            told_of_time: Cell::new(0),
             used_before: Cell::new(0),
             started: crate::platform::now(),
         });
@@ -373,5 +427,6 @@ fn new_thread(tid: u32, process: Rc<Process>) -> Rc<Thread> {
         #[cfg(kiln_guest)]
         arch: crate::arch::ThreadState::default(),
         pretended_signal: Cell::new(false),
+        ease: Cell::default(),
     })
 }

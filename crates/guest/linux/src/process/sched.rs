@@ -16,6 +16,7 @@ use core::cell::{Cell, RefCell};
 use super::{RunState, Thread};
 use crate::platform;
 use crate::wait::Deadline;
+use crate::{Errno, Result};
 
 /// A time slice in nanoseconds: how often the processor is taken from a thread to look who else can run.
 pub const SLICE: u64 = 4_000_000;
@@ -126,6 +127,21 @@ pub fn give_way(thread: &Rc<Thread>) {
         scheduler.enqueue(thread);
         platform::switch(thread);
     }
+}
+
+/// For calls that take long: if a tick has come meanwhile, does what it is for, so that timers fire and others run. Nothing may be borrowed.
+///
+/// # Errors
+/// `EINTR` if the thread is about to end: the call has nobody left to work for.
+pub fn breathe(thread: &Rc<Thread>) -> Result {
+    if crate::kernel().event.is_detached() || !platform::is_current(thread) {
+        return Ok(());
+    }
+    platform::breathe(thread);
+    if crate::signal::is_ending(thread) {
+        return Err(Errno::EINTR);
+    }
+    Ok(())
 }
 
 /// Takes the thread that is to run next out of the queue; it counts as the running one from now on.

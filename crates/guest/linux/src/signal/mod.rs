@@ -137,6 +137,31 @@ pub fn is_pending(thread: &Thread) -> bool {
     thread.signals.attention.get() && mask::look(thread)
 }
 
+/// True if the thread will end on its way back to the program: its process does, or a signal waits that ends it.
+pub fn is_ending(thread: &Thread) -> bool {
+    let process = &thread.process;
+    if process.status.get().is_some() || thread.signals.ending.get() {
+        return true;
+    }
+    if !thread.signals.attention.get() {
+        return false;
+    }
+    let mut waiting = waiting_for(thread) & !thread.signals.blocked.get();
+    while waiting != 0 {
+        let number = waiting.trailing_zeros() + 1;
+        waiting &= waiting - 1;
+        let default = process.signals.actions.get(number).handler == action::DEFAULT;
+        let ends = matches!(
+            number::default(number),
+            number::Default::Terminate | number::Default::Core
+        );
+        if default && ends {
+            return true;
+        }
+    }
+    false
+}
+
 /// All signals that wait for a thread, blocked or not: its own and its process's.
 pub fn waiting_for(thread: &Thread) -> Set {
     thread.signals.pending.set() | thread.process.signals.pending.set()

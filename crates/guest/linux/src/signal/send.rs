@@ -163,7 +163,8 @@ fn queue(process: &Process, pending: &super::Pending, info: Info) -> Result<Sent
     let number = info.signal();
     let room = process.limit(Resource::SignalsPending).0;
     let queued = pending.queued() as u64;
-    if number >= number::FIRST_REAL_TIME && queued >= room {
+    let full = queued >= room || crate::shortage::object(Errno::EAGAIN).is_err();
+    if number >= number::FIRST_REAL_TIME && full {
         // What is sent by kill(2) comes without its particulars; others are told that there is no room.
         if info.code == info::SI_USER || info.code == info::SI_KERNEL {
             pending.add_bare(number);

@@ -6,7 +6,7 @@ use super::{Args, Call};
 use crate::fs::watch::{self, Mask};
 use crate::fs::{OpenFile, OpenFlags, blocking};
 use crate::io::{IoVec, MAX_TRANSFER, Sink, Source, vectors};
-use crate::process::Thread;
+use crate::process::{Thread, sched};
 use crate::wait::Events;
 use crate::{Errno, Result};
 
@@ -53,8 +53,103 @@ fn writable(thread: &Rc<Thread>, fd: i32) -> Result<Rc<OpenFile>> {
     Ok(open)
 }
 
+/// Bytes that a call moves before it lets others run, if it moves more.
+const PIECE: usize = 1 << 20;
+
+/// True for files that do as much as they are asked for at once: those that nobody waits for.
+fn is_long(open: &OpenFile, bytes: usize) -> bool {
+    bytes > PIECE && open.file.queue().is_none()
+}
+
+/// Keeps a description's position for one call that is made in pieces; others wait, as on Linux.
+struct Turn<'a>(&'a OpenFile);
+
+impl<'a> Turn<'a> {
+    fn take(thread: &Rc<Thread>, open: &'a OpenFile) -> Result<Self> {
+        wait_for_turn(thread, open)?;
+        open.in_pieces.set(true);
+        Ok(Self(open))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.in_pieces.set(false);
+    }
+}
+
+/// Lets others run until none of them is in the middle of a long call that moves the description's position.
+fn wait_for_turn(thread: &Rc<Thread>, open: &OpenFile) -> Result {
+    while open.in_pieces.get() {
+        if crate::kernel().event.is_detached() || !crate::platform::is_current(thread) {
+            return Err(Errno::EAGAIN);
+        }
+        sched::yield_now(thread);
+        sched::breathe(thread)?;
+    }
+    Ok(())
+}
+
+/// What became of a piece: how far it went, and how far it was to go.
+enum Piece {
+    Whole,
+    Part,
+}
+
+/// Makes a long call piece by piece, until one is cut short.
+fn in_pieces(
+    thread: &Rc<Thread>,
+    mut piece: impl FnMut() -> Result<(usize, Piece)>,
+) -> Result<usize> {
+    let mut done = 0;
+    loop {
+        match piece() {
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => return Ok(done),
+            Ok((count, Piece::Part)) => return Ok(done + count),
+            Ok((count, Piece::Whole)) => done += count,
+        }
+        if sched::breathe(thread).is_err() {
+            return Ok(done);
+        }
+    }
+}
+
+fn read_piece(
+    to: &mut Sink,
+    read: impl FnOnce(&mut Sink) -> Result<usize>,
+) -> Result<(usize, Piece)> {
+    let kept = to.hold_back(PIECE);
+    let room = to.remaining();
+    let result = read(to);
+    to.give_back(kept);
+    let count = result?;
+    let whole = count == room && kept > 0;
+    Ok((count, if whole { Piece::Whole } else { Piece::Part }))
+}
+
+fn write_piece(
+    from: &mut Source,
+    write: impl FnOnce(&mut Source) -> Result<usize>,
+) -> Result<(usize, Piece)> {
+    let kept = from.hold_back(PIECE);
+    let there = from.remaining();
+    let result = write(from);
+    from.give_back(kept);
+    let count = result?;
+    let whole = count == there && kept > 0;
+    Ok((count, if whole { Piece::Whole } else { Piece::Part }))
+}
+
 /// Reads where the description stands.
 pub(super) fn read_to(thread: &Rc<Thread>, open: &OpenFile, to: &mut Sink) -> Result<usize> {
+    wait_for_turn(thread, open)?;
+    if is_long(open, to.remaining()) {
+        let _turn = Turn::take(thread, open)?;
+        return in_pieces(thread, || {
+            read_piece(to, |to| open.file.read(thread, open, to))
+        });
+    }
     let deadline = open.file.deadline(true);
     blocking(thread, open, Events::READABLE, deadline, || {
         open.file.read(thread, open, to)
@@ -63,18 +158,33 @@ pub(super) fn read_to(thread: &Rc<Thread>, open: &OpenFile, to: &mut Sink) -> Re
 
 /// Writes where the description stands; to streams everything, if it may wait.
 pub(super) fn write_from(thread: &Rc<Thread>, open: &OpenFile, from: &mut Source) -> Result<usize> {
+    wait_for_turn(thread, open)?;
+    // What is appended stays in one piece, whoever else appends.
+    let appends = open.flags.get().contains(OpenFlags::APPEND);
+    if is_long(open, from.remaining()) && !appends {
+        let _turn = Turn::take(thread, open)?;
+        return in_pieces(thread, || {
+            write_piece(from, |from| open.file.write(thread, open, from))
+        });
+    }
     let deadline = open.file.deadline(false);
+    // What was written: a file that then fails may have taken more from the program's buffers.
+    let mut done = 0;
     loop {
         let written = blocking(thread, open, Events::WRITABLE, deadline, || {
             open.file.write(thread, open, from)
         });
+        let written = written.and_then(|written| {
+            durable(thread, open, 0)?;
+            Ok(written)
+        });
         match written {
-            Err(error) if from.done() == 0 => return Err(error),
-            Err(_) | Ok(0) => return Ok(from.done()),
-            Ok(_) => {}
+            Err(error) if done == 0 => return Err(error),
+            Err(_) | Ok(0) => return Ok(done),
+            Ok(written) => done += written,
         }
         if from.remaining() == 0 || open.nonblocking() || !open.file.writes_all() {
-            return Ok(from.done());
+            return Ok(done);
         }
     }
 }
@@ -111,9 +221,18 @@ pub(super) fn read_at(
     to: &mut Sink,
 ) -> Result<usize> {
     let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
-    let read = blocking(thread, open, Events::READABLE, None, || {
-        open.file.read_at(thread, offset, to)
-    })?;
+    let read = if is_long(open, to.remaining()) {
+        let mut at = offset;
+        in_pieces(thread, || {
+            let piece = read_piece(to, |to| open.file.read_at(thread, at, to))?;
+            at = at.saturating_add(piece.0 as u64);
+            Ok(piece)
+        })?
+    } else {
+        blocking(thread, open, Events::READABLE, None, || {
+            open.file.read_at(thread, offset, to)
+        })?
+    };
     watch::tell_open(open, Mask::ACCESS);
     Ok(read)
 }
@@ -125,15 +244,47 @@ pub(super) fn write_at(
     offset: i64,
     from: &mut Source,
 ) -> Result<usize> {
-    let mut offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
     if open.flags.get().contains(OpenFlags::APPEND) {
-        offset = open.file.metadata()?.size;
+        return append(thread, open, from).map(|(written, _)| written);
     }
+    let appends = open.flags.get().contains(OpenFlags::APPEND);
+    let written = if is_long(open, from.remaining()) && !appends {
+        let mut at = offset;
+        in_pieces(thread, || {
+            let piece = write_piece(from, |from| open.file.write_at(thread, at, from))?;
+            at = at.saturating_add(piece.0 as u64);
+            Ok(piece)
+        })?
+    } else {
+        blocking(thread, open, Events::WRITABLE, None, || {
+            open.file.write_at(thread, offset, from)
+        })?
+    };
+    watch::tell_open(open, Mask::MODIFY);
+    durable(thread, open, 0)?;
+    Ok(written)
+}
+
+/// Writes behind the end. Returns how many bytes, and where the end is then.
+fn append(thread: &Rc<Thread>, open: &OpenFile, from: &mut Source) -> Result<(usize, u64)> {
     let written = blocking(thread, open, Events::WRITABLE, None, || {
-        open.file.write_at(thread, offset, from)
+        open.file.append(thread, from)
     })?;
     watch::tell_open(open, Mask::MODIFY);
+    durable(thread, open, 0)?;
     Ok(written)
+}
+
+/// `O_SYNC` and `O_DSYNC` (open(2)): what was written is where the file is kept before the call returns. `flags`: `RWF_SYNC`, `RWF_DSYNC`.
+fn durable(thread: &Rc<Thread>, open: &OpenFile, flags: u32) -> Result {
+    let opened = open.flags.get();
+    let whole = opened.contains(OpenFlags::SYNC) || flags & RWF_SYNC != 0;
+    let data = opened.contains(OpenFlags::DSYNC) || flags & RWF_DSYNC != 0;
+    if !(whole || data) || open.downcast::<crate::fs::InodeFile>().is_none() {
+        return Ok(());
+    }
+    thread.at_call(|| thread.at_file(|| open.file.sync(!whole)))
 }
 
 fn pread64(thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -174,8 +325,12 @@ fn pwritev(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     Ok(write_at(thread, &open, args.long(3), &mut Source::user(&vectors))? as u64)
 }
 
-/// `RWF_HIPRI`, `RWF_DSYNC`, `RWF_SYNC`: content is in memory, there is nothing to wait for.
-const RWF_HARMLESS: u32 = 1 | 2 | 4;
+/// `RWF_DSYNC`
+const RWF_DSYNC: u32 = 2;
+/// `RWF_SYNC`
+const RWF_SYNC: u32 = 4;
+/// `RWF_HIPRI` is a hint, the others are about writing only.
+const RWF_HARMLESS: u32 = 1 | RWF_DSYNC | RWF_SYNC;
 /// `RWF_NOWAIT`
 const RWF_NOWAIT: u32 = 8;
 /// `RWF_APPEND`
@@ -204,7 +359,7 @@ fn preadv2(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 
 fn pwritev2(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let open = writable(thread, args.int(0))?;
-    let (mut offset, flags) = (args.long(3), args.uint(5));
+    let (offset, flags) = (args.long(3), args.uint(5));
     if flags & !(RWF_HARMLESS | RWF_NOWAIT | RWF_APPEND) != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
@@ -214,20 +369,20 @@ fn pwritev2(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let vectors = vectors(args.addr(1), args.word(2))?;
     let from = &mut Source::user(&vectors);
     let moves = offset == -1;
-    if flags & RWF_APPEND != 0 {
-        offset = open.file.metadata()?.size.cast_signed();
-    }
-    let written = if offset == -1 && flags & RWF_NOWAIT != 0 {
-        open.file.write(thread, &open, from)?
-    } else if offset == -1 {
-        write_from(thread, &open, from)?
-    } else {
-        let written = write_at(thread, &open, offset, from)?;
+    let written = if flags & RWF_APPEND != 0 {
+        let (written, end) = append(thread, &open, from)?;
         if moves {
-            open.offset.set(offset.cast_unsigned() + written as u64);
+            open.offset.set(end);
         }
         written
+    } else if moves && flags & RWF_NOWAIT != 0 {
+        open.file.write(thread, &open, from)?
+    } else if moves {
+        write_from(thread, &open, from)?
+    } else {
+        write_at(thread, &open, offset, from)?
     };
+    durable(thread, &open, flags)?;
     Ok(written as u64)
 }
 

@@ -10,13 +10,7 @@ use crate::user::UserAddr;
 use crate::{Errno, Result};
 
 /// The calls.
-pub const CALLS: &[Call] = &[Call::partly(
-    73,
-    "flock",
-    2,
-    flock,
-    "on volumes it holds within the guest",
-)];
+pub const CALLS: &[Call] = &[Call::full(73, "flock", 2, flock)];
 
 fn flock(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     const SHARED: u32 = 1;
@@ -86,7 +80,7 @@ pub(super) fn ranges(
                 };
                 let pid = match other.owner {
                     Owner::Process(pid) => u64::from(pid),
-                    Owner::Description(_) => u64::from(u32::MAX),
+                    Owner::Description(_) | Owner::Elsewhere => u64::from(u32::MAX),
                 };
                 [u64::from(kind), other.start, len, pid]
             }

@@ -115,13 +115,13 @@ fn mprotect(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 
 fn munmap(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let memory = &thread.process.memory;
-    memory.unmap(thread, args.word(0), args.word(1))?;
+    memory.unmap(args.word(0), args.word(1))?;
     Ok(0)
 }
 
 fn brk(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     with_limits(thread);
-    Ok(thread.process.memory.set_break(thread, args.word(0)))
+    Ok(thread.process.memory.set_break(args.word(0)))
 }
 
 fn mremap(thread: &Rc<Thread>, args: Args) -> Result<u64> {

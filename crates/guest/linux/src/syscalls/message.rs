@@ -12,7 +12,7 @@ use crate::net::options::SOL_SOCKET;
 use crate::net::{Address, Incoming, MessageFlags, Outgoing, Socket};
 use crate::process::Thread;
 use crate::user::{Plain, UserAddr};
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// `struct msghdr`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,6 +84,7 @@ fn read_control(header: &Header) -> Result<Vec<Control>> {
     if header.control_len > MAX_CONTROL {
         return Err(Errno::ENOBUFS);
     }
+    shortage::room(2 * header.control_len)?;
     let bytes: Vec<u8> = {
         let mut bytes = alloc::vec![0; header.control_len as usize];
         UserAddr(header.control).read_bytes(&mut bytes)?;

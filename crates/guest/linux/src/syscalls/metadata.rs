@@ -460,9 +460,8 @@ fn fallocate(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if offset.checked_add(len).is_none() {
         return Err(Errno::EFBIG);
     }
-    file.inode
-        .allocate(mode, offset.cast_unsigned(), len.cast_unsigned())?;
-    Ok(0)
+    let (offset, len) = (offset.cast_unsigned(), len.cast_unsigned());
+    fs::allocate(thread, &file.inode, mode, offset, len).map(|()| 0)
 }
 
 fn statfs(thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -513,8 +512,8 @@ fn fsync(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if open.flags.get().contains(OpenFlags::PATH) {
         return Err(Errno::EBADF);
     }
-    thread.process.memory.save(thread)?;
-    open.file.sync(false).map(|()| 0)
+    thread.at_call(|| thread.at_file(|| open.file.sync(false)))?;
+    Ok(0)
 }
 
 fn fdatasync(thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -522,15 +521,14 @@ fn fdatasync(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if open.flags.get().contains(OpenFlags::PATH) {
         return Err(Errno::EBADF);
     }
-    thread.process.memory.save(thread)?;
-    open.file.sync(true).map(|()| 0)
+    thread.at_call(|| thread.at_file(|| open.file.sync(true)))?;
+    Ok(0)
 }
 
 /// `sync(2)` tells of no errors.
 fn sync(thread: &Rc<Thread>, _args: Args) -> Result<u64> {
-    let _ = thread.process.memory.save(thread);
     for root in crate::kernel().vfs.roots() {
-        let _ = root.sync_all();
+        let _ = thread.at_call(|| thread.at_file(|| root.sync_all()));
     }
     Ok(0)
 }
@@ -540,9 +538,8 @@ fn syncfs(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if open.flags.get().contains(OpenFlags::PATH) {
         return Err(Errno::EBADF);
     }
-    thread.process.memory.save(thread)?;
     if let Some(place) = &open.place {
-        place.inode.sync_all()?;
+        thread.at_call(|| thread.at_file(|| place.inode.sync_all()))?;
     }
     Ok(0)
 }

@@ -191,6 +191,19 @@ pub struct Counters {
     pub trace: trace::Trace,
 }
 
+impl Counters {
+    /// Counts a call that has no implementation, for `--strace` and for those who look from outside.
+    fn count_missing(&self, number: u64) {
+        let mut missing = self.missing.borrow_mut();
+        *missing.entry(number.min(table::COUNT as u64)).or_default() += 1;
+        // Each has its place in the order of numbers; those behind the last place are only in the trace.
+        for (place, (&number, &count)) in missing.iter().enumerate() {
+            let name = signature::find(number).map_or("unknown", |(_, name, _)| name);
+            crate::platform::show_missing(place, name, count);
+        }
+    }
+}
+
 /// Performs a call and gives what its register is to hold. Restarts (`ERESTARTSYS` and its kin) are still in it: signal
 /// delivery resolves them.
 pub fn perform(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
@@ -213,9 +226,7 @@ fn perform_silently(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
     let result = match table::find(number) {
         Some(call) => (call.handler)(thread, args),
         None => {
-            let kernel = crate::kernel();
-            let mut missing = kernel.counters.missing.borrow_mut();
-            *missing.entry(number.min(table::COUNT as u64)).or_default() += 1;
+            crate::kernel().counters.count_missing(number);
             Err(Errno::ENOSYS)
         }
     };

@@ -15,13 +15,7 @@ pub const CALLS: &[Call] = &[
     Call::full(16, "ioctl", 3, ioctl),
     Call::full(32, "dup", 1, dup),
     Call::full(33, "dup2", 2, dup2),
-    Call::partly(
-        72,
-        "fcntl",
-        3,
-        fcntl,
-        "no F_NOTIFY, no leases; locks on volumes hold within the guest",
-    ),
+    Call::partly(72, "fcntl", 3, fcntl, "no F_NOTIFY, no leases"),
     Call::full(85, "creat", 2, creat),
     Call::full(257, "openat", 4, openat),
     Call::full(292, "dup3", 3, dup3),
@@ -95,9 +89,7 @@ fn openat2(thread: &Rc<Thread>, args: Args) -> Result<u64> {
         return Err(Errno::E2BIG);
     }
     let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
-    // O_SYNC and O_TMPFILE contain bits that have no name of their own.
-    let known = OpenFlags::all().bits() | 0o4_000_000;
-    if flags & !known != 0 || mode & !0o7777 != 0 {
+    if flags & !OpenFlags::all().bits() != 0 || mode & !0o7777 != 0 {
         return Err(Errno::EINVAL);
     }
     let flags = OpenFlags::from_bits_truncate(flags);
@@ -142,6 +134,7 @@ fn openat2(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 fn close(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let descriptor = thread.process.files.remove(args.int(0))?;
     locks::closed(thread.process.pid, &descriptor.open);
+    super::socket::linger(thread, &descriptor.open);
     Ok(0)
 }
 

@@ -14,7 +14,7 @@ use crate::process::Thread;
 use crate::signal::with_mask;
 use crate::user::UserAddr;
 use crate::wait::{Deadline, Events};
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// The family.
 pub const CALLS: &[Call] = &[
@@ -42,6 +42,8 @@ fn do_poll(thread: &Rc<Thread>, at: UserAddr, count: u64, deadline: Deadline) ->
     if count > files.limit.get() as u64 {
         return Err(Errno::EINVAL);
     }
+    // More while it sleeps: an entry in the queue of each.
+    shortage::room(count * (POLLFD + 3 * size_of::<Asked>()) as u64)?;
     let mut records = vec![0; count as usize * POLLFD];
     at.read_bytes(&mut records)?;
     let mut all: Vec<Asked> = Vec::with_capacity(count as usize);

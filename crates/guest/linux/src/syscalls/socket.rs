@@ -16,8 +16,8 @@ use crate::net::{
 };
 use crate::process::Thread;
 use crate::user::UserAddr;
-use crate::wait::{Deadline, Events, Patience};
-use crate::{Errno, Result};
+use crate::wait::{Deadline, Events, Patience, sleep_until};
+use crate::{Errno, Result, platform};
 
 /// The calls of this family.
 pub const CALLS: &[Call] = &[
@@ -147,6 +147,39 @@ fn accept(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     accept_with(thread, args, 0)
 }
 
+/// How often a call that lingers looks whether everything has been taken: nobody rings for the last byte.
+const LINGER_STEP: u64 = 2_000_000;
+
+/// The last descriptor of a connection is closed: with `SO_LINGER` the call waits until the peer has taken everything, for so many seconds (`socket(7)`).
+pub(super) fn linger(thread: &Rc<Thread>, open: &Rc<OpenFile>) {
+    let Ok(socket) = socket_of(open) else { return };
+    let seconds = u64::from(socket.options.linger.get().unwrap_or(0));
+    let is_last = Rc::strong_count(open) == 1;
+    if seconds == 0 || !is_last || socket.protocol.is_listening() {
+        return;
+    }
+    let both = Shutdown {
+        read: false,
+        write: true,
+    };
+    if socket.protocol.shutdown(socket, both).is_err() {
+        return;
+    }
+    let until = platform::now().saturating_add(seconds.saturating_mul(1_000_000_000));
+    let queue = &socket.bell.queue;
+    let gone = || {
+        let over = socket.protocol.poll(socket).contains(Events::ERR);
+        (over || socket.protocol.unsent(socket).unwrap_or(0) == 0).then_some(())
+    };
+    loop {
+        let step = platform::now().saturating_add(LINGER_STEP).min(until);
+        match sleep_until(thread, &[queue], Some(step), gone) {
+            Err(Errno::ETIMEDOUT) if platform::now() < until => {}
+            _ => return,
+        }
+    }
+}
+
 fn accept4(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     accept_with(thread, args, args.uint(3))
 }
@@ -160,7 +193,7 @@ fn accept_with(thread: &Rc<Thread>, args: Args, flags: u32) -> Result<u64> {
     let socket = socket_of(&open)?;
     let deadline = socket.receive_deadline();
     let files = &thread.process.files;
-    let mut patience = Patience::default();
+    let mut patience = Patience::of_one_of_several();
     loop {
         // The descriptor comes first: without one the connection must stay where it is.
         let fd = files.add(open.clone(), close_on_exec, 0)?;
@@ -175,6 +208,10 @@ fn accept_with(thread: &Rc<Thread>, args: Args, flags: u32) -> Result<u64> {
         let error = match accepted {
             Ok(placeholder) => {
                 drop(placeholder);
+                // Several may have come while only one of those who wait was told.
+                if !open.nonblocking() && socket.protocol.poll(socket).contains(Events::READABLE) {
+                    socket.bell.queue.wake(Events::READABLE);
+                }
                 return Ok(u64::from(fd.cast_unsigned()));
             }
             Err(error) => error,

@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use super::{Args, Call};
-use crate::process::Thread;
+use crate::process::{Thread, sched};
 use crate::time::SECOND;
 use crate::user::{Plain, UserAddr};
 use crate::{Errno, Result, platform};
@@ -159,7 +159,8 @@ fn setdomainname(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     Ok(0)
 }
 
-fn getrandom(_thread: &Rc<Thread>, args: Args) -> Result<u64> {
+fn getrandom(thread: &Rc<Thread>, args: Args) -> Result<u64> {
+    const BREATH: u64 = 256 << 10;
     // `GRND_NONBLOCK | GRND_RANDOM | GRND_INSECURE`
     const FLAGS: u32 = 7;
     const RANDOM_AND_INSECURE: u32 = 6;
@@ -178,6 +179,12 @@ fn getrandom(_thread: &Rc<Thread>, args: Args) -> Result<u64> {
             Ok(()) => done += len,
             Err(error) if done == 0 => return Err(error),
             Err(_) => break,
+        }
+        // Any signal ends it by then (getrandom(2), "Interruption by a signal handler").
+        if done.is_multiple_of(BREATH)
+            && (sched::breathe(thread).is_err() || thread.has_signal_to_handle())
+        {
+            break;
         }
     }
     Ok(done)

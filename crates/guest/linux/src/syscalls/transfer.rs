@@ -9,7 +9,7 @@ use super::{Args, Call};
 use crate::event::pipe::{self, Pipe};
 use crate::fs::{Kind, OpenFile, OpenFlags, blocking};
 use crate::io::{MAX_TRANSFER, Sink, Source, vectors};
-use crate::process::Thread;
+use crate::process::{Thread, sched};
 use crate::user::UserAddr;
 use crate::wait::{self, Events};
 use crate::{Errno, Result};
@@ -136,7 +136,7 @@ fn sendfile(thread: &Rc<Thread>, args: Args) -> Result<u64> {
             Ok((read, written)) => {
                 done += written;
                 position.advance(written);
-                if read == 0 || written < read {
+                if read == 0 || written < read || sched::breathe(thread).is_err() {
                     break;
                 }
             }
@@ -156,22 +156,23 @@ fn sendfile(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 
 /// Sleeps until a pipe has something to read; false at its end.
 fn wait_for_content(thread: &Rc<Thread>, pipe: &Rc<Pipe>, may_wait: bool) -> Result<bool> {
-    if pipe.is_empty() && pipe.has_writers() && !may_wait {
+    if (pipe.is_empty() && pipe.has_writers() || !pipe.may_read()) && !may_wait {
         return Err(Errno::EAGAIN);
     }
     wait::sleep_until(thread, &[pipe.queue()], None, || {
-        (!pipe.is_empty() || !pipe.has_writers()).then_some(())
+        let content = !pipe.is_empty() && pipe.may_read();
+        (content || pipe.is_empty() && !pipe.has_writers()).then_some(())
     })?;
     Ok(!pipe.is_empty())
 }
 
 /// Sleeps until a pipe has room.
 fn wait_for_room(thread: &Rc<Thread>, pipe: &Rc<Pipe>, may_wait: bool) -> Result {
-    if pipe.has_readers() && pipe.room() == 0 && !may_wait {
+    if pipe.has_readers() && (pipe.room() == 0 || !pipe.may_write()) && !may_wait {
         return Err(Errno::EAGAIN);
     }
     wait::sleep_until(thread, &[pipe.queue()], None, || {
-        (pipe.room() > 0 || !pipe.has_readers()).then_some(())
+        (pipe.room() > 0 && pipe.may_write() || !pipe.has_readers()).then_some(())
     })?;
     if !pipe.has_readers() {
         crate::signal::pipe(thread);
@@ -199,6 +200,55 @@ fn splice(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     }
     let mut in_position = Position::read(args.addr(1))?;
     let mut out_position = Position::read(args.addr(3))?;
+    let from = (from, &mut in_position);
+    let to = (to, &mut out_position);
+    let done = splice_between(thread, from, to, len, flags)?;
+    in_position.store()?;
+    out_position.store()?;
+    Ok(done)
+}
+
+/// `splice(2)` with positions that are kept nowhere; `None` for the file's own.
+pub(crate) fn splice_at(
+    thread: &Rc<Thread>,
+    from: (Rc<OpenFile>, Option<u64>),
+    to: (Rc<OpenFile>, Option<u64>),
+    len: u64,
+    flags: u32,
+) -> Result<u64> {
+    if flags & !SPLICE_FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if !from.0.flags.get().readable() || !to.0.flags.get().writable() {
+        return Err(Errno::EBADF);
+    }
+    for (open, at) in [&from, &to] {
+        if at.is_some() && pipe::of(open).is_some() {
+            return Err(Errno::ESPIPE);
+        }
+    }
+    let len = usize::try_from(len.min(MAX_TRANSFER)).map_err(|_| Errno::EINVAL)?;
+    if len == 0 {
+        return Ok(0);
+    }
+    let position = |offset| Position {
+        kept_at: UserAddr(0),
+        offset,
+    };
+    let (mut in_position, mut out_position) = (position(from.1), position(to.1));
+    let from = (from.0, &mut in_position);
+    let to = (to.0, &mut out_position);
+    splice_between(thread, from, to, len, flags)
+}
+
+fn splice_between(
+    thread: &Rc<Thread>,
+    (from, in_position): (Rc<OpenFile>, &mut Position),
+    (to, out_position): (Rc<OpenFile>, &mut Position),
+    len: usize,
+    flags: u32,
+) -> Result<u64> {
+    let (from_pipe, to_pipe) = (pipe::of(&from).cloned(), pipe::of(&to).cloned());
     let wait_in = flags & NONBLOCK == 0 && !from.nonblocking();
     let wait_out = flags & NONBLOCK == 0 && !to.nonblocking();
     let done = match (from_pipe, to_pipe) {
@@ -206,11 +256,9 @@ fn splice(thread: &Rc<Thread>, args: Args) -> Result<u64> {
             if Rc::ptr_eq(&from, &to) {
                 return Err(Errno::EINVAL);
             }
-            if !wait_for_content(thread, &from, wait_in)? {
+            let Some(moved) = join(thread, &from, &to, (wait_in, wait_out), len)? else {
                 return Ok(0);
-            }
-            wait_for_room(thread, &to, wait_out)?;
-            let moved = carry(&from, &to, len)?;
+            };
             from.skip(moved);
             moved
         }
@@ -221,12 +269,13 @@ fn splice(thread: &Rc<Thread>, args: Args) -> Result<u64> {
             if !wait_for_content(thread, &from, wait_in)? {
                 return Ok(0);
             }
+            let _readers = Claim::reading(thread, &from, wait_in)?;
             let mut buffer = vec![0; PIECE.min(len)];
             let mut done = 0;
             while done < len && !from.is_empty() {
                 let most = buffer.len().min(len - done);
                 let had = from.peek(0, &mut buffer[..most]);
-                let written = match store(thread, &to, &out_position, &buffer[..had]) {
+                let written = match store(thread, &to, out_position, &buffer[..had]) {
                     Ok(written) => written,
                     Err(error) if done == 0 => return Err(error),
                     Err(_) => break,
@@ -241,9 +290,11 @@ fn splice(thread: &Rc<Thread>, args: Args) -> Result<u64> {
             done
         }
         (None, Some(to)) => {
+            // What has been taken out of the source must find the room that was seen.
             wait_for_room(thread, &to, wait_out)?;
+            let _writers = Claim::writing(thread, &to, wait_out)?;
             let mut buffer = vec![0; PIECE.min(len).min(to.room())];
-            let read = fetch(thread, &from, &in_position, &mut buffer)?;
+            let read = fetch(thread, &from, in_position, &mut buffer)?;
             let written = to.write(&mut Source::kernel(&buffer[..read]), false);
             let written = if read == 0 { 0 } else { written? };
             in_position.advance(written);
@@ -251,9 +302,66 @@ fn splice(thread: &Rc<Thread>, args: Args) -> Result<u64> {
         }
         (None, None) => return Err(Errno::EINVAL),
     };
-    in_position.store()?;
-    out_position.store()?;
     Ok(done as u64)
+}
+
+/// Waits until one pipe has content and the other one room, both at the same time, and copies as much as is there and fits, without taking it. `None`
+/// at the first one's end.
+fn join(
+    thread: &Rc<Thread>,
+    from: &Rc<Pipe>,
+    to: &Rc<Pipe>,
+    (wait_in, wait_out): (bool, bool),
+    len: usize,
+) -> Result<Option<usize>> {
+    loop {
+        if !wait_for_content(thread, from, wait_in)? {
+            return Ok(None);
+        }
+        wait_for_room(thread, to, wait_out)?;
+        // Another reader may have been faster while this one waited for room.
+        if !from.is_empty() && from.may_read() && to.may_write() {
+            return carry(from, to, len).map(Some);
+        }
+    }
+}
+
+/// Keeps other readers, or other writers, away from a pipe while this call waits for the file at the other side.
+struct Claim<'a> {
+    pipe: &'a Pipe,
+    reads: bool,
+}
+
+impl<'a> Claim<'a> {
+    fn reading(thread: &Rc<Thread>, pipe: &'a Pipe, may_wait: bool) -> Result<Self> {
+        Self::new(thread, pipe, may_wait, true)
+    }
+
+    fn writing(thread: &Rc<Thread>, pipe: &'a Pipe, may_wait: bool) -> Result<Self> {
+        Self::new(thread, pipe, may_wait, false)
+    }
+
+    fn new(thread: &Rc<Thread>, pipe: &'a Pipe, may_wait: bool, reads: bool) -> Result<Self> {
+        let free = || {
+            if reads {
+                pipe.may_read()
+            } else {
+                pipe.may_write()
+            }
+        };
+        if !free() && !may_wait {
+            return Err(Errno::EAGAIN);
+        }
+        wait::sleep_until(thread, &[pipe.queue()], None, || free().then_some(()))?;
+        pipe.claim(reads, true);
+        Ok(Self { pipe, reads })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.pipe.claim(self.reads, false);
+    }
 }
 
 /// Copies from one pipe to another as much as is there and fits, without taking it.
@@ -278,12 +386,12 @@ fn tee(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if Rc::ptr_eq(from_pipe, to_pipe) {
         return Err(Errno::EINVAL);
     }
-    if !wait_for_content(thread, from_pipe, may_wait && !from.nonblocking())? {
-        return Ok(0);
-    }
-    wait_for_room(thread, to_pipe, may_wait && !to.nonblocking())?;
+    let may_wait = (
+        may_wait && !from.nonblocking(),
+        may_wait && !to.nonblocking(),
+    );
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    Ok(carry(from_pipe, to_pipe, len)? as u64)
+    Ok(join(thread, from_pipe, to_pipe, may_wait, len)?.unwrap_or(0) as u64)
 }
 
 fn vmsplice(thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -303,6 +411,9 @@ fn vmsplice(thread: &Rc<Thread>, args: Args) -> Result<u64> {
         wait_for_room(thread, pipe, may_wait)?;
         if may_wait {
             return Ok(write_from(thread, &open, from)? as u64);
+        }
+        if !pipe.may_write() {
+            return Err(Errno::EAGAIN);
         }
         return Ok(pipe.write(from, false)? as u64);
     }
@@ -357,6 +468,9 @@ fn copy_file_range(thread: &Rc<Thread>, args: Args) -> Result<u64> {
                 in_position.advance(written);
                 out_position.advance(written);
                 done += written;
+                if sched::breathe(thread).is_err() {
+                    break;
+                }
             }
             Err(error) => {
                 outcome = Err(error);

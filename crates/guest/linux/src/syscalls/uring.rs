@@ -14,21 +14,17 @@ use crate::user::{UserAddr, bytes_of, bytes_of_mut};
 use crate::{Errno, Result};
 
 const MISSING: &str =
-    "rings polled by the kernel, polled devices, provided buffers, zero-copy sends";
+    "rings polled by the kernel, polled devices, zero-copy sends, `recvmsg` that goes on";
 
 /// The family.
 pub const CALLS: &[Call] = &[
     Call::partly(425, "io_uring_setup", 2, setup, MISSING),
-    Call::partly(
-        426,
-        "io_uring_enter",
-        6,
-        enter,
-        "rings polled by the kernel, polled devices, provided buffers, zero-copy sends",
-    ),
+    Call::partly(426, "io_uring_enter", 6, enter, MISSING),
     Call::partly(427, "io_uring_register", 4, register, MISSING),
 ];
 
+/// `IORING_SETUP_ATTACH_WQ`
+const ATTACH_WQ: u32 = 0x20;
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_SQ_WAKEUP: u32 = 2;
 const ENTER_SQ_WAIT: u32 = 4;
@@ -43,7 +39,15 @@ fn setup(thread: &Rc<Thread>, args: Args) -> Result<u64> {
             .read_bytes(bytes_of_mut(half))?;
     }
     let mut params: Params = core::array::from_fn(|word| halves[word / 15][word % 15]);
+    if params[2] & ATTACH_WQ != 0 {
+        // There are no workers to share, but it must be an instance.
+        with_ring(thread, params[6].cast_signed(), |_| Ok(())).map_err(|error| match error {
+            Errno::EOPNOTSUPP => Errno::EINVAL,
+            error => error,
+        })?;
+    }
     let uring = Uring::new(args.uint(0), &mut params)?;
+    uring.belongs_to(thread);
     for (word, value) in params.iter().enumerate() {
         args.addr(1)
             .add(word as u64 * 4)

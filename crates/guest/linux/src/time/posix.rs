@@ -74,6 +74,7 @@ impl ProcessTimers {
         if self.all.borrow().len() >= MOST {
             return Err(Errno::EAGAIN);
         }
+        crate::shortage::object(Errno::EAGAIN)?;
         let mut id = self.last.get();
         while self.all.borrow().contains_key(&id) {
             id = id.wrapping_add(1) & 0x7fff_ffff;

@@ -41,6 +41,8 @@ struct Heap {
 pub struct Timers {
     heap: Rc<Heap>,
     last: Cell<u64>,
+    /// One was added that is due before all others.
+    first_changed: Cell<bool>,
 }
 
 impl core::fmt::Debug for Timers {
@@ -155,6 +157,9 @@ impl Timers {
             due: RefCell::new(Some(due)),
         });
         self.heap.insert(&entry);
+        if entry.place.get() == 0 {
+            self.first_changed.set(true);
+        }
         Timer {
             entry,
             heap: Rc::downgrade(&self.heap),
@@ -164,6 +169,11 @@ impl Timers {
     /// When the next one is due.
     pub fn next(&self) -> Option<u64> {
         self.heap.entries.borrow().first().map(|entry| entry.at)
+    }
+
+    /// True if one was added since this was asked last that is due before all that were there.
+    pub fn take_first_changed(&self) -> bool {
+        self.first_changed.replace(false)
     }
 
     /// Does what is due at `now`.

@@ -302,3 +302,27 @@ fn a_timer_that_is_set_to_the_past_runs_down_at_once() {
     assert_eq!(call(&thread, TIMER_SETTIME, [id, 1, MEMORY.0, 0]), 0);
     assert_eq!(signal::waiting_for(&thread), bit(36));
 }
+
+#[test]
+fn a_process_that_has_used_its_time_is_told_and_then_ended() {
+    const SETRLIMIT: u64 = 160;
+    const SIGXCPU: u32 = 24;
+    let thread = first();
+    let process = &thread.process;
+    assert_eq!(MEMORY.write([1_u64, 3]), Ok(()));
+    assert_eq!(call(&thread, SETRLIMIT, [0, MEMORY.0]), 0);
+    crate::process::sched::begin(Some(&thread));
+    let check = |nanos| {
+        pretend::advance(nanos);
+        crate::process::usage::check_limit(process);
+        let set = crate::signal::waiting_for(&thread);
+        process.signals.pending.remove(crate::signal::bit(SIGXCPU));
+        set
+    };
+    let xcpu = crate::signal::bit(SIGXCPU);
+    assert_eq!(check(900_000_000), 0);
+    assert_eq!(check(200_000_000), xcpu);
+    assert_eq!(check(200_000_000), 0, "once a second");
+    assert_eq!(check(900_000_000), xcpu);
+    assert_eq!(check(900_000_000), crate::signal::bit(9));
+}

@@ -2,9 +2,9 @@
 
 use alloc::rc::Rc;
 
-use super::Uring;
 use super::request::{self, Request, timeout};
 use super::sqe::{Flags, Sqe, op};
+use super::{Uring, cancel, transfer};
 use crate::fs::{OpenFile, OpenFlags};
 use crate::process::Thread;
 use crate::syscalls::{Args, table};
@@ -23,22 +23,11 @@ pub(super) enum Outcome {
     Timeout { at: u64, count: u32 },
 }
 
-/// `IORING_POLL_ADD_MULTI`, and the flags of `POLL_REMOVE` that change a request.
+/// `IORING_POLL_ADD_MULTI`
 const POLL_MULTI: u32 = 1;
-const POLL_UPDATE_EVENTS: u32 = 2;
-const POLL_UPDATE_USER_DATA: u32 = 4;
-
-/// `IORING_ASYNC_CANCEL_*`
-const CANCEL_ALL: u32 = 1;
-const CANCEL_FD: u32 = 2;
-const CANCEL_ANY: u32 = 4;
-const CANCEL_FD_FIXED: u32 = 8;
-
-/// `IORING_ACCEPT_MULTISHOT`
-const ACCEPT_MULTI: u16 = 1;
 
 /// Numbers of system calls.
-mod nr {
+pub(super) mod nr {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
     pub const CLOSE: u64 = 3;
@@ -67,7 +56,6 @@ mod nr {
     pub const UNLINKAT: u64 = 263;
     pub const LINKAT: u64 = 265;
     pub const SYMLINKAT: u64 = 266;
-    pub const SPLICE: u64 = 275;
     pub const TEE: u64 = 276;
     pub const SYNC_FILE_RANGE: u64 = 277;
     pub const FALLOCATE: u64 = 285;
@@ -86,14 +74,35 @@ pub(super) fn refusal(sqe: &Sqe) -> Option<Errno> {
     if !op::is_known(sqe.opcode) || sqe.unknown_flags || sqe.personality != 0 {
         return Some(Errno::EINVAL);
     }
-    if sqe.flags.contains(Flags::BUFFER_SELECT) {
+    let chooses = matches!(sqe.opcode, op::READ | op::READV | op::RECV | op::RECVMSG);
+    if sqe.flags.contains(Flags::BUFFER_SELECT) && !chooses {
         return Some(Errno::EOPNOTSUPP);
     }
     let is_timeout = matches!(sqe.opcode, op::TIMEOUT | op::LINK_TIMEOUT);
-    if is_timeout && (sqe.len != 1 || sqe.op_flags & !timeout::KNOWN != 0) {
-        return Some(Errno::EINVAL);
+    let bad = (is_timeout && (sqe.len != 1 || sqe.op_flags & !timeout::KNOWN != 0))
+        || (sqe.opcode == op::LINK_TIMEOUT && sqe.off != 0)
+        || !priority_is_valid(sqe)
+        || transfer::refused_multishot(sqe);
+    bad.then_some(Errno::EINVAL)
+}
+
+/// What `ioprio` may say: flags of sockets' operations, a priority (`ioprio_set(2)`) of reads and writes, nothing of the others.
+fn priority_is_valid(sqe: &Sqe) -> bool {
+    const CLASS_SHIFT: u16 = 13;
+    const LEVELS: u16 = 8;
+    match sqe.opcode {
+        op::ACCEPT | op::SEND | op::RECV | op::SENDMSG | op::RECVMSG => true,
+        op::READ | op::WRITE | op::READV | op::WRITEV | op::READ_FIXED | op::WRITE_FIXED => {
+            let level = sqe.ioprio & ((1 << CLASS_SHIFT) - 1);
+            match sqe.ioprio >> CLASS_SHIFT {
+                0 => level == 0,
+                1 | 2 => level < LEVELS,
+                3 => true,
+                _ => false,
+            }
+        }
+        _ => sqe.ioprio == 0,
     }
-    None
 }
 
 /// True if a transfer has moved less than it was to, which breaks a chain.
@@ -102,7 +111,14 @@ pub(super) fn is_short(sqe: &Sqe, result: i32) -> bool {
         sqe.opcode,
         op::READ | op::WRITE | op::READ_FIXED | op::WRITE_FIXED
     );
-    one && result >= 0 && result.cast_unsigned() < sqe.len
+    let wanted = if one {
+        sqe.len.into()
+    } else if transfer::wants_all(sqe) {
+        transfer::length(sqe).unwrap_or(0)
+    } else {
+        return false;
+    };
+    u64::try_from(result).is_ok_and(|moved| moved < wanted)
 }
 
 /// True for operations that are about the file `fd`.
@@ -149,13 +165,13 @@ fn waits_for(opcode: u8) -> Option<Events> {
 }
 
 /// Makes a system call.
-fn call(thread: &Rc<Thread>, number: u64, args: [u64; 6]) -> Result<u64> {
+pub(super) fn call(thread: &Rc<Thread>, number: u64, args: [u64; 6]) -> Result<u64> {
     let call = table::find(number).ok_or(Errno::EINVAL)?;
     (call.handler)(thread, Args(args))
 }
 
 /// Makes a call about an open file that may not have a descriptor, or not the one it had when the request came.
-fn with_descriptor<T>(
+pub(super) fn with_descriptor<T>(
     thread: &Rc<Thread>,
     open: &Rc<OpenFile>,
     fd: i32,
@@ -184,7 +200,13 @@ fn without_waiting<T>(open: &OpenFile, work: impl FnOnce() -> T) -> T {
     result
 }
 
-fn file_of(uring: &Uring, thread: &Rc<Thread>, fd: i32, fixed: bool) -> Result<Rc<OpenFile>> {
+/// The file that a number stands for: a descriptor, or a place among the registered files.
+pub(super) fn file_of(
+    uring: &Uring,
+    thread: &Rc<Thread>,
+    fd: i32,
+    fixed: bool,
+) -> Result<Rc<OpenFile>> {
     if !fixed {
         return thread.process.files.get(fd);
     }
@@ -230,13 +252,18 @@ pub(super) fn retry(uring: &Uring, thread: &Rc<Thread>, request: &Request) -> Ou
     }
     let result = match &open {
         Some(open) => without_waiting(open, || {
-            with_descriptor(thread, open, sqe.fd, |fd| transfer(uring, thread, sqe, fd))
+            with_descriptor(thread, open, sqe.fd, |fd| {
+                transfer::start(uring, thread, request, open, fd)
+            })
         }),
         None => other(uring, thread, sqe),
     };
+    // A description that does not wait (`O_NONBLOCK`) makes no difference: the request waits, not the thread.
     let waits = waits_for(sqe.opcode).filter(|_| {
-        open.as_ref()
-            .is_some_and(|open| !open.nonblocking() && open.file.queue().is_some())
+        let has_queue = open
+            .as_ref()
+            .is_some_and(|open| open.file.queue().is_some());
+        has_queue && !transfer::must_not_wait(sqe)
     });
     match (result, waits) {
         (Err(Errno::EAGAIN | Errno::EINPROGRESS | Errno::EALREADY), Some(wanted)) => {
@@ -246,7 +273,7 @@ pub(super) fn retry(uring: &Uring, thread: &Rc<Thread>, request: &Request) -> Ou
             // It was made while the request waited.
             Outcome::Done(0)
         }
-        (Ok(value), Some(wanted)) if sqe.opcode == op::ACCEPT && sqe.ioprio & ACCEPT_MULTI != 0 => {
+        (Ok(value), Some(wanted)) if goes_on(sqe, value) => {
             request.wanted.set(wanted | Events::ERR | Events::HUP);
             // More may be there already: it is looked at again.
             uring.note_woken(request.id);
@@ -257,6 +284,15 @@ pub(super) fn retry(uring: &Uring, thread: &Rc<Thread>, request: &Request) -> Ou
             Outcome::Done(-Errno::EINTR.0)
         }
         (Err(error), _) => Outcome::Done(-error.0),
+    }
+}
+
+/// True if another result follows this one.
+fn goes_on(sqe: &Sqe, result: u64) -> bool {
+    match sqe.opcode {
+        op::ACCEPT => sqe.ioprio & transfer::ACCEPT_MULTI != 0,
+        // Behind the end of a stream nothing comes.
+        _ => transfer::is_multishot_receive(sqe) && result > 0,
     }
 }
 
@@ -281,122 +317,21 @@ fn poll(request: &Request, open: Option<&Rc<OpenFile>>) -> Outcome {
     Outcome::Done(found)
 }
 
-/// The position that a transfer has of its own; `None` for the file's.
-fn position(sqe: &Sqe) -> Option<u64> {
-    (sqe.off != u64::MAX).then_some(sqe.off)
-}
-
-/// Reads or writes at a position, or where there are none, as it comes.
-fn at_position(
+/// Gives a new descriptor's file to the registered ones, if the entry asks for that.
+pub(super) fn register_result(
+    uring: &Uring,
     thread: &Rc<Thread>,
     sqe: &Sqe,
-    positioned: u64,
-    plain: u64,
     fd: u64,
 ) -> Result<u64> {
-    let (addr, len) = (sqe.addr, u64::from(sqe.len));
-    if let Some(off) = position(sqe) {
-        match call(thread, positioned, [fd, addr, len, off, 0, 0]) {
-            Err(Errno::ESPIPE) => {}
-            other => return other,
-        }
-    }
-    call(thread, plain, [fd, addr, len, 0, 0, 0])
-}
-
-/// The same with flags (`RWF_*`).
-fn with_flags(thread: &Rc<Thread>, sqe: &Sqe, number: u64, fd: u64) -> Result<u64> {
-    let (addr, len, flags) = (sqe.addr, u64::from(sqe.len), u64::from(sqe.op_flags));
-    call(thread, number, [fd, addr, len, sqe.off, 0, flags])
-}
-
-/// A transfer from or to a registered buffer.
-fn in_buffer(uring: &Uring, sqe: &Sqe) -> Result {
-    let buffers = uring.buffers.borrow();
-    let buffer = buffers
-        .get(usize::from(sqe.buf_index))
-        .ok_or(Errno::EFAULT)?;
-    let end = sqe.addr.checked_add(sqe.len.into()).ok_or(Errno::EFAULT)?;
-    if sqe.addr < buffer.base || end > buffer.base.saturating_add(buffer.len) {
-        return Err(Errno::EFAULT);
-    }
-    Ok(())
-}
-
-/// Operations that are about a file.
-fn transfer(uring: &Uring, thread: &Rc<Thread>, sqe: &Sqe, fd: u64) -> Result<u64> {
-    let (addr, off, len) = (sqe.addr, sqe.off, u64::from(sqe.len));
-    let flags = u64::from(sqe.op_flags);
-    match sqe.opcode {
-        op::READV if flags != 0 => with_flags(thread, sqe, nr::PREADV2, fd),
-        op::WRITEV if flags != 0 => with_flags(thread, sqe, nr::PWRITEV2, fd),
-        op::READV => at_position(thread, sqe, nr::PREADV, nr::READV, fd),
-        op::WRITEV => at_position(thread, sqe, nr::PWRITEV, nr::WRITEV, fd),
-        op::READ => at_position(thread, sqe, nr::PREAD, nr::READ, fd),
-        op::WRITE => at_position(thread, sqe, nr::PWRITE, nr::WRITE, fd),
-        op::READ_FIXED => {
-            in_buffer(uring, sqe)?;
-            at_position(thread, sqe, nr::PREAD, nr::READ, fd)
-        }
-        op::WRITE_FIXED => {
-            in_buffer(uring, sqe)?;
-            at_position(thread, sqe, nr::PWRITE, nr::WRITE, fd)
-        }
-        op::FSYNC => {
-            let number = if flags & 1 != 0 {
-                nr::FDATASYNC
-            } else {
-                nr::FSYNC
-            };
-            call(thread, number, [fd, 0, 0, 0, 0, 0])
-        }
-        op::SYNC_FILE_RANGE => call(thread, nr::SYNC_FILE_RANGE, [fd, off, len, flags, 0, 0]),
-        op::SENDMSG => call(thread, nr::SENDMSG, [fd, addr, flags, 0, 0, 0]),
-        op::RECVMSG => call(thread, nr::RECVMSG, [fd, addr, flags, 0, 0, 0]),
-        op::SEND => call(thread, nr::SENDTO, [fd, addr, len, flags, 0, 0]),
-        op::RECV => call(thread, nr::RECVFROM, [fd, addr, len, flags, 0, 0]),
-        op::ACCEPT => {
-            let accepted = call(thread, nr::ACCEPT4, [fd, addr, off, flags, 0, 0])?;
-            register_result(uring, thread, sqe, accepted)
-        }
-        op::CONNECT => call(thread, nr::CONNECT, [fd, addr, off, 0, 0, 0]),
-        op::SHUTDOWN => call(thread, nr::SHUTDOWN, [fd, len, 0, 0, 0, 0]),
-        op::FALLOCATE => call(thread, nr::FALLOCATE, [fd, len, off, addr, 0, 0]),
-        op::FADVISE => call(thread, nr::FADVISE, [fd, off, len, flags, 0, 0]),
-        op::SPLICE => {
-            // Positions are numbers here, and pointers there: only ends without one are spliced.
-            if off != u64::MAX || addr != u64::MAX {
-                return Err(Errno::EINVAL);
-            }
-            let from = u64::from(sqe.file_index);
-            call(thread, nr::SPLICE, [from, 0, fd, 0, len, flags])
-        }
-        op::TEE => {
-            let from = u64::from(sqe.file_index);
-            call(thread, nr::TEE, [from, fd, len, flags, 0, 0])
-        }
-        op::FSETXATTR => call(thread, nr::FSETXATTR, [fd, addr, off, len, flags, 0]),
-        op::FGETXATTR => call(thread, nr::FGETXATTR, [fd, addr, off, len, 0, 0]),
-        op::MSG_RING => {
-            let open = thread.process.files.get(fd as i32)?;
-            let other = open.downcast::<Uring>().ok_or(Errno::EBADFD)?;
-            if addr != 0 {
-                return Err(Errno::EINVAL);
-            }
-            other.post(off, sqe.len.cast_signed(), 0);
-            Ok(0)
-        }
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-/// Gives a new descriptor's file to the registered ones, if the entry asks for that.
-fn register_result(uring: &Uring, thread: &Rc<Thread>, sqe: &Sqe, fd: u64) -> Result<u64> {
     let Some(slot) = sqe.file_index.checked_sub(1) else {
         return Ok(fd);
     };
     let descriptor = thread.process.files.remove(fd as i32)?;
     let mut files = uring.files.borrow_mut();
+    if files.is_empty() {
+        return Err(Errno::ENXIO);
+    }
     let slot = if sqe.file_index == u32::MAX {
         // IORING_FILE_INDEX_ALLOC
         let free = files.iter().position(Option::is_none);
@@ -434,7 +369,14 @@ fn other(uring: &Uring, thread: &Rc<Thread>, sqe: &Sqe) -> Result<u64> {
             register_result(uring, thread, sqe, made)
         }
         op::CLOSE => match sqe.file_index.checked_sub(1) {
-            None => call(thread, nr::CLOSE, [fd, 0, 0, 0, 0, 0]),
+            None => {
+                // An instance is not closed by itself, nor by another one.
+                let open = thread.process.files.get(sqe.fd)?;
+                if open.downcast::<Uring>().is_some() {
+                    return Err(Errno::EBADF);
+                }
+                call(thread, nr::CLOSE, [fd, 0, 0, 0, 0, 0])
+            }
             Some(slot) => {
                 let mut files = uring.files.borrow_mut();
                 let place = files.get_mut(slot as usize).ok_or(Errno::EINVAL)?;
@@ -454,83 +396,12 @@ fn other(uring: &Uring, thread: &Rc<Thread>, sqe: &Sqe) -> Result<u64> {
         op::LINKAT => call(thread, nr::LINKAT, [fd, addr, len, off, flags, 0]),
         op::SETXATTR => call(thread, nr::SETXATTR, [sqe.addr3, addr, off, len, flags, 0]),
         op::GETXATTR => call(thread, nr::GETXATTR, [sqe.addr3, addr, off, len, 0, 0]),
-        op::FILES_UPDATE => uring.update_files(thread, sqe.off as u32, sqe.addr, sqe.len),
-        op::ASYNC_CANCEL => cancel(uring, thread, sqe),
-        op::POLL_REMOVE => remove_poll(uring, sqe),
-        op::TIMEOUT_REMOVE => remove_timeout(uring, sqe),
+        op::FILES_UPDATE => uring.update_files_of(thread, sqe),
+        op::PROVIDE_BUFFERS => uring.provide_buffers(sqe),
+        op::REMOVE_BUFFERS => uring.remove_buffers(sqe),
+        op::ASYNC_CANCEL => cancel::cancel(uring, thread, sqe),
+        op::POLL_REMOVE => cancel::remove_poll(uring, sqe),
+        op::TIMEOUT_REMOVE => cancel::remove_timeout(uring, sqe),
         _ => Err(Errno::EINVAL),
     }
-}
-
-fn cancel(uring: &Uring, thread: &Rc<Thread>, sqe: &Sqe) -> Result<u64> {
-    let flags = sqe.op_flags;
-    let open = if flags & CANCEL_FD != 0 {
-        Some(file_of(
-            uring,
-            thread,
-            sqe.fd,
-            flags & CANCEL_FD_FIXED != 0,
-        )?)
-    } else {
-        None
-    };
-    let found = uring.find(|request| {
-        // Not itself, which is among the requests while it is tried.
-        if request.sqe.opcode == op::ASYNC_CANCEL {
-            return false;
-        }
-        if flags & CANCEL_ANY != 0 {
-            return true;
-        }
-        match &open {
-            Some(open) => {
-                let its = request.open.borrow();
-                its.as_ref().is_some_and(|its| Rc::ptr_eq(its, open))
-            }
-            None => request.sqe.user_data == sqe.addr,
-        }
-    });
-    let all = flags & (CANCEL_ALL | CANCEL_ANY) != 0;
-    let chosen = if all {
-        &found[..]
-    } else {
-        found.get(..1).unwrap_or_default()
-    };
-    for request in chosen {
-        uring.cancel(request);
-    }
-    match (chosen.len(), all) {
-        (count, true) => Ok(count as u64),
-        (0, false) => Err(Errno::ENOENT),
-        _ => Ok(0),
-    }
-}
-
-fn remove_poll(uring: &Uring, sqe: &Sqe) -> Result<u64> {
-    if sqe.len & (POLL_UPDATE_EVENTS | POLL_UPDATE_USER_DATA) != 0 {
-        // A request is what its entry says: another one is made by the program.
-        return Err(Errno::EINVAL);
-    }
-    let found = uring
-        .find(|request| request.sqe.opcode == op::POLL_ADD && request.sqe.user_data == sqe.addr);
-    uring.cancel(found.first().ok_or(Errno::ENOENT)?);
-    Ok(0)
-}
-
-fn remove_timeout(uring: &Uring, sqe: &Sqe) -> Result<u64> {
-    let limit = sqe.op_flags & timeout::LINK_UPDATE != 0;
-    let found = uring.find(|request| {
-        if limit {
-            Uring::limits(request, sqe.addr)
-        } else {
-            request.sqe.opcode == op::TIMEOUT && request.sqe.user_data == sqe.addr
-        }
-    });
-    let request = found.first().ok_or(Errno::ENOENT)?;
-    if sqe.op_flags & (timeout::UPDATE | timeout::LINK_UPDATE) != 0 {
-        uring.set_time(request, request::time_at(sqe.off, sqe.op_flags)?);
-    } else {
-        uring.cancel(request);
-    }
-    Ok(0)
 }

@@ -10,13 +10,19 @@
 //! | [`sqe`] | what an entry says |
 //! | [`request`] | requests that wait, chains of them, timeouts, cancelling |
 //! | [`issue`] | what each operation does |
+//! | [`transfer`] | those that move bytes |
+//! | [`buffers`] | buffers that reads choose from |
+//! | [`cancel`] | ending and changing what waits |
 //! | [`register`] | `io_uring_register(2)` |
 
+mod buffers;
+mod cancel;
 mod issue;
 mod memory;
 mod register;
 mod request;
 pub mod sqe;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +40,7 @@ use crate::process::Thread;
 use crate::time::Timer;
 use crate::wait::{self, Deadline, Events, WaitQueue};
 use crate::{Errno, Result};
+use buffers::Group;
 use memory::{Layout, Region, Rings};
 use request::{Chain, Request};
 use sqe::Sqe;
@@ -104,6 +111,13 @@ pub struct Uring {
     eventfd: RefCell<Option<Rc<OpenFile>>>,
     files: RefCell<Vec<Option<Rc<OpenFile>>>>,
     buffers: RefCell<Vec<IoVec>>,
+    /// Words that are posted when a registered file or buffer goes; 0 for none.
+    file_tags: RefCell<Vec<u64>>,
+    buffer_tags: RefCell<Vec<u64>>,
+    /// Buffers that reads choose from, by the number of their group.
+    groups: RefCell<BTreeMap<u16, Group>>,
+    /// The only thread that may use it (`IORING_SETUP_SINGLE_ISSUER`).
+    issuer: RefCell<Option<Weak<Thread>>>,
 }
 
 impl core::fmt::Debug for Uring {
@@ -120,6 +134,13 @@ impl Uring {
     pub fn new(entries: u32, params: &mut Params) -> Result<Rc<Self>> {
         let flags = params[2];
         if flags & !setup::KNOWN != 0 || entries == 0 || params[7..10] != [0; 3] {
+            return Err(Errno::EINVAL);
+        }
+        let (deferred, single) = (setup::DEFER_TASKRUN, setup::SINGLE_ISSUER);
+        let told = setup::COOP_TASKRUN | setup::DEFER_TASKRUN;
+        if flags & deferred != 0 && flags & single == 0
+            || flags & setup::TASKRUN_FLAG != 0 && flags & told == 0
+        {
             return Err(Errno::EINVAL);
         }
         let clamp = |wanted: u32, most: u32| match wanted {
@@ -196,6 +217,10 @@ impl Uring {
             eventfd: RefCell::default(),
             files: RefCell::default(),
             buffers: RefCell::default(),
+            file_tags: RefCell::default(),
+            buffer_tags: RefCell::default(),
+            groups: RefCell::default(),
+            issuer: RefCell::default(),
         }))
     }
 
@@ -274,7 +299,7 @@ impl Uring {
     fn submit(&self, thread: &Rc<Thread>, count: u32) -> u32 {
         let mask = self.layout.sq_entries - 1;
         let mut taken = 0;
-        let mut chain: VecDeque<Sqe> = VecDeque::new();
+        let mut chain = VecDeque::new();
         loop {
             let head = self.word(Layout::SQ_HEAD);
             let there = self.word(Layout::SQ_TAIL).wrapping_sub(head);
@@ -292,33 +317,58 @@ impl Uring {
             taken += 1;
             let sqe = Sqe::read(&self.rings.sqes, index as usize * self.layout.sqe_size);
             let refused = issue::refusal(&sqe);
-            if let Some(error) = refused {
-                // A chain with a bad member fails as a whole.
-                for sqe in chain.drain(..) {
-                    self.post(sqe.user_data, -Errno::ECANCELED.0, 0);
-                }
-                self.post(sqe.user_data, -error.0, 0);
-                if self.flags & setup::SUBMIT_ALL == 0 {
-                    break;
-                }
+            let goes_on = sqe.is_linked() && refused.is_none_or(|_| !sqe.unknown_flags);
+            chain.push_back((sqe, refused));
+            if goes_on {
                 continue;
             }
-            let goes_on = sqe.is_linked();
-            chain.push_back(sqe);
-            if !goes_on {
-                self.start(Chain::new(thread, core::mem::take(&mut chain)));
+            self.start_or_refuse(thread, core::mem::take(&mut chain));
+            // A bad entry at the end ends the submission as well.
+            if refused.is_some() && self.flags & setup::SUBMIT_ALL == 0 {
+                break;
             }
         }
         if !chain.is_empty() {
-            self.start(Chain::new(thread, chain));
+            self.start_or_refuse(thread, chain);
         }
         taken
+    }
+
+    /// Starts a chain; one with a bad member fails as a whole.
+    fn start_or_refuse(&self, thread: &Rc<Thread>, chain: VecDeque<(Sqe, Option<Errno>)>) {
+        if chain.iter().all(|(_, refused)| refused.is_none()) {
+            let entries = chain.into_iter().map(|(sqe, _)| sqe).collect();
+            return self.start(Chain::new(thread, entries));
+        }
+        for (sqe, refused) in chain {
+            let error = refused.unwrap_or(Errno::ECANCELED);
+            self.post(sqe.user_data, -error.0, 0);
+        }
+    }
+
+    /// Fails if the instance belongs to another thread.
+    fn check_issuer(&self, thread: &Rc<Thread>) -> Result {
+        let issuer = self.issuer.borrow();
+        let other = issuer
+            .as_ref()
+            .is_some_and(|issuer| !core::ptr::eq(issuer.as_ptr(), Rc::as_ptr(thread)));
+        if other {
+            return Err(Errno::EEXIST);
+        }
+        Ok(())
+    }
+
+    /// From now on the instance belongs to this thread, if it was made to belong to one.
+    pub fn belongs_to(&self, thread: &Rc<Thread>) {
+        if self.flags & setup::SINGLE_ISSUER != 0 && self.enabled.get() {
+            self.issuer.replace(Some(Rc::downgrade(thread)));
+        }
     }
 
     /// `io_uring_enter(2)`.
     ///
     /// # Errors
-    /// `EBADFD` while the rings are disabled, `EINTR`, `ETIME`.
+    /// `EBADFD` while the rings are disabled, `EEXIST` for a thread that the instance does not belong to, `EINTR`, `ETIME`.
     pub fn enter(
         &self,
         thread: &Rc<Thread>,
@@ -329,6 +379,7 @@ impl Uring {
         if !self.enabled.get() {
             return Err(Errno::EBADFD);
         }
+        self.check_issuer(thread)?;
         let submitted = if count > 0 {
             self.submit(thread, count)
         } else {

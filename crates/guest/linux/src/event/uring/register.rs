@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Uring;
-use super::sqe::op;
+use super::sqe::{Sqe, op};
 use crate::fs::OpenFile;
 use crate::io::IoVec;
 use crate::process::Thread;
@@ -35,16 +35,20 @@ mod code {
     pub const FILES2: u32 = 13;
     pub const FILES_UPDATE2: u32 = 14;
     pub const BUFFERS2: u32 = 15;
+    pub const BUFFERS_UPDATE: u32 = 16;
     pub const IOWQ_AFFINITY: u32 = 17;
     pub const UNREGISTER_IOWQ_AFFINITY: u32 = 18;
     pub const IOWQ_MAX_WORKERS: u32 = 19;
+    pub const PBUF_RING: u32 = 22;
+    pub const UNREGISTER_PBUF_RING: u32 = 23;
+    pub const SYNC_CANCEL: u32 = 24;
 }
 
 impl Uring {
     /// `io_uring_register(2)`.
     ///
     /// # Errors
-    /// `EINVAL` for what there is not; `EBUSY`, `ENXIO`, `EBADF`, `EFAULT`.
+    /// `EINVAL` for what there is not; `EEXIST` for a thread that the instance does not belong to; `EBUSY`, `ENXIO`, `EBADF`, `EFAULT`.
     pub fn register(
         &self,
         thread: &Rc<Thread>,
@@ -52,23 +56,29 @@ impl Uring {
         at: UserAddr,
         count: u32,
     ) -> Result<u64> {
+        self.check_issuer(thread)?;
         match what {
-            code::BUFFERS => self.register_buffers(at, count, false),
+            code::BUFFERS => self.register_buffers(at, count, false, UserAddr(0)),
             code::BUFFERS2 => {
-                let (count, flags, data) = resources(at, count)?;
-                self.register_buffers(data, count, flags & SPARSE != 0)
+                let all = resources(at, count)?;
+                self.register_buffers(all.data, all.count, all.sparse, all.tags)
+            }
+            code::BUFFERS_UPDATE => {
+                let change = update(at, count)?;
+                self.update_buffers(&change)
             }
             code::UNREGISTER_BUFFERS => {
                 let gone = self.buffers.take();
                 if gone.is_empty() {
                     return Err(Errno::ENXIO);
                 }
+                self.tell_gone(self.buffer_tags.take());
                 Ok(0)
             }
-            code::FILES => self.register_files(thread, at, count, false),
+            code::FILES => self.register_files(thread, at, count, false, UserAddr(0)),
             code::FILES2 => {
-                let (count, flags, data) = resources(at, count)?;
-                self.register_files(thread, data, count, flags & SPARSE != 0)
+                let all = resources(at, count)?;
+                self.register_files(thread, all.data, all.count, all.sparse, all.tags)
             }
             code::UNREGISTER_FILES => {
                 let gone = self.files.take();
@@ -76,19 +86,25 @@ impl Uring {
                     return Err(Errno::ENXIO);
                 }
                 drop(gone);
+                self.tell_gone(self.file_tags.take());
                 Ok(0)
             }
             code::FILES_UPDATE => {
-                let first: u32 = at.read()?;
-                let data: u64 = at.add(8).read()?;
-                self.update_files(thread, first, data, count)
+                let change = Update {
+                    first: at.read()?,
+                    data: UserAddr(at.add(8).read()?),
+                    tags: UserAddr(0),
+                    count,
+                };
+                self.update_files(thread, &change)
             }
             code::FILES_UPDATE2 => {
-                let first: u32 = at.read()?;
-                let data: u64 = at.add(8).read()?;
-                let count: u32 = at.add(24).read()?;
-                self.update_files(thread, first, data, count)
+                let change = update(at, count)?;
+                self.update_files(thread, &change)
             }
+            code::PBUF_RING => self.register_ring(at, count),
+            code::UNREGISTER_PBUF_RING => self.unregister_ring(at, count),
+            code::SYNC_CANCEL => super::cancel::cancel_now(self, thread, at, count),
             code::EVENTFD | code::EVENTFD_ASYNC => {
                 let open = thread.process.files.get(at.read()?)?;
                 open.downcast::<crate::event::eventfd::EventFd>()
@@ -109,6 +125,7 @@ impl Uring {
                 if self.enabled.replace(true) {
                     return Err(Errno::EBADFD);
                 }
+                self.belongs_to(thread);
                 Ok(0)
             }
             code::IOWQ_AFFINITY | code::UNREGISTER_IOWQ_AFFINITY => Ok(0),
@@ -121,27 +138,52 @@ impl Uring {
         }
     }
 
-    fn register_buffers(&self, at: UserAddr, count: u32, sparse: bool) -> Result<u64> {
+    fn register_buffers(
+        &self,
+        at: UserAddr,
+        count: u32,
+        sparse: bool,
+        tags: UserAddr,
+    ) -> Result<u64> {
         if !self.buffers.borrow().is_empty() {
             return Err(Errno::EBUSY);
         }
         if count == 0 || count > MAX_BUFFERS {
             return Err(Errno::EINVAL);
         }
+        let tags = words(tags, count)?;
         let buffers: Vec<IoVec> = if sparse {
             vec![IoVec::default(); count as usize]
         } else {
             at.read_array(count as usize)?
         };
-        if !sparse
-            && buffers
-                .iter()
-                .any(|b| b.base == 0 || b.len == 0 || b.len > 1 << 30)
-        {
-            return Err(Errno::EFAULT);
+        for (buffer, &tag) in buffers.iter().zip(&tags) {
+            check_buffer(buffer, tag)?;
         }
         self.buffers.replace(buffers);
+        self.buffer_tags.replace(tags);
         Ok(0)
+    }
+
+    fn update_buffers(&self, change: &Update) -> Result<u64> {
+        let (mut buffers, mut tags) = (self.buffers.borrow_mut(), self.buffer_tags.borrow_mut());
+        let range = change.range(buffers.len())?;
+        let new: Vec<IoVec> = change.data.read_array(range.len())?;
+        let new_tags = words(change.tags, change.count)?;
+        let mut gone = Vec::new();
+        let mut outcome = Ok(0);
+        for (place, (buffer, tag)) in range.zip(new.into_iter().zip(new_tags)) {
+            if let Err(error) = check_buffer(&buffer, tag) {
+                outcome = outcome.and_then(|done| if done > 0 { Ok(done) } else { Err(error) });
+                break;
+            }
+            buffers[place] = buffer;
+            gone.push(core::mem::replace(&mut tags[place], tag));
+            outcome = outcome.map(|done| done + 1);
+        }
+        drop((buffers, tags));
+        self.tell_gone(gone);
+        outcome
     }
 
     fn register_files(
@@ -150,6 +192,7 @@ impl Uring {
         at: UserAddr,
         count: u32,
         sparse: bool,
+        tags: UserAddr,
     ) -> Result<u64> {
         if !self.files.borrow().is_empty() {
             return Err(Errno::EBUSY);
@@ -160,60 +203,159 @@ impl Uring {
         if count > MAX_FILES {
             return Err(Errno::EMFILE);
         }
+        let tags = words(tags, count)?;
         let mut files = vec![None; count as usize];
         if !sparse {
             let numbers: Vec<i32> = at.read_array(count as usize)?;
-            for (place, fd) in files.iter_mut().zip(numbers) {
+            for ((place, fd), &tag) in files.iter_mut().zip(numbers).zip(&tags) {
                 *place = registered(thread, fd)?;
+                if place.is_none() && tag != 0 {
+                    return Err(Errno::EINVAL);
+                }
             }
         }
         self.files.replace(files);
+        self.file_tags.replace(tags);
         Ok(0)
     }
 
-    /// Changes registered files from `first` on; returns how many.
-    pub(super) fn update_files(
-        &self,
-        thread: &Rc<Thread>,
-        first: u32,
-        data: u64,
-        count: u32,
-    ) -> Result<u64> {
-        let there = self.files.borrow().len() as u64;
-        if there == 0 {
-            return Err(Errno::ENXIO);
-        }
-        if u64::from(first) + u64::from(count) > there {
-            return Err(Errno::EINVAL);
-        }
-        for index in 0..count {
-            let fd: i32 = UserAddr(data).add(u64::from(index) * 4).read()?;
-            if fd == SKIP {
-                continue;
+    /// `IORING_OP_FILES_UPDATE`
+    pub(super) fn update_files_of(&self, thread: &Rc<Thread>, sqe: &Sqe) -> Result<u64> {
+        let change = Update {
+            first: sqe.off as u32,
+            data: UserAddr(sqe.addr),
+            tags: UserAddr(0),
+            count: sqe.len,
+        };
+        self.update_files(thread, &change)
+    }
+
+    /// Changes registered files; returns how many.
+    fn update_files(&self, thread: &Rc<Thread>, change: &Update) -> Result<u64> {
+        let range = change.range(self.files.borrow().len())?;
+        let new: Vec<i32> = change.data.read_array(range.len())?;
+        let tags = words(change.tags, change.count)?;
+        let mut done = 0;
+        for (place, (fd, tag)) in range.zip(new.into_iter().zip(tags)) {
+            if fd != SKIP {
+                let open = match registered(thread, fd) {
+                    Ok(None) if tag != 0 => Err(Errno::EINVAL),
+                    other => other,
+                };
+                let open = match open {
+                    Ok(open) => open,
+                    Err(error) if done == 0 => return Err(error),
+                    Err(_) => return Ok(done),
+                };
+                let before = core::mem::replace(&mut self.files.borrow_mut()[place], open);
+                let gone = core::mem::replace(&mut self.file_tags.borrow_mut()[place], tag);
+                drop(before);
+                self.tell_gone([gone]);
             }
-            let open = match registered(thread, fd) {
-                Ok(open) => open,
-                Err(error) if index == 0 => return Err(error),
-                Err(_) => return Ok(index.into()),
-            };
-            let mut files = self.files.borrow_mut();
-            let place = files.get_mut((first + index) as usize);
-            let before = place.map(|place| core::mem::replace(place, open));
-            drop(files);
-            drop(before);
+            done += 1;
         }
-        Ok(count.into())
+        Ok(done)
+    }
+
+    /// Posts the words of what has gone.
+    fn tell_gone(&self, tags: impl IntoIterator<Item = u64>) {
+        for tag in tags.into_iter().filter(|&tag| tag != 0) {
+            self.post(tag, 0, 0);
+        }
     }
 }
 
-/// `struct io_uring_rsrc_register`: how many, flags, where.
-fn resources(at: UserAddr, size: u32) -> Result<(u32, u32, UserAddr)> {
+/// `struct io_uring_rsrc_register`
+struct Resources {
+    count: u32,
+    sparse: bool,
+    data: UserAddr,
+    tags: UserAddr,
+}
+
+fn resources(at: UserAddr, size: u32) -> Result<Resources> {
     if size != 32 {
         return Err(Errno::EINVAL);
     }
     let [count, flags]: [u32; 2] = at.read()?;
-    let data: u64 = at.add(16).read()?;
-    Ok((count, flags, UserAddr(data)))
+    let [reserved, data, tags]: [u64; 3] = at.add(8).read()?;
+    let sparse = flags & SPARSE != 0;
+    if flags & !SPARSE != 0 || reserved != 0 || (sparse && data != 0) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Resources {
+        count,
+        sparse,
+        data: UserAddr(data),
+        tags: UserAddr(tags),
+    })
+}
+
+/// `struct io_uring_rsrc_update2`: which places are changed to what.
+struct Update {
+    first: u32,
+    data: UserAddr,
+    tags: UserAddr,
+    count: u32,
+}
+
+impl Update {
+    /// The places, of so many.
+    fn range(&self, there: usize) -> Result<core::ops::Range<usize>> {
+        if there == 0 {
+            return Err(Errno::ENXIO);
+        }
+        let (first, count) = (self.first as usize, self.count as usize);
+        if first + count > there {
+            return Err(Errno::EINVAL);
+        }
+        Ok(first..first + count)
+    }
+}
+
+fn update(at: UserAddr, size: u32) -> Result<Update> {
+    if size != 32 {
+        return Err(Errno::EINVAL);
+    }
+    let [first, reserved]: [u32; 2] = at.read()?;
+    let [data, tags]: [u64; 2] = at.add(8).read()?;
+    let [count, reserved2]: [u32; 2] = at.add(24).read()?;
+    if count == 0 || reserved != 0 || reserved2 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Update {
+        first,
+        data: UserAddr(data),
+        tags: UserAddr(tags),
+        count,
+    })
+}
+
+/// So many words at an address, or as many zeroes if there is none.
+fn words(at: UserAddr, count: u32) -> Result<Vec<u64>> {
+    if at.is_null() {
+        return Ok(vec![0; count as usize]);
+    }
+    at.read_array(count as usize)
+}
+
+/// A buffer must be the program's memory; a place without one has no word to be told by.
+fn check_buffer(buffer: &IoVec, tag: u64) -> Result {
+    if buffer.base == 0 && buffer.len == 0 {
+        return if tag == 0 { Ok(()) } else { Err(Errno::EINVAL) };
+    }
+    if buffer.base == 0 || buffer.len == 0 || buffer.len > 1 << 30 {
+        return Err(Errno::EFAULT);
+    }
+    let end = buffer
+        .base
+        .checked_add(buffer.len)
+        .ok_or(Errno::EOVERFLOW)?;
+    // Its ends stand for all of it: what lies between may still be unmapped later.
+    for at in [buffer.base, end - 1] {
+        let _: u8 = UserAddr(at).read()?;
+    }
+    Ok(())
 }
 
 /// What a number in a table of files stands for; -1 for nothing.

@@ -64,11 +64,16 @@ pub(super) struct Request {
     last: Cell<bool>,
     /// What starts when it has ended.
     rest: RefCell<VecDeque<Sqe>>,
-    /// When it times out, and the entry that says so if that is another one.
+    /// When it ends if it is a timeout; the entry behind it that limits its time, and when that is over.
     timer: RefCell<Option<Timer>>,
     link_timeout: Cell<Option<Sqe>>,
+    link_timer: RefCell<Option<Timer>>,
     /// A timeout ends too when so many completions have been posted.
     until: Cell<Option<u32>>,
+    /// Bytes moved so far by one that waits for all of them.
+    pub(super) moved: Cell<u32>,
+    /// What its next completion says beside the result.
+    pub(super) cqe_flags: Cell<u32>,
 }
 
 impl Observer for Request {
@@ -96,6 +101,12 @@ impl Request {
         {
             queue.add(me);
         }
+    }
+
+    /// True if its file is as it is to be.
+    fn is_ready(&self) -> bool {
+        let open = self.open.borrow().clone();
+        open.is_some_and(|open| open.file.poll(&open).intersects(self.wanted.get()))
     }
 
     fn unwatch(&self) {
@@ -199,11 +210,18 @@ impl Uring {
             rest: RefCell::new(chain.entries),
             timer: RefCell::new(None),
             link_timeout: Cell::new(None),
+            link_timer: RefCell::new(None),
             until: Cell::new(None),
+            moved: Cell::new(0),
+            cqe_flags: Cell::new(0),
         });
         self.requests.borrow_mut().insert(id, request.clone());
         let outcome = issue::first_try(self, &thread, &request);
         self.settle(&request, &outcome);
+        if matches!(outcome, Outcome::Wait(_)) && request.is_ready() {
+            // It became so while it was tried, before anybody watched: an answer of this machine to itself.
+            self.note_woken(id);
+        }
         if !self.requests.borrow().contains_key(&id) {
             return;
         }
@@ -212,8 +230,8 @@ impl Uring {
             request.rest.borrow_mut().pop_front();
             request.link_timeout.set(Some(limit));
             match time_at(limit.addr, limit.op_flags) {
-                Ok(at) => self.arm(&request, at),
-                Err(_) => self.expire(id),
+                Ok(at) => self.limit(&request, at),
+                Err(_) => self.exceed(id),
             }
         }
     }
@@ -222,9 +240,13 @@ impl Uring {
     fn settle(&self, request: &Rc<Request>, outcome: &Outcome) {
         match *outcome {
             Outcome::Done(result) => self.complete(request, result),
-            Outcome::More(result) if request.last.get() => self.complete(request, result),
+            // One that goes on ends where nobody takes what it says.
+            Outcome::More(result) if request.last.get() || self.is_full() => {
+                self.complete(request, result);
+            }
             Outcome::More(result) => {
-                self.post(request.sqe.user_data, result, MORE);
+                let flags = MORE | request.cqe_flags.take();
+                self.post(request.sqe.user_data, result, flags);
                 request.watch();
             }
             Outcome::Wait(wanted) => {
@@ -254,18 +276,49 @@ impl Uring {
         drop(before);
     }
 
-    /// The time of a request has come.
+    /// Ends a request at a time, if it has not ended before.
+    fn limit(&self, request: &Rc<Request>, at: u64) {
+        let (uring, id) = (self.me.clone(), request.id);
+        let action = Box::new(move || {
+            if let Some(uring) = uring.upgrade() {
+                super::detached(|| uring.exceed(id));
+            }
+        });
+        let timer = crate::kernel().timers.at(at, action);
+        let before = request.link_timer.replace(Some(timer));
+        drop(before);
+    }
+
+    /// The time of a timeout has come.
     fn expire(&self, id: u64) {
         let request = self.requests.borrow().get(&id).cloned();
         let Some(request) = request else { return };
-        match request.link_timeout.take() {
-            Some(limit) => {
-                self.post(limit.user_data, -Errno::ETIME.0, 0);
-                self.complete(&request, -Errno::ECANCELED.0);
-            }
-            None => self.complete(&request, -Errno::ETIME.0),
-        }
+        self.complete(&request, -Errno::ETIME.0);
         self.run();
+    }
+
+    /// A request has taken longer than the entry behind it allows.
+    fn exceed(&self, id: u64) {
+        let request = self.requests.borrow().get(&id).cloned();
+        let Some(request) = request else { return };
+        let Some(limit) = request.link_timeout.take() else {
+            return;
+        };
+        self.post(limit.user_data, -Errno::ETIME.0, 0);
+        self.complete(&request, -Errno::ECANCELED.0);
+        self.run();
+    }
+
+    /// A time limit that did not come to count.
+    fn drop_limit(&self, limit: &Sqe) {
+        if !limit.flags.contains(Flags::SKIP_SUCCESS) {
+            self.post(limit.user_data, -Errno::ECANCELED.0, 0);
+        }
+    }
+
+    /// True if the next completion finds no room in the ring.
+    fn is_full(&self) -> bool {
+        !self.overflow.borrow().is_empty() || self.available() >= self.layout.cq_entries
     }
 
     /// A request has ended.
@@ -274,15 +327,26 @@ impl Uring {
             return;
         }
         request.unwatch();
-        let timer = request.timer.take();
-        drop(timer);
+        let timers = (request.timer.take(), request.link_timer.take());
+        drop(timers);
         let sqe = &request.sqe;
-        let silent = sqe.flags.contains(Flags::SKIP_SUCCESS) && result >= 0;
-        if !silent {
-            self.post(sqe.user_data, result, 0);
+        let moved = request.moved.get().cast_signed();
+        let result = if result < 0 && moved > 0 {
+            moved
+        } else {
+            result
+        };
+        let skips = sqe.flags.contains(Flags::SKIP_SUCCESS);
+        let before = self.completed.get();
+        if result < 0 || !skips {
+            self.post(sqe.user_data, result, request.cqe_flags.take());
+        }
+        if sqe.opcode == op::TIMEOUT {
+            // Timeouts are not among the completions that timeouts wait for.
+            self.completed.set(before);
         }
         if let Some(limit) = request.link_timeout.take() {
-            self.post(limit.user_data, -Errno::ECANCELED.0, 0);
+            self.drop_limit(&limit);
         }
         let mut rest = request.rest.take();
         let expected = sqe.opcode == op::TIMEOUT
@@ -290,7 +354,8 @@ impl Uring {
             && sqe.op_flags & timeout::ETIME_SUCCESS != 0;
         let failed = (result < 0 && !expected) || issue::is_short(sqe, result);
         if failed && !sqe.flags.contains(Flags::HARDLINK) {
-            for sqe in rest.drain(..) {
+            // Whoever wants no word of its success wants none of what does not follow either.
+            for sqe in rest.drain(..).filter(|_| !skips) {
                 self.post(sqe.user_data, -Errno::ECANCELED.0, 0);
             }
         } else if !rest.is_empty() {
@@ -300,7 +365,7 @@ impl Uring {
                 .is_some_and(|sqe| sqe.opcode == op::LINK_TIMEOUT)
                 && let Some(limit) = rest.pop_front()
             {
-                self.post(limit.user_data, -Errno::ECANCELED.0, 0);
+                self.drop_limit(&limit);
             }
             self.todo.borrow_mut().push_back(Chain {
                 thread: request.thread.clone(),
@@ -356,9 +421,30 @@ impl Uring {
         self.complete(request, -Errno::ECANCELED.0);
     }
 
+    /// Puts another request in the place of one that waits: the same file, the same ones behind it.
+    pub(super) fn replace(&self, request: &Rc<Request>, sqe: Sqe) {
+        if self.requests.borrow_mut().remove(&request.id).is_none() {
+            return;
+        }
+        request.unwatch();
+        let mut entries = request.rest.take();
+        if let Some(limit) = request.link_timeout.take() {
+            entries.push_front(limit);
+        }
+        entries.push_front(sqe);
+        self.todo.borrow_mut().push_back(Chain {
+            thread: request.thread.clone(),
+            entries,
+        });
+    }
+
     /// Changes the time of a timeout, or of a request's limit.
-    pub(super) fn set_time(&self, request: &Rc<Request>, at: u64) {
-        self.arm(request, at);
+    pub(super) fn set_time(&self, request: &Rc<Request>, at: u64, limit: bool) {
+        if limit {
+            self.limit(request, at);
+        } else {
+            self.arm(request, at);
+        }
     }
 
     /// True if this request has a limit with this name.
@@ -374,8 +460,8 @@ impl Uring {
         let requests = core::mem::take(&mut *self.requests.borrow_mut());
         for request in requests.values() {
             request.unwatch();
-            let timer = request.timer.take();
-            drop(timer);
+            let timers = (request.timer.take(), request.link_timer.take());
+            drop(timers);
         }
         let files = self.files.take();
         drop(files);

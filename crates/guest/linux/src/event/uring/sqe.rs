@@ -36,6 +36,8 @@ pub mod op {
     pub const OPENAT2: u8 = 28;
     pub const EPOLL_CTL: u8 = 29;
     pub const SPLICE: u8 = 30;
+    pub const PROVIDE_BUFFERS: u8 = 31;
+    pub const REMOVE_BUFFERS: u8 = 32;
     pub const TEE: u8 = 33;
     pub const SHUTDOWN: u8 = 34;
     pub const RENAMEAT: u8 = 35;
@@ -54,7 +56,7 @@ pub mod op {
 
     /// True if it is implemented.
     pub const fn is_known(op: u8) -> bool {
-        op < END && op != 31 && op != 32
+        op < END
     }
 }
 

@@ -1,6 +1,8 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+mod buffers;
+
 use super::memory::Layout;
 use super::sqe::{Flags, op};
 use super::*;
@@ -192,15 +194,25 @@ fn a_read_waits_for_its_bytes() {
     assert_eq!(machine.take(), [(7, 5)]);
     assert_eq!(UserAddr(PAGE_AT).read(), Ok(*b"hello"));
     assert!(!machine.reader.nonblocking());
+    // A description that does not wait makes no difference: only the entry can say that (RWF_NOWAIT).
     machine.reader.flags.set(OpenFlags::NONBLOCK);
-    machine.push(&Entry {
+    let mut read = Entry {
         opcode: op::READ,
         addr: PAGE_AT,
         len: 10,
         ..Entry::default()
-    });
+    };
+    machine.push(&read);
+    machine.enter(1).expect("submitted");
+    assert_eq!(machine.take(), []);
+    read.op_flags = 8;
+    machine.push(&read);
     machine.enter(1).expect("submitted");
     assert_eq!(machine.take(), [(0, -Errno::EAGAIN.0)]);
+    machine.write(b"again");
+    machine.enter(0).expect("entered");
+    assert_eq!(machine.take(), [(0, 5)]);
+    assert!(machine.reader.nonblocking());
 }
 
 #[test]
@@ -219,17 +231,102 @@ fn linked_entries_follow_each_other_and_fail_together() {
     machine.write(b"x");
     machine.enter(0).expect("entered");
     assert_eq!(machine.take(), [(1, 1), (2, 0), (3, 0)]);
-    let bad = Entry {
+    let bad = |flags| Entry {
         opcode: op::READ,
         fd: 99,
         user_data: 5,
+        flags,
         ..Entry::default()
     };
-    machine.push(&linked(bad));
+    machine.push(&bad(Flags::LINK));
     machine.push(&Machine::nop(6));
     machine.enter(2).expect("submitted");
     let canceled = -Errno::ECANCELED.0;
     assert_eq!(machine.take(), [(5, -Errno::EBADF.0), (6, canceled)]);
+    // Whoever wants no word of success gets none of what does not follow.
+    machine.push(&bad(Flags::LINK | Flags::SKIP_SUCCESS));
+    machine.push(&Machine::nop(6));
+    machine.enter(2).expect("submitted");
+    assert_eq!(machine.take(), [(5, -Errno::EBADF.0)]);
+}
+
+#[test]
+fn a_chain_with_an_entry_that_cannot_be_is_refused_as_a_whole() {
+    let machine = Machine::new();
+    let linked = |entry: Entry| Entry {
+        flags: Flags::LINK,
+        ..entry
+    };
+    let wrong = |user_data| Entry {
+        opcode: 200,
+        user_data,
+        ..Entry::default()
+    };
+    for entry in [
+        linked(Machine::nop(1)),
+        linked(wrong(2)),
+        Machine::nop(3),
+        Machine::nop(4),
+    ] {
+        machine.push(&entry);
+    }
+    let (invalid, canceled) = (-Errno::EINVAL.0, -Errno::ECANCELED.0);
+    assert_eq!(machine.enter(4), Ok(4));
+    let expected = [(1, canceled), (2, invalid), (3, canceled), (4, 0)];
+    assert_eq!(machine.take(), expected);
+    // At the end of a chain it ends the submission.
+    for entry in [linked(Machine::nop(5)), wrong(6), Machine::nop(7)] {
+        machine.push(&entry);
+    }
+    assert_eq!(machine.enter(3), Ok(2));
+    assert_eq!(machine.take(), [(5, canceled), (6, invalid)]);
+}
+
+#[test]
+fn a_poll_that_waits_can_be_changed() {
+    const UPDATE_EVENTS: u32 = 2;
+    const UPDATE_USER_DATA: u32 = 4;
+    let machine = Machine::new();
+    machine.push(&Entry {
+        op_flags: Events::PRI.bits(),
+        ..Machine::poll(1)
+    });
+    let change = |whom, flags, events: Events, new| Entry {
+        opcode: op::POLL_REMOVE,
+        addr: whom,
+        len: flags,
+        op_flags: events.bits(),
+        off: new,
+        user_data: 9,
+        ..Entry::default()
+    };
+    machine.push(&change(1, UPDATE_USER_DATA, Events::empty(), 5));
+    machine.push(&change(1, UPDATE_USER_DATA, Events::empty(), 6));
+    machine.enter(3).expect("submitted");
+    assert_eq!(machine.take(), [(9, 0), (9, -Errno::ENOENT.0)]);
+    machine.write(b"x");
+    machine.enter(0).expect("entered");
+    assert_eq!(machine.take(), []);
+    machine.push(&change(5, UPDATE_EVENTS, Events::IN, 0));
+    machine.enter(1).expect("submitted");
+    assert_eq!(machine.take(), [(9, 0), (5, 1)]);
+}
+
+#[test]
+fn an_instance_for_one_thread_refuses_others() {
+    let machine = Machine::new();
+    let mut params = [0; 30];
+    params[2] = 0x2000;
+    let without = Uring::new(8, &mut params);
+    assert_eq!(without.err(), Some(Errno::EINVAL), "deferred, but for all");
+    params[2] |= 0x1000;
+    let uring = Uring::new(8, &mut params).expect("an instance");
+    uring.belongs_to(&machine.thread);
+    assert_eq!(uring.enter(&machine.thread, 0, None, None), Ok(0));
+    let other = testing::thread();
+    let refused = Some(Errno::EEXIST);
+    assert_eq!(uring.enter(&other, 0, None, None).err(), refused);
+    assert_eq!(uring.register(&other, 3, UserAddr(0), 0).err(), refused);
 }
 
 #[test]
@@ -262,7 +359,11 @@ fn timeouts_end_by_their_time_or_by_completions() {
     assert_eq!(machine.take(), [(3, 0)]);
     pretend::advance(6000);
     crate::kernel().timers.fire(crate::platform::now());
-    assert_eq!(machine.take(), [(1, -Errno::ETIME.0), (2, 0)]);
+    // The end of another timeout is not one of them.
+    assert_eq!(machine.take(), [(1, -Errno::ETIME.0)]);
+    machine.push(&Machine::nop(4));
+    machine.enter(1).expect("submitted");
+    assert_eq!(machine.take(), [(4, 0), (2, 0)]);
 }
 
 #[test]
@@ -285,6 +386,17 @@ fn a_linked_timeout_limits_the_one_in_front_of_it() {
     machine.write(b"x");
     machine.enter(0).expect("entered");
     assert_eq!(machine.take(), [(3, 1), (4, canceled)]);
+    // The limit of a timeout is one beside it, not in its place, and may say that nobody wants to hear of it.
+    let mut first = Machine::timeout(5, 3000, op::TIMEOUT);
+    first.flags = Flags::LINK;
+    let mut second = Machine::timeout(6, 5000, op::LINK_TIMEOUT);
+    second.flags = Flags::SKIP_SUCCESS;
+    machine.push(&first);
+    machine.push(&second);
+    machine.enter(2).expect("submitted");
+    pretend::advance(4000);
+    crate::kernel().timers.fire(crate::platform::now());
+    assert_eq!(machine.take(), [(5, late)]);
 }
 
 #[test]

@@ -76,8 +76,8 @@ impl Vdso {
         // Private, because sites of system calls in it are patched as elsewhere.
         let vdso = memory.map_own(vvar + PAGE, len, text, image, true, "[vdso]")?;
         if vdso != vvar + PAGE {
-            memory.unmap(thread, vdso, len)?;
-            memory.unmap(thread, vvar, PAGE)?;
+            memory.unmap(vdso, len)?;
+            memory.unmap(vvar, PAGE)?;
             return Err(Errno::ENOMEM);
         }
         memory.set_layout(|layout| layout.vdso = vdso);

@@ -22,7 +22,7 @@ use super::tcp_options::TcpOptions;
 use super::{errno, has_sent};
 use crate::process::Thread;
 use crate::wait::Events;
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// `net.core.somaxconn`
 const MOST_BACKLOG: u32 = 4096;
@@ -336,6 +336,7 @@ impl Protocol for Tcp {
             self.options.more.set(more);
             stream.set_cork(more || self.options.cork.get());
         }
+        shortage::content(0, Errno::ENOBUFS)?;
         let mut fault = None;
         let data = &mut *message.data;
         let written = stream.write_with(most, |buffer, wanted| {

@@ -281,3 +281,116 @@ proptest! {
         prop_assert_eq!(got, passed);
     }
 }
+
+fn on_their_way() -> usize {
+    crate::kernel().network.in_flight.total()
+}
+
+#[test]
+fn sockets_that_only_messages_hold_are_closed() {
+    let program = Program::new();
+    for kind in [STREAM, DGRAM, SEQPACKET] {
+        // Over itself.
+        let (a, b) = pair(&program, kind);
+        program.send_message(b, b"x", &rights(&[a])).unwrap();
+        program.close(a);
+        program.close(b);
+        assert_eq!(on_their_way(), 0);
+        // Each over the other one's connection.
+        let ((a, b), (c, d)) = (pair(&program, kind), pair(&program, kind));
+        program.send_message(b, b"x", &rights(&[c])).unwrap();
+        program.send_message(d, b"x", &rights(&[a])).unwrap();
+        let (watched, other) = pair(&program, STREAM);
+        program.send_message(b, b"y", &rights(&[other])).unwrap();
+        for fd in [a, b, c, d, other] {
+            program.close(fd);
+        }
+        assert_eq!(on_their_way(), 0);
+        assert!(program.ready(watched).contains(Events::HUP));
+        program.close(watched);
+    }
+}
+
+#[test]
+fn sockets_that_can_still_be_received_stay() {
+    let program = Program::new();
+    let (keeper, to_keeper) = pair(&program, STREAM);
+    let ((a, b), (c, d)) = (pair(&program, STREAM), pair(&program, STREAM));
+    // A cycle, and a way into it.
+    program.send_message(b, b"x", &rights(&[c])).unwrap();
+    program.send_message(d, b"x", &rights(&[a])).unwrap();
+    program
+        .send_message(to_keeper, b"x", &rights(&[a]))
+        .unwrap();
+    for fd in [a, b, c, d] {
+        program.close(fd);
+    }
+    assert_eq!(on_their_way(), 3);
+    program.close(keeper);
+    program.close(to_keeper);
+    assert_eq!(on_their_way(), 0);
+}
+
+#[test]
+fn a_connection_that_waits_with_its_own_listener_is_closed() {
+    let program = Program::new();
+    let listener = program.socket(1, STREAM);
+    let name = named(b"own");
+    program.with_address(BIND, listener, &name).unwrap();
+    program.call(LISTEN, &[listener, 1]).unwrap();
+    let client = program.socket(1, STREAM);
+    program.with_address(CONNECT, client, &name).unwrap();
+    program
+        .send_message(client, b"x", &rights(&[listener]))
+        .unwrap();
+    program.close(listener);
+    program.close(client);
+    assert_eq!(on_their_way(), 0);
+}
+
+#[test]
+fn so_many_files_may_be_on_their_way() {
+    const SETRLIMIT: u64 = 160;
+    const SETUID: u64 = 105;
+    const NOFILE: u64 = 7;
+    let program = Program::new();
+    let (a, b) = pair(&program, STREAM);
+    UserAddr(DATA).write([20_u64, 20]).unwrap();
+    program.call(SETRLIMIT, &[NOFILE, DATA]).unwrap();
+    program.call(SETUID, &[1000]).unwrap();
+    let many = [a; 8];
+    let mut sent = 0;
+    let refused = loop {
+        match program.send_message(a, b"x", &rights(&many)) {
+            Ok(_) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((sent, refused), (3, Errno::ETOOMANYREFS));
+    assert_eq!(on_their_way(), 24);
+    program.close(b);
+    assert_eq!(on_their_way(), 0);
+}
+
+/// Nobody closes such a socket: its descriptor goes, and the message that holds it stays.
+#[test]
+fn sockets_sent_over_themselves_do_not_pile_up() {
+    let program = Program::new();
+    for _ in 0..3000 {
+        let (a, b) = pair(&program, STREAM);
+        program.send_message(a, b"x", &rights(&[a, b])).unwrap();
+        program.close(a);
+        program.close(b);
+    }
+    assert!(on_their_way() <= 1024, "{}", on_their_way());
+    // One that somebody closes finds the others.
+    let (a, b) = pair(&program, STREAM);
+    for _ in 0..200 {
+        let (c, d) = pair(&program, STREAM);
+        program.close(c);
+        program.close(d);
+    }
+    assert_eq!(on_their_way(), 0);
+    program.close(a);
+    program.close(b);
+}

@@ -9,8 +9,9 @@ use super::super::{Address, Bell, SOCK_DGRAM, SOCK_STREAM, Shutdown};
 use super::inbox::Inbox;
 use super::name::Name;
 use super::rights::Ucred;
+use crate::fs::OpenFile;
 use crate::wait::Events;
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 /// Connections that nobody has accepted yet.
 #[derive(Debug)]
@@ -168,6 +169,7 @@ impl Endpoint {
             self.wait_for(listener);
             return Err(Errno::EAGAIN);
         }
+        shortage::object(Errno::ENOBUFS)?;
         let new = Self::new(self.kind);
         *new.bound.borrow_mut() = listener.name().map(Name::borrowed);
         Self::pair(self, &new, credentials, listeners);
@@ -377,18 +379,29 @@ impl Endpoint {
         }
         self.end(!self.inbox.is_empty());
         self.forget_inbox();
+        crate::kernel().network.in_flight.socket_closed();
     }
 
-    fn forget_inbox(&self) {
-        let (records, marks) = self.inbox.clear();
-        let all = records.into_iter().map(|record| record.ancillary);
-        let files: Vec<_> = all
-            .chain(marks)
-            .flat_map(|ancillary| ancillary.files)
-            .collect();
-        if !files.is_empty() {
-            crate::kernel().network.undelivered.close(files);
+    /// Goes through the files that are on their way here, and to connections that wait to be accepted.
+    pub(super) fn each_waiting_file(&self, each: &mut dyn FnMut(&Rc<OpenFile>)) {
+        self.inbox.each_file(each);
+        let pending = self.pending.borrow();
+        for waiting in pending.iter().flat_map(|pending| &pending.queue) {
+            waiting.inbox.each_file(each);
         }
+    }
+
+    /// Forgets what has been sent here, and to connections that wait to be accepted; files are closed when nothing is borrowed.
+    pub(super) fn forget_inbox(&self) {
+        let pending: Vec<_> = {
+            let pending = self.pending.borrow();
+            let all = pending.iter().flat_map(|pending| &pending.queue);
+            all.cloned().collect()
+        };
+        for waiting in pending {
+            drop(waiting.inbox.clear());
+        }
+        drop(self.inbox.clear());
     }
 
     /// The peer of a connection learns that this side has gone; with a reset if something was lost.

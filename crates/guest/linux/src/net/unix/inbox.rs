@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use super::super::Address;
-use super::rights::{Ancillary, Ucred};
+use super::rights::{Ancillary, Files, Ucred};
 use crate::Result;
+use crate::fs::OpenFile;
 use crate::io::{Sink, Source};
 
 /// The most records that wait (`net.unix.max_dgram_qlen`).
@@ -131,7 +132,7 @@ impl Inbox {
         let stream = &mut *stream;
         let start = stream.read;
         let mut current = Ancillary {
-            files: Vec::new(),
+            files: Files::default(),
             credentials: stream.current(),
         };
         let mut end = stream.bytes.len();
@@ -165,7 +166,7 @@ impl Inbox {
         }
         if let Some((at, mark)) = over {
             // Who sent the rest of it must still be known.
-            let files = Vec::new();
+            let files = Files::default();
             let credentials = mark.credentials;
             if read < stream.bytes.len() {
                 stream
@@ -183,6 +184,16 @@ impl Inbox {
             }
         }
         Ok((count, current))
+    }
+
+    /// Goes through the files that are on their way here.
+    pub fn each_file(&self, each: &mut dyn FnMut(&Rc<OpenFile>)) {
+        for record in &*self.records.borrow() {
+            record.ancillary.files.iter().for_each(&mut *each);
+        }
+        for (_, mark) in &self.stream.borrow().marks {
+            mark.files.iter().for_each(&mut *each);
+        }
     }
 
     /// Forgets everything; gives back the files that were on their way, to be closed when nothing is borrowed.

@@ -6,11 +6,13 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`endpoint`] | endpoints, connections, listening |
+//! | [`garbage`] | sockets that only messages hold |
 //! | [`inbox`] | what has been sent and not been received yet |
 //! | [`name`] | addresses |
 //! | [`rights`] | `SCM_RIGHTS`, `SCM_CREDENTIALS` |
 
 pub mod endpoint;
+pub mod garbage;
 pub mod inbox;
 pub mod name;
 pub mod rights;
@@ -28,7 +30,7 @@ use super::{
 };
 use crate::process::Thread;
 use crate::wait::Events;
-use crate::{Errno, Result};
+use crate::{Errno, Result, shortage};
 
 use endpoint::Endpoint;
 use rights::{Ancillary, Ucred};
@@ -173,6 +175,7 @@ impl Unix {
             endpoint.wait_for(&peer);
             return Err(Errno::EAGAIN);
         }
+        shortage::content(room.min(most) as u64, Errno::ENOBUFS)?;
         let ancillary = rights::of_message(thread, message)?;
         let taken = peer.inbox.append(message.data, room.min(most), ancillary)?;
         if taken < most {
@@ -222,6 +225,7 @@ impl Unix {
             endpoint.wait_for(&target);
             return Err(Errno::EAGAIN);
         }
+        shortage::content(len as u64, Errno::ENOBUFS)?;
         let ancillary = rights::of_message(thread, message)?;
         let data = message.data.take_all()?;
         if data.len() < len {
@@ -241,7 +245,7 @@ impl Unix {
                 &ancillary.credentials.bytes(),
             );
         }
-        message.files = ancillary.files;
+        message.files = ancillary.files.take();
         super::inet::udp::add_time(socket, message);
     }
 

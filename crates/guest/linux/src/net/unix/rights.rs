@@ -6,9 +6,10 @@ use core::cell::{Cell, RefCell};
 
 use super::super::Outgoing;
 use super::super::options::{SOL_SOCKET, int};
+use crate::event::uring::Uring;
 use crate::fs::OpenFile;
-use crate::process::Thread;
-use crate::{Errno, Result};
+use crate::process::{Resource, Thread};
+use crate::{Errno, Result, shortage};
 
 /// `SCM_RIGHTS`
 pub const SCM_RIGHTS: u32 = 1;
@@ -56,11 +57,61 @@ impl Ucred {
     }
 }
 
+/// Open files in a message, counted while they are on their way.
+#[derive(Debug, Default)]
+pub struct Files(Vec<Rc<OpenFile>>);
+
+impl Files {
+    /// Puts files into a message.
+    pub fn new(files: Vec<Rc<OpenFile>>) -> Self {
+        if !files.is_empty() {
+            crate::kernel().network.in_flight.add(&files);
+        }
+        Self(files)
+    }
+
+    /// Takes them out.
+    pub fn take(mut self) -> Vec<Rc<OpenFile>> {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Vec<Rc<OpenFile>> {
+        let files = core::mem::take(&mut self.0);
+        if !files.is_empty() {
+            crate::kernel().network.in_flight.remove(&files);
+        }
+        files
+    }
+}
+
+impl core::ops::Deref for Files {
+    type Target = [Rc<OpenFile>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Clone for Files {
+    fn clone(&self) -> Self {
+        Self::new(self.0.clone())
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let files = self.leave();
+        if !files.is_empty() {
+            crate::kernel().network.undelivered.close(files);
+        }
+    }
+}
+
 /// What goes with a message.
 #[derive(Clone, Debug)]
 pub struct Ancillary {
     /// Open files.
-    pub files: Vec<Rc<OpenFile>>,
+    pub files: Files,
     /// Who sent it.
     pub credentials: Ucred,
 }
@@ -94,33 +145,49 @@ impl Undelivered {
 /// What a message to be sent brings along.
 ///
 /// # Errors
-/// `EBADF`, `EINVAL`, `EPERM` for credentials that are another's.
+/// `EBADF`; `EINVAL`, also for what cannot be sent: an `io_uring`; `EPERM` for credentials that are another's; `ETOOMANYREFS` if more files are on their
+/// way than the process may have open (`RLIMIT_NOFILE`), unless it is the superuser's; `ENOMEM`.
 pub fn of_message(thread: &Thread, message: &mut Outgoing) -> Result<Ancillary> {
-    let mut ancillary = Ancillary {
-        files: Vec::new(),
-        credentials: Ucred::of(thread),
-    };
+    let mut files = Vec::new();
+    let mut credentials = Ucred::of(thread);
     // Once: what is left of a long message goes without.
     for item in core::mem::take(&mut message.control) {
         match (item.level, item.kind) {
             (SOL_SOCKET, SCM_RIGHTS) => {
                 let (numbers, _) = item.data.as_chunks::<4>();
-                if ancillary.files.len() + numbers.len() > MOST_FILES {
+                if files.len() + numbers.len() > MOST_FILES {
                     return Err(Errno::EINVAL);
                 }
                 for number in numbers {
                     let number = i32::from_ne_bytes(*number);
-                    ancillary.files.push(thread.process.files.get(number)?);
+                    let open = thread.process.files.get(number)?;
+                    if open.downcast::<Uring>().is_some() {
+                        return Err(Errno::EINVAL);
+                    }
+                    files.push(open);
                 }
             }
             (SOL_SOCKET, SCM_CREDENTIALS) => {
-                ancillary.credentials = given(thread, &item.data)?;
+                credentials = given(thread, &item.data)?;
             }
             (SOL_SOCKET, _) => return Err(Errno::EINVAL),
             _ => {}
         }
     }
-    Ok(ancillary)
+    if !files.is_empty() {
+        crate::kernel().network.in_flight.about_to_send();
+        shortage::object(Errno::ENOMEM)?;
+        let most = thread.process.limit(Resource::Files).0;
+        let on_their_way = crate::kernel().network.in_flight.total() as u64;
+        let privileged = thread.process.credentials.borrow().euid == 0;
+        if on_their_way > most && !privileged {
+            return Err(Errno::ETOOMANYREFS);
+        }
+    }
+    Ok(Ancillary {
+        files: Files::new(files),
+        credentials,
+    })
 }
 
 /// Credentials that a program gives: its own, unless it is the superuser's.

@@ -31,7 +31,7 @@ pub const ANY: u32 = u32::MAX;
 
 const BUCKETS: usize = 256;
 
-/// What is waited for: a word of an address space.
+/// What is waited for: a word of an address space, or of a file that is mapped shared, which is the same word wherever it is mapped (`futex(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     space: usize,
@@ -47,10 +47,10 @@ impl Key {
         if !at.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
-        Ok(Self {
-            space: Rc::as_ptr(&thread.process.memory).addr(),
-            at,
-        })
+        let memory = &thread.process.memory;
+        let own = || (Rc::as_ptr(memory).addr(), at);
+        let (space, at) = memory.shared_word(at).unwrap_or_else(own);
+        Ok(Self { space, at })
     }
 
     fn bucket(self) -> usize {

@@ -291,3 +291,27 @@ fn any_of_several_words_wakes() {
     let flags = call(&thread, FUTEX_WAITV, [vector, 2, 1, 0, 1]);
     assert_eq!(flags, error(Errno::EINVAL));
 }
+
+#[test]
+fn a_word_of_a_shared_file_is_the_same_in_all_mappings() {
+    const MMAP: u64 = 9;
+    const FTRUNCATE: u64 = 77;
+    const MEMFD_CREATE: u64 = 319;
+    let thread = first();
+    kernel().active_memory.set(&thread.process.memory);
+    assert_eq!(UserAddr(OTHER).write(*b"word\0\0\0\0"), Ok(()));
+    let file = call(&thread, MEMFD_CREATE, [OTHER, 0]);
+    assert!(file >= 0, "{file}");
+    let file = file as u64;
+    assert_eq!(call(&thread, FTRUNCATE, [file, 4096]), 0);
+    let map = |flags| call(&thread, MMAP, [0, 4096, 3, flags, file, 0]) as u64;
+    let (one, two, own) = (map(1), map(1), map(2));
+    assert_ne!(one, two);
+    let waker = second(&thread);
+    pretend::while_asleep(move || {
+        assert_eq!(call(&waker, FUTEX, [own + 8, 1, 1]), 0, "a copy");
+        assert_eq!(call(&waker, FUTEX, [two + 12, 1, 1]), 0, "another word");
+        assert_eq!(call(&waker, FUTEX, [two + 8, 1, 1]), 1);
+    });
+    assert_eq!(call(&thread, FUTEX, [one + 8, 0, 0, 0]), 0);
+}

@@ -1,0 +1,291 @@
+//! Pseudo-terminals (`pty(7)`): a terminal whose user is another program.
+//!
+//! What is written to the master is typed at the terminal, what is written to the terminal is read from the master. Between them
+//! lies the line discipline ([`super::line`]). Here is what both sides share; [`master`] and [`slave`] are the files of each.
+
+mod master;
+mod slave;
+#[cfg(test)]
+mod tests;
+
+use alloc::collections::VecDeque;
+use alloc::rc::{Rc, Weak};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use super::ioctl;
+use super::line::{Discipline, Request};
+use crate::fs::{File, Kind, Metadata, OpenFlags};
+use crate::process::Thread;
+use crate::signal::{self, Info, number};
+use crate::user::UserAddr;
+use crate::wait::{Events, WaitQueue};
+use crate::{Errno, Result};
+use master::Master;
+use slave::Slave;
+
+/// How much waits for the master to read.
+const MOST_OUTPUT: usize = 64 << 10;
+/// How many there may be (`/proc/sys/kernel/pty/max`).
+const MOST_PTYS: u32 = 4096;
+/// Bytes that are handled at once.
+const PIECE: usize = 1024;
+
+/// What packet mode tells before data (`ioctl_tty(2)`, `TIOCPKT`).
+mod packet {
+    pub const FLUSH_READ: u8 = 1;
+    pub const STOP: u8 = 4;
+    pub const START: u8 = 8;
+}
+
+/// A pair.
+#[derive(Debug)]
+pub struct Pty {
+    index: u32,
+    uid: u32,
+    line: RefCell<Discipline>,
+    /// For the master to read.
+    output: RefCell<VecDeque<u8>>,
+    /// Rows, columns, and pixels.
+    size: Cell<[u16; 4]>,
+    locked: Cell<bool>,
+    master_open: Cell<bool>,
+    slaves: Cell<u32>,
+    /// The terminal was open, and is no more.
+    hung_up: Cell<bool>,
+    packets: Cell<bool>,
+    status: Cell<u8>,
+    /// Foreground process group.
+    group: Cell<u32>,
+    /// The session whose controlling terminal it is.
+    session: Cell<u32>,
+    master_queue: WaitQueue,
+    slave_queue: WaitQueue,
+}
+
+impl Pty {
+    fn find(index: u32) -> Option<Rc<Self>> {
+        let kernel = crate::kernel();
+        let ptys = kernel.dev.ptys.borrow();
+        ptys.get(&index).and_then(Weak::upgrade)
+    }
+
+    /// The controlling terminal of a thread's session.
+    pub(super) fn controlling(thread: &Thread) -> Option<Rc<Self>> {
+        let session = thread.process.session.get();
+        let kernel = crate::kernel();
+        let ptys = kernel.dev.ptys.borrow();
+        let mut open = ptys.values().filter_map(Weak::upgrade);
+        open.find(|pty| pty.session.get() == session && session != 0)
+    }
+
+    /// Opens the terminal once more (`/dev/tty`).
+    pub(super) fn terminal(self: &Rc<Self>) -> Rc<dyn File> {
+        Slave::new(self)
+    }
+
+    fn signal(&self, number: u32) {
+        let group = self.group.get();
+        for process in crate::kernel().processes.all() {
+            if group != 0 && process.group.get() == group {
+                // A process that has gone meanwhile needs no signal.
+                let _ = signal::send_to_process(&process, Info::kernel(number));
+            }
+        }
+    }
+
+    fn tell(&self, status: u8) {
+        if self.packets.get() {
+            self.status.set(self.status.get() | status);
+            self.master_queue.wake(Events::READABLE | Events::PRI);
+        }
+    }
+
+    /// Types bytes at the terminal; returns how many it took.
+    fn type_in(&self, bytes: &[u8]) -> usize {
+        let mut requests = Vec::new();
+        let mut echo = Vec::new();
+        let mut taken = 0;
+        {
+            let mut line = self.line.borrow_mut();
+            for &byte in bytes {
+                if !line.has_room() {
+                    break;
+                }
+                requests.extend(line.input(byte, &mut echo));
+                taken += 1;
+            }
+        }
+        if !echo.is_empty() {
+            // Echo that nobody reads is lost, as on Linux.
+            let mut output = self.output.borrow_mut();
+            let room = (2 * MOST_OUTPUT).saturating_sub(output.len());
+            output.extend(echo.into_iter().take(room));
+            drop(output);
+            self.master_queue.wake(Events::READABLE);
+        }
+        for request in requests {
+            match request {
+                Request::Interrupt => self.signal(number::INT),
+                Request::Quit => self.signal(number::QUIT),
+                Request::Suspend => self.signal(number::TSTP),
+                Request::Stop => self.tell(packet::STOP),
+                Request::Start => {
+                    self.tell(packet::START);
+                    self.slave_queue.wake(Events::WRITABLE);
+                }
+            }
+        }
+        if self.line.borrow().has_input() {
+            self.slave_queue.wake(Events::READABLE);
+        }
+        taken
+    }
+
+    fn ioctl(&self, thread: &Rc<Thread>, request: u32, argument: u64) -> Result<u64> {
+        let at = UserAddr(argument);
+        match request {
+            ioctl::TCGETS => at.write(self.line.borrow().termios())?,
+            ioctl::TCSETS | ioctl::TCSETSW | ioctl::TCSETSF => {
+                let termios = at.read()?;
+                let mut line = self.line.borrow_mut();
+                if request == ioctl::TCSETSF {
+                    line.flush_input();
+                }
+                line.set_termios(termios);
+                drop(line);
+                self.slave_queue.wake(Events::READABLE | Events::WRITABLE);
+            }
+            ioctl::TIOCGWINSZ => at.write(self.size.get())?,
+            ioctl::TIOCSWINSZ => {
+                let size = at.read()?;
+                if self.size.replace(size) != size {
+                    self.signal(number::WINCH);
+                }
+            }
+            ioctl::TIOCGPGRP => at.write(self.group.get())?,
+            ioctl::TIOCSPGRP => {
+                let group: i32 = at.read()?;
+                self.group
+                    .set(u32::try_from(group).map_err(|_| Errno::EINVAL)?);
+            }
+            ioctl::TIOCGSID => at.write(self.session.get())?,
+            ioctl::TIOCSCTTY => {
+                let process = &thread.process;
+                let session = process.session.get();
+                if session != process.pid {
+                    return Err(Errno::EPERM);
+                }
+                if self.session.get() != 0 && self.session.get() != session && argument != 1 {
+                    return Err(Errno::EPERM);
+                }
+                self.take_control(thread);
+            }
+            ioctl::TIOCNOTTY => {
+                if self.session.get() != thread.process.session.get() {
+                    return Err(Errno::ENOTTY);
+                }
+                self.session.set(0);
+                self.group.set(0);
+            }
+            ioctl::TCFLSH => {
+                if argument != 1 {
+                    self.line.borrow_mut().flush_input();
+                    self.tell(packet::FLUSH_READ);
+                }
+                if argument != 0 {
+                    self.output.borrow_mut().clear();
+                }
+            }
+            ioctl::TCXONC => match argument {
+                0 | 1 => {
+                    self.line.borrow_mut().set_stopped(argument == 0);
+                    self.slave_queue.wake(Events::WRITABLE);
+                }
+                2 | 3 => {}
+                _ => return Err(Errno::EINVAL),
+            },
+            ioctl::TIOCOUTQ => at.write(0_i32)?,
+            ioctl::TIOCGETD => at.write(0_i32)?,
+            ioctl::TCSBRK | ioctl::TCSBRKP | ioctl::TIOCEXCL | ioctl::TIOCNXCL => {}
+            _ => return Err(Errno::ENOTTY),
+        }
+        Ok(0)
+    }
+
+    fn take_control(&self, thread: &Thread) {
+        self.session.set(thread.process.session.get());
+        self.group.set(thread.process.group.get());
+    }
+
+    fn metadata(&self, rdev: u64) -> Metadata {
+        Metadata {
+            rdev,
+            mode: 0o620,
+            uid: self.uid,
+            gid: 5,
+            ..crate::event::anonymous_metadata(Kind::Character, rdev)
+        }
+    }
+}
+
+/// The numbers of those that are open.
+pub(super) fn numbers() -> Vec<u32> {
+    let kernel = crate::kernel();
+    let ptys = kernel.dev.ptys.borrow();
+    let open = ptys.iter().filter(|(_, pty)| pty.strong_count() > 0);
+    open.map(|(&index, _)| index).collect()
+}
+
+/// Opens `/dev/ptmx`: makes a new pair.
+///
+/// # Errors
+/// `ENOSPC` if there are too many.
+pub(super) fn open_master(thread: &Thread) -> Result<Rc<dyn File>> {
+    let kernel = crate::kernel();
+    let mut ptys = kernel.dev.ptys.borrow_mut();
+    ptys.retain(|_, pty| pty.strong_count() > 0);
+    let index = (0..MOST_PTYS).find(|index| !ptys.contains_key(index));
+    let index = index.ok_or(Errno::ENOSPC)?;
+    let pty = Rc::new(Pty {
+        index,
+        uid: thread.process.credentials.borrow().euid,
+        line: RefCell::default(),
+        output: RefCell::default(),
+        size: Cell::default(),
+        locked: Cell::new(true),
+        master_open: Cell::new(true),
+        slaves: Cell::new(0),
+        hung_up: Cell::new(false),
+        packets: Cell::new(false),
+        status: Cell::new(0),
+        group: Cell::new(0),
+        session: Cell::new(0),
+        master_queue: WaitQueue::new(),
+        slave_queue: WaitQueue::new(),
+    });
+    ptys.insert(index, Rc::downgrade(&pty));
+    Ok(Master::new(pty))
+}
+
+/// Opens `/dev/pts/INDEX`.
+///
+/// # Errors
+/// `ENXIO` if there is none, `EIO` while it is locked or its master is closed.
+pub(super) fn open_slave(
+    thread: &Rc<Thread>,
+    index: u32,
+    flags: OpenFlags,
+) -> Result<Rc<dyn File>> {
+    let pty = Pty::find(index).ok_or(Errno::ENXIO)?;
+    if pty.locked.get() || !pty.master_open.get() {
+        return Err(Errno::EIO);
+    }
+    let process = &thread.process;
+    let leads = process.session.get() == process.pid;
+    let has_none = || Pty::controlling(thread).is_none() && !super::console_controls(thread);
+    if leads && !flags.contains(OpenFlags::NOCTTY) && pty.session.get() == 0 && has_none() {
+        pty.take_control(thread);
+    }
+    Ok(Slave::new(&pty))
+}
