@@ -12,8 +12,8 @@ pub(crate) struct Context {
     pub out: Outbound,
     pub poller: Poller,
     pub stats: Stats,
-    /// Room for one datagram of any size.
-    pub scratch: Box<[u8]>,
+    /// Room for one datagram of any size, and the last one that was received. What never comes is never touched.
+    pub scratch: Vec<u8>,
     /// When the present slice of work began. One reading serves all of it.
     pub now: Instant,
     started: Instant,
@@ -27,7 +27,7 @@ impl Context {
             out,
             poller,
             stats: Stats::default(),
-            scratch: vec![0; 65_536].into_boxed_slice(),
+            scratch: Vec::with_capacity(65_536),
             now,
             started: now,
         }

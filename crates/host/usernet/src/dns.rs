@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
@@ -85,7 +86,9 @@ impl Dns {
         let Some(query) = self.queries.get_mut(key) else {
             return;
         };
-        match rustix::net::recv(&query.fd, &mut cx.scratch[..], RecvFlags::DONTWAIT) {
+        cx.scratch.clear();
+        let room = spare_capacity(&mut cx.scratch);
+        match rustix::net::recv(&query.fd, room, RecvFlags::DONTWAIT) {
             Ok((length, _)) => {
                 let answer = &cx.scratch[..length];
                 let fits = length >= 12

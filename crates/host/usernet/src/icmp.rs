@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
@@ -120,7 +121,9 @@ impl Ping {
             let Some(flow) = self.flows.get_mut(key) else {
                 return;
             };
-            match rustix::net::recvfrom(&flow.fd, &mut cx.scratch[..], RecvFlags::DONTWAIT) {
+            cx.scratch.clear();
+            let room = spare_capacity(&mut cx.scratch);
+            match rustix::net::recvfrom(&flow.fd, room, RecvFlags::DONTWAIT) {
                 Ok((length, _, from)) => {
                     let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else {
                         continue;

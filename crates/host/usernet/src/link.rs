@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::Framing;
 use kiln_abi::layout::Record;
 use kiln_abi::{NetHeader, net::MAX_FRAME};
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, checksum};
@@ -52,7 +53,8 @@ pub(crate) enum Received<'a> {
 /// The direction from the guest.
 pub(crate) struct Inbound {
     fd: Arc<OwnedFd>,
-    buffer: Box<[u8]>,
+    /// One message at a time. It is not cleared: most of it is never touched.
+    buffer: Vec<u8>,
     /// Length of what stands before a frame.
     header: usize,
     /// The other end is gone: an empty message is then the end, not a frame without a header.
@@ -62,7 +64,8 @@ pub(crate) struct Inbound {
 impl Inbound {
     pub fn receive(&mut self) -> Received<'_> {
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        match rustix::net::recv(&*self.fd, &mut self.buffer[..], flags) {
+        self.buffer.clear();
+        match rustix::net::recv(&*self.fd, spare_capacity(&mut self.buffer), flags) {
             Ok((_, 0)) if self.hung_up => Received::Closed,
             // With TRUNC the length is the message's own, which may exceed what fitted.
             Ok((_, length)) if length < self.header + ETHERNET || length > self.buffer.len() => {
@@ -116,7 +119,7 @@ pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound)
     (
         Inbound {
             fd: Arc::clone(&fd),
-            buffer: vec![0; NetHeader::SIZE + MAX_FRAME].into_boxed_slice(),
+            buffer: Vec::with_capacity(NetHeader::SIZE + MAX_FRAME),
             header: config.framing.header(),
             hung_up: false,
         },
@@ -142,6 +145,13 @@ impl Outbound {
     /// Frames wait for the guest: nothing that can wait should be sent now.
     pub fn blocked(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Room for one more frame that nobody waits for; else it counts as dropped.
+    pub fn admits(&mut self) -> bool {
+        let admits = self.waiting_bytes < self.limit;
+        self.dropped += u64::from(!admits);
+        admits
     }
 
     /// Sends what waited. True if nothing waits any more.
@@ -181,7 +191,8 @@ impl Outbound {
     /// Sends one TCP packet: `head` bytes of headers that `fill` writes, and `data`, which are `length` bytes. `cutting`
     /// says how it is to be cut into segments; the checksum is seen to here.
     ///
-    /// It is queued even if the queue is full: the caller promises to look at [`blocked`](Self::blocked) before.
+    /// It is queued even if the queue is full: the caller promises to look at [`blocked`](Self::blocked) or
+    /// [`admits`](Self::admits) before, or sends it once for a connection.
     pub fn gathered<'a>(
         &mut self,
         (head, length): (usize, usize),

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
@@ -344,8 +345,9 @@ fn open(guest: SocketAddr) -> Result<OwnedFd, Errno> {
 }
 
 /// Takes one datagram. `None` if there is none; the sender is `None` for a pending error that was cleared.
-fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> Option<(usize, Option<SocketAddr>)> {
-    match rustix::net::recvfrom(fd, buffer, RecvFlags::DONTWAIT) {
+fn receive(fd: &OwnedFd, buffer: &mut Vec<u8>) -> Option<(usize, Option<SocketAddr>)> {
+    buffer.clear();
+    match rustix::net::recvfrom(fd, spare_capacity(buffer), RecvFlags::DONTWAIT) {
         Ok((length, _, from)) => Some((length, from.and_then(|from| from.try_into().ok()))),
         Err(Errno::AGAIN) => None,
         // An earlier datagram's ICMP error: reading it has cleared it.

@@ -44,6 +44,39 @@ fn a_deaf_guest_blocks_nothing() {
     );
 }
 
+#[test]
+fn a_guest_that_is_refused_and_never_reads_takes_no_memory() {
+    const SENT: u64 = 20_000;
+    let config = Config {
+        limits: Limits {
+            link_bytes: 100_000,
+            ..Limits::for_this_process()
+        },
+        ..Config::default()
+    };
+    let (ours, theirs) = link();
+    let guest = Guest::new(theirs, &config, true);
+    let mut network = Usernet::new(config.clone(), ours).unwrap();
+    // Segments of no connection, to a port of the gateway that nobody has.
+    let mut frame = config.gateway_mac.to_vec();
+    frame.extend(config.guest_mac);
+    frame.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+    frame.extend(config.guest4.octets());
+    frame.extend(config.gateway4.octets());
+    frame.extend([
+        0x9c, 0x40, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0,
+    ]);
+    for _ in 0..SENT {
+        guest.wire.send_raw(&frame);
+        network.run(Instant::now());
+    }
+    let stats = network.stats();
+    assert_eq!(stats.frames_in, SENT, "{stats}");
+    // What neither the socket nor the queue holds was dropped.
+    let waiting = SENT - stats.frames_out - stats.frames_dropped;
+    assert!(waiting <= 100_000 / 60, "{waiting} frames wait: {stats}");
+}
+
 fn local_only(frame: &mut [u8]) {
     // Random destinations would leave this machine: send them to the link's own addresses instead.
     match frame.get(14).map(|b| b >> 4) {

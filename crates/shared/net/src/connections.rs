@@ -392,15 +392,17 @@ impl Core {
         connection.counted = held;
         let is_held = matches!(connection.phase, Phase::Open);
         let state = connection.tcb.state();
+        // Whoever ends by a reset, or by a last acknowledgement, stays until the link has taken it.
+        let owes = connection.tcb.wants_to_transmit(self.now);
         if !connection.stage.fits(state) {
             connection.end_stage(&mut self.connections.established, &mut self.stats);
         }
         match state {
-            State::Closed if is_held => {
+            State::Closed if is_held || owes => {
                 self.connections.table.hide(key);
             }
             State::Closed => self.remove(key),
-            State::TimeWait => {
+            State::TimeWait if !owes => {
                 let (pair, ended) = (connection.pair, connection.tcb.time_wait());
                 if let Some(ended) = ended
                     && self.connections.table.find(&pair) == Some(key)

@@ -95,9 +95,12 @@ impl Core {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
+        let stripped;
+        let mut segment = segment;
         if short && connection.tcb.readable() > SPARE_READABLE {
             self.stats.dropped_memory += 1;
-            return;
+            stripped = segment.without_text();
+            segment = &stripped;
         }
         if let Phase::HalfOpen { port, listener } = connection.phase
             && !segment.flags.has(Flags::RST)

@@ -16,7 +16,7 @@ const KEPT: usize = 32;
 const LOOKED_AT: usize = 4;
 
 pub(super) struct Chunks {
-    /// Nobody else uses it.
+    /// Nobody else uses it. Empty until one is wanted.
     current: Arc<[u8]>,
     /// The longest in use first.
     shared: VecDeque<Arc<[u8]>>,
@@ -25,14 +25,14 @@ pub(super) struct Chunks {
 impl Chunks {
     pub fn new() -> Self {
         Self {
-            current: make(),
+            current: Arc::default(),
             shared: VecDeque::new(),
         }
     }
 
     /// Room for one chunk.
     pub fn room(&mut self) -> &mut [u8] {
-        if Arc::get_mut(&mut self.current).is_none() {
+        if Arc::get_mut(&mut self.current).is_none_or(|chunk| chunk.is_empty()) {
             self.current = make();
         }
         Arc::get_mut(&mut self.current).unwrap_or_default()
@@ -60,7 +60,7 @@ impl Chunks {
 }
 
 fn make() -> Arc<[u8]> {
-    Arc::from(vec![0; CHUNK])
+    std::iter::repeat_n(0, CHUNK).collect()
 }
 
 #[cfg(test)]
@@ -86,7 +86,11 @@ mod tests {
     #[test]
     fn few_are_kept() {
         let mut chunks = Chunks::new();
-        let all: Vec<_> = (0..3 * KEPT).map(|_| Arc::clone(chunks.full())).collect();
+        let fill = |_| {
+            chunks.room().fill(1);
+            Arc::clone(chunks.full())
+        };
+        let all: Vec<_> = (0..3 * KEPT).map(fill).collect();
         assert_eq!(chunks.shared.len(), KEPT);
         assert_eq!(
             all.iter()

@@ -23,9 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a client waits for a guest that says nothing: one without room ignores a SYN and takes a later one.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// The first pause after a refusal; each further one is half again as long, up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The first pause after a refusal; each further one is longer by a sixteenth, up to [`LONGEST_PAUSE`]. So a client waits little longer
+/// than the program needs to start, whether that takes milliseconds or seconds.
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// The pause behind this one.
+fn longer(pause: Duration) -> Duration {
+    (pause + pause / 16).min(LONGEST_PAUSE)
+}
 
 /// How long no client is taken after the host or our limits refused one.
 const REST: Duration = Duration::from_millis(50);
@@ -221,7 +227,7 @@ impl Tcp {
         match *retry {
             None => {
                 *retry = Some((cx.now + *pause).min(*refused_until));
-                *pause = (*pause + *pause / 2).min(LONGEST_PAUSE);
+                *pause = longer(*pause);
             }
             Some(at) if at <= cx.now => {
                 *retry = None;
@@ -252,4 +258,20 @@ fn rest(cx: &Context, listener: &mut Listener, index: u32) {
     let _ = cx
         .poller
         .modify(&listener.fd, Token::Listener(index), Flags::empty());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_waits_little_longer_than_a_program_needs_to_start() {
+        let (mut at, mut pause) = (Duration::ZERO, FIRST_PAUSE);
+        while at < PATIENCE {
+            // A program that listens right behind an attempt is found by the next one.
+            assert!(pause <= FIRST_PAUSE + at / 8, "{pause:?} at {at:?}");
+            at += pause;
+            pause = longer(pause);
+        }
+    }
 }

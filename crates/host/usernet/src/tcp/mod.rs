@@ -357,10 +357,14 @@ impl Tcp {
             return;
         };
         connection.reset_host();
+        let now = cx.core_now();
         if let Some(tcb) = &mut connection.tcb {
             tcb.abort(kiln_net::Error::ConnectionAborted);
+            // Even on a full link: the connection is forgotten, nobody could say it later. One small frame for each.
+            if let Some(reset) = tcb.transmit(0, now) {
+                segment::send(&mut cx.out, connection.flow, &reset, std::iter::empty());
+            }
         }
-        self.send(cx, key);
         self.remove(key);
     }
 
@@ -390,6 +394,8 @@ impl Tcp {
 fn refuse(cx: &mut Context, packet: &Packet<'_>) {
     if let Some((flow, segment)) = segment::parse(packet)
         && let Some(reset) = reset_for(&segment)
+        // A guest that sends and never reads must not fill the host's memory with answers.
+        && cx.out.admits()
     {
         segment::send(&mut cx.out, flow, &reset, std::iter::empty());
     }

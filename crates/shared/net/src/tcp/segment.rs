@@ -351,6 +351,18 @@ impl<'a> Segment<'a> {
         Some((packet.src_port(), packet.dst_port(), segment))
     }
 
+    /// The same without its data and what stands behind them: there is no room for these, but what it says of the other
+    /// direction counts (RFC 9293 section 3.10.7.4: acknowledgements are taken even if the window is closed).
+    #[must_use]
+    pub fn without_text(&self) -> Self {
+        Self {
+            flags: Flags(self.flags.0 & !(Flags::FIN.0 | Flags::PSH.0)),
+            payload: &[],
+            joined: 1,
+            ..*self
+        }
+    }
+
     /// SEG.LEN: data, SYN and FIN.
     pub fn len(&self) -> u32 {
         self.payload.len() as u32

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod direct;
+mod full;
 mod hostile;
 mod offload;
 mod programs;

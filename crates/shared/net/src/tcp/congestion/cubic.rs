@@ -31,7 +31,7 @@ pub(super) struct Cubic {
     seen: u32,
     /// `W_est`; 0 if no stage has begun.
     estimate: u32,
-    /// What it has not grown by yet.
+    /// What it has not grown by yet, in parts of a byte: so many by the window.
     estimate_credit: u32,
 }
 
@@ -112,18 +112,17 @@ impl Cubic {
         }
     }
 
-    /// `W_est`, section 4.3: alpha is 9/17, and 1 from where the last reduction happened.
+    /// `W_est`, section 4.3: alpha is 9/17, and 1 from where the last reduction happened. It grows with each acknowledgement:
+    /// where losses are frequent a stage ends before a whole segment has been earned, and what was earned would be lost.
     fn grow_estimate(&mut self, bytes: u32, window: u32, mss: u32) {
-        let bytes = bytes.min(window);
-        self.estimate_credit += if self.estimate < self.prior {
-            (u64::from(bytes) * 9 / 17) as u32
-        } else {
-            bytes
-        };
-        if self.estimate_credit >= window {
-            self.estimate_credit -= window;
-            self.estimate = self.estimate.saturating_add(mss);
+        let mut earned = u64::from(bytes.min(window)) * u64::from(mss);
+        if self.estimate < self.prior {
+            earned = earned * 9 / 17;
         }
+        earned += u64::from(self.estimate_credit);
+        self.estimate_credit = (earned % u64::from(window)) as u32;
+        let grown = (earned / u64::from(window)) as u32;
+        self.estimate = self.estimate.saturating_add(grown);
     }
 
     /// `W_cubic(t)`, section 4.2.
@@ -219,6 +218,19 @@ mod tests {
                 elapsed += rtt.as_secs_f64();
             }
         }
+    }
+
+    /// Nine seventeenths of a segment in a round trip: after half a round trip, half of that.
+    #[test]
+    fn the_reno_friendly_window_grows_with_each_acknowledgement() {
+        let mut cubic = Cubic::default();
+        let mut window = cubic.reduced(10_000);
+        let (start, mut credit) = (window, 0);
+        let (rtt, now) = (Duration::from_millis(20), Instant::from_nanos(1 << 33));
+        for _ in 0..7 {
+            window += cubic.growth(&mut credit, 500, window, 1000, rtt, now);
+        }
+        assert!((255..=265).contains(&(window - start)), "{window}");
     }
 
     #[test]

@@ -373,6 +373,24 @@ fn random_loss_costs_what_the_formula_says() {
     }
 }
 
+/// Windows of a few segments, as one loss in twenty leaves them, both ways: every part of a segment counts.
+#[test]
+fn small_windows_get_what_the_formula_says() {
+    let link = Link {
+        loss: 5000,
+        ack_loss: 5000,
+        ..LINK
+    };
+    let mut goodput = 0.0;
+    for seed in 1..=5 {
+        let mut simulation = Simulation::new(link, PEER);
+        simulation.random ^= seed * 0x1234_5678_9abc;
+        goodput += simulation.goodput(60) / 5.0;
+    }
+    let share = goodput / formula(&link);
+    assert!(share > 0.8, "{share:.2} of the formula");
+}
+
 #[test]
 fn reordering_is_no_loss() {
     let link = Link {
