@@ -9,10 +9,11 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use kiln_abi::DeviceInfo;
 use kiln_abi::trap::TrapFrame;
+use kiln_abi::{DeviceInfo, DeviceKind};
 use kiln_image::Image;
 
+use crate::backends::process::counter::Sample;
 use crate::capture::Copied;
 
 /// Everything a backend needs to start a guest.
@@ -40,6 +41,8 @@ pub struct Launch<'a> {
     pub terminal: bool,
     /// Refuse to start when a protection is not available.
     pub strict: bool,
+    /// The time-stamp counter when the start began, for guests that are to tell the time by it.
+    pub counter: Option<Sample>,
 }
 
 /// One device: what the guest is told of it, and the host's end.
@@ -67,6 +70,13 @@ pub enum LinkEnds {
     Taps,
     /// The same, only that the tap device is left to be opened by whoever runs the guest.
     Names,
+}
+
+impl Device {
+    /// Whether it is a folder of the host.
+    pub fn is_folder(&self) -> bool {
+        self.info.kind == DeviceKind::Files as u32
+    }
 }
 
 /// The tap device behind a network link.

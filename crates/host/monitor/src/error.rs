@@ -61,10 +61,6 @@ pub enum Error {
     #[error("the backend {0:?} is not in this version: use --backend process")]
     NoBackend(String),
 
-    /// The image runs a Linux program, and this backend cannot.
-    #[error("Linux programs do not run on the {0} backend yet: use --backend process")]
-    NoPrograms(&'static str),
-
     /// No instance has this name or id.
     #[error("no instance {0:?}: `kiln ps -a` lists them")]
     NoInstance(String),

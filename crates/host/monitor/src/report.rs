@@ -41,6 +41,7 @@ pub fn reason(ended: &Ended) -> String {
         },
         How::Exited(ExitReason::Corrupted) => with_message("stopped, its memory being corrupted"),
         How::Exited(ExitReason::Boot) => with_message("could not start"),
+        How::Exited(ExitReason::OutOfMemory) => with_message("out of memory"),
         How::ForbiddenCall(0) => {
             "ended: it tried a host system call that the sandbox does not have".to_owned()
         }

@@ -18,6 +18,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::backend::{Ended, Guest, Launch};
 use crate::backends;
+use crate::backends::process::counter::Sample;
 use crate::capture::hub::Hub;
 use crate::clock::WallTime;
 use crate::console::log::Log;
@@ -103,7 +104,10 @@ impl<'a> Instance<'a> {
         registry: &'a Registry,
         attached: bool,
     ) -> Result<Self, Error> {
-        let backend = backends::choose(spec.backend, image)?;
+        let backend = backends::choose(spec.backend)?;
+        let program = image.abi().flags & AbiNote::PROGRAM != 0;
+        // How fast it runs is known by the time that the guest is placed, without waiting.
+        let counter = program.then(Sample::begin).flatten();
         let random = registry::random();
         let id = names::id(random);
         let name = match &spec.name {
@@ -122,16 +126,14 @@ impl<'a> Instance<'a> {
         let args = arguments(spec);
         let env = effective_env(&spec.env);
         let (console, write_end) = console()?;
-        let standard = if attached && image.abi().flags & AbiNote::PROGRAM != 0 {
+        let standard = if attached && program {
             streams::standard()?
         } else {
             Standard::default()
         };
         let (errors, errors_end) = standard.errors.unzip();
-        let mut claim = match &spec.name {
-            Some(name) => Some(registry.claim(&id, name)?),
-            None => None,
-        };
+        let named = spec.name.as_ref();
+        let mut claim = named.map(|name| registry.claim(&id, name)).transpose()?;
         let signals = signals::block()?;
         let created = WallTime::now();
         let launch = Launch {
@@ -146,6 +148,7 @@ impl<'a> Instance<'a> {
             input: standard.input,
             terminal: standard.terminal,
             strict: spec.strict,
+            counter,
         };
         let guest = match backend.start(launch) {
             Ok(guest) => guest,

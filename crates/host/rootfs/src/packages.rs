@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 
@@ -84,6 +84,9 @@ const USELESS: [&str; 42] = [
 
 /// Where programs lie.
 const PROGRAMS: [&str; 5] = ["/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/", "/usr/games/"];
+
+/// Files of settings beyond which no more folders are searched for links.
+const MOST_SETTINGS: usize = 2000;
 
 /// A package that is installed.
 #[derive(Clone, Debug, Default)]
@@ -213,8 +216,15 @@ pub(crate) fn add(packages: &Packages, files: &[&Path], to: &mut Collector) -> b
         return false;
     }
     to.seen.push(Seen::now(Path::new(STATUS)));
-    let closure = packages.closure(&roots);
-    let own = own_folders(packages, &closure);
+    let mut closure = packages.closure(&roots);
+    let mut own = own_folders(packages, &closure);
+    let settings = own.iter().filter(|folder| folder.starts_with("/etc/"));
+    let switched_on = linked(packages, settings.map(Path::new), &closure);
+    if !switched_on.is_empty() {
+        let all: Vec<usize> = roots.iter().copied().chain(switched_on).collect();
+        closure = packages.closure(&all);
+        own = own_folders(packages, &closure);
+    }
     for (position, &index) in closure.iter().enumerate() {
         let package = &packages.all[index];
         // A shell's package, say, is taken for that one program.
@@ -239,6 +249,40 @@ pub(crate) fn add(packages: &Packages, files: &[&Path], to: &mut Collector) -> b
         }
     }
     true
+}
+
+/// Packages whose files a program's settings have links to: modules that are switched on, of packages that depend on the
+/// program's, not the other way round.
+fn linked<'a>(
+    packages: &Packages,
+    folders: impl Iterator<Item = &'a Path>,
+    known: &[usize],
+) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut waiting: Vec<PathBuf> = folders.map(Path::to_owned).collect();
+    let mut looked_at = 0;
+    while let Some(folder) = waiting.pop() {
+        let entries = fs::read_dir(&folder).into_iter().flatten();
+        for entry in entries.filter_map(Result::ok) {
+            looked_at += 1;
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
+            if kind.is_dir() && looked_at < MOST_SETTINGS {
+                waiting.push(entry.path());
+            } else if kind.is_symlink()
+                && let Ok(target) = entry.path().canonicalize()
+                && let Some(owner) = packages.owner(&target)
+                && !known.contains(&owner)
+                && !found.contains(&owner)
+                && !packages.all[owner].basic
+                && !PLUMBING.contains(&&*packages.all[owner].name)
+            {
+                found.push(owner);
+            }
+        }
+    }
+    found
 }
 
 /// The modules that Python has compiled from a source file.
@@ -412,6 +456,27 @@ Architecture: all
             .map(|index| &*packages.all[index].name)
             .collect();
         assert_eq!(names, ["server", "libserver", "postfix", "server-data"]);
+    }
+
+    #[test]
+    fn links_in_settings_lead_to_the_packages_of_what_is_switched_on() {
+        let name = format!("kiln-packages-{}", std::process::id());
+        let place = std::env::temp_dir().canonicalize().unwrap().join(name);
+        let (enabled, module) = (place.join("etc/modules-enabled"), place.join("module.conf"));
+        fs::create_dir_all(&enabled).unwrap();
+        fs::write(&module, "load").unwrap();
+        std::os::unix::fs::symlink(&module, enabled.join("50-module.conf")).unwrap();
+        std::os::unix::fs::symlink("nowhere", enabled.join("60-gone.conf")).unwrap();
+        let mut packages = sample();
+        let list = format!("/.\n{}\n", module.display());
+        packages.lists.insert("server-data".into(), list.into());
+        let etc = place.join("etc");
+        let found = |known: &[usize]| linked(&packages, [&*etc].into_iter(), known);
+        let owner = packages.owner(&module).unwrap();
+        assert_eq!(packages.all[owner].name, "server-data");
+        assert_eq!(found(&[0]), [owner]);
+        assert_eq!(found(&[0, owner]), []);
+        fs::remove_dir_all(&place).unwrap();
     }
 
     #[test]

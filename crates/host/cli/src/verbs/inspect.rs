@@ -2,6 +2,7 @@
 
 mod image;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use kiln_image::build::IMAGE_EXTENSION;
@@ -49,6 +50,8 @@ struct Shown {
     ports: Vec<String>,
     protections: Vec<ShownProtection>,
     usage: Option<Usage>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unimplemented_calls: BTreeMap<String, u64>,
     log_path: String,
 }
 
@@ -137,6 +140,10 @@ fn show(instance: Instance) -> Shown {
         None => (live_protections(&instance), None),
     };
     let running = instance.status == Status::Running;
+    let unimplemented_calls = match client::request(&instance, &Request::Metrics) {
+        Ok(Response::Metrics(metrics)) if running => metrics.unimplemented_calls(),
+        _ => BTreeMap::new(),
+    };
     let end = instance.end;
     let record = instance.record;
     Shown {
@@ -173,6 +180,7 @@ fn show(instance: Instance) -> Shown {
         ports: record.ports,
         protections: protections.into_iter().map(shown_protection).collect(),
         usage,
+        unimplemented_calls,
     }
 }
 

@@ -149,13 +149,28 @@ pub struct LinkMetrics {
     pub dropped_frames: Option<u64>,
 }
 
+impl Metrics {
+    /// System calls of the program that are not implemented, by name, and how often each was made.
+    pub fn unimplemented_calls(&self) -> BTreeMap<String, u64> {
+        let blocks = self.guest.iter();
+        blocks
+            .filter(|block| block.kind == kiln_abi::metrics::CALLS)
+            .flat_map(|block| kiln_abi::metrics::calls(&block.values))
+            .map(|(name, count)| {
+                let name = String::from_utf8_lossy(&name);
+                (name.trim_end_matches('\0').to_owned(), count)
+            })
+            .collect()
+    }
+}
+
 /// A block of counters that a guest shows, see [`kiln_abi::metrics`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GuestMetrics {
     /// What the values mean.
     pub kind: u16,
-    /// The name of the link that it is about.
+    /// The name of the link that it is about; empty if it is about none.
     pub link: String,
     /// The values.
     pub values: Vec<u64>,

@@ -201,8 +201,24 @@ fn rootless(page: &mut Page, all: &[Told]) {
     }
 }
 
-/// What guests say of their network stacks.
+/// What guests say of their network stacks, and of their programs' system calls.
 fn guests(page: &mut Page, all: &[Told]) {
+    let missing: Vec<_> = all
+        .iter()
+        .map(|told| (&told.name, told.metrics.unimplemented_calls()))
+        .collect();
+    let values = missing.iter().flat_map(|(instance, calls)| {
+        calls.iter().map(move |(call, count)| {
+            let labels = vec![("instance", &***instance), ("call", &**call)];
+            (labels, count.to_string())
+        })
+    });
+    page.family(
+        "kiln_guest_unimplemented_calls_total",
+        Shape::Counter,
+        "System calls of a Linux program that are not implemented, which it was told by ENOSYS.",
+        values,
+    );
     for (index, metric) in Net::ALL.iter().enumerate() {
         let values = all.iter().flat_map(|told| {
             let blocks = told.metrics.guest.iter();
@@ -321,6 +337,11 @@ mod tests {
                         link: "net".to_owned(),
                         values: vec![1],
                     },
+                    GuestMetrics {
+                        kind: metrics::CALLS,
+                        link: String::new(),
+                        values: vec![u64::from_ne_bytes(*b"fork\0\0\0\0"), 0, 0, 0, 4],
+                    },
                 ],
                 ..Metrics::default()
             },
@@ -346,6 +367,7 @@ mod tests {
         for line in [
             "kiln_usernet_tcp_flows{instance=\"a\"} 2",
             "kiln_guest_net_tcp_retransmitted_segments_total{instance=\"b\",link=\"net\"} 7",
+            "kiln_guest_unimplemented_calls_total{instance=\"a\",call=\"fork\"} 4",
             "kiln_instance_start_time_seconds{instance=\"a\"} 1700000000.000000001",
         ] {
             assert!(lines.contains(&line), "{line}\n{text}");
