@@ -14,6 +14,7 @@ use kiln_abi::op::{
     MAX_BLOCK_TRANSFER, MAX_RANDOM, MAX_SEGMENTS, Protection, Segment, SegmentList, Stream,
 };
 use kiln_abi::perform::{Devices, Memory, Pass, batch};
+use kiln_abi::user::MAX_NINEP;
 use kiln_abi::{Call, NetHeader, OpError, RawOp};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
@@ -108,6 +109,7 @@ impl Checker<'_> {
 
 impl Devices for Checker<'_> {
     const METRICS: bool = true;
+    const PROGRAMS: bool = true;
 
     fn console_write(&mut self, _: Stream, text: Segment) -> Result<u64, OpError> {
         Ok(self.buffers(&[text], false))
@@ -192,6 +194,31 @@ impl Devices for Checker<'_> {
     fn set_trap(&mut self, _entry: u64, stack: Segment) -> Result<(), OpError> {
         assert!(self.buffers(&[stack], true) >= 2048);
         Ok(())
+    }
+
+    fn system_calls(&mut self, _entry: u64, deferred: u64) -> Result<(), OpError> {
+        assert!(deferred % 8 == 0);
+        let word = Segment {
+            addr: deferred,
+            len: 8,
+        };
+        self.buffers(&[word], true);
+        Ok(())
+    }
+
+    fn console_read(&mut self, buffer: Segment) -> Result<u64, OpError> {
+        assert!(buffer.len > 0);
+        Ok(self.buffers(&[buffer], true))
+    }
+
+    fn ninep(&mut self, device: u32, request: Segment, reply: Segment) -> Result<u64, OpError> {
+        assert!((1..=MAX_NINEP).contains(&request.len.max(reply.len)));
+        for (part, writable) in [(request, false), (reply, true)] {
+            if part.len > 0 {
+                self.buffers(&[part], writable);
+            }
+        }
+        (device == 3).then_some(reply.len).ok_or(OpError::NoDevice)
     }
 
     fn metrics(&mut self, blocks: SegmentList) -> Result<(), OpError> {

@@ -2,7 +2,8 @@
 //!
 //! Each call is two bytes for its number and then its arguments, as the signature of the call has them: a byte that says what kind of value it
 //! is to be, and bytes for the value. Descriptors are those that the program begins with or that earlier calls have answered with; addresses
-//! lie in an area of the program's own, where buffers and records are filled with further bytes. After each call signals are delivered.
+//! lie in an area of the program's own, where buffers and records are filled with further bytes. Numbers that no call has stand for calls whose records are
+//! put together as programs do it: epoll, descriptors in messages, splicing, timers, signals, `io_uring`. After each call signals are delivered.
 //!
 //! The machine may end by a call or by a signal, as it may for any program. It must not panic, work without end, or take memory that a
 //! number of the program's has named.
@@ -72,6 +73,8 @@ const SCRATCH_LEN: u64 = 64 * PAGE;
 const ROOM: u64 = SCRATCH_LEN / 2;
 /// Where its stack begins.
 const STACK: u64 = SCRATCH + SCRATCH_LEN - PAGE;
+/// Numbers from here on, which no call has, stand for calls with records that go together.
+const FIRST_RECIPE: u64 = 480;
 /// Calls of an input.
 const MOST: usize = 64;
 
@@ -358,6 +361,230 @@ impl Program<'_> {
         }
     }
 
+    /// A descriptor: one of those of the start, or one that a call has answered with.
+    fn descriptor(&mut self) -> u64 {
+        match self.input.byte() {
+            choice @ 0..64 => choice % 24,
+            choice => self.result(choice),
+        }
+    }
+
+    fn words(&mut self, words: &[u64]) -> u64 {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.put(&bytes)
+    }
+
+    fn told(&mut self, number: u64, args: [u64; 6]) -> u64 {
+        if VERBOSE.get() {
+            eprintln!("{number} {args:x?}");
+        }
+        let result = self.call(number, args);
+        if VERBOSE.get() {
+            eprintln!("  = {result:#x}");
+        }
+        if result.cast_signed() > 2 {
+            self.results.push(result);
+        }
+        result
+    }
+
+    /// Calls whose records are hard to guess, put together as programs do it.
+    fn recipe(&mut self, which: u64) {
+        match which % 12 {
+            // epoll_ctl(2) and epoll_wait(2).
+            0 => {
+                let (epoll, fd) = (self.descriptor(), self.descriptor());
+                let events = (self.input.byte() | self.input.byte() << 24) as u32;
+                let event = [&events.to_ne_bytes()[..], &[7; 8]].concat();
+                let event = self.put(&event);
+                let operation = 1 + self.input.byte() % 3;
+                self.told(233, [epoll, operation, fd, event, 0, 0]);
+                self.told(232, [epoll, SCRATCH + ROOM, 8, 0, 0, 0]);
+            }
+            // sendmsg(2) with descriptors.
+            1 => {
+                let count = self.input.byte() % 4;
+                let mut control = vec![];
+                control.extend((16 + 4 * count).to_ne_bytes());
+                control.extend([1_u32, 1].iter().flat_map(|word| word.to_ne_bytes()));
+                for _ in 0..count {
+                    control.extend((self.descriptor() as u32).to_ne_bytes());
+                }
+                let len = control.len() as u64;
+                let control = self.put(&control);
+                let bytes = self.input.byte();
+                let vector = self.words(&[SCRATCH, bytes]);
+                let header = self.words(&[0, 0, vector, 1, control, len, 0]);
+                let (fd, flags) = (self.descriptor(), self.input.byte() & 0x40);
+                self.told(46, [fd, header, flags | 0x4000, 0, 0, 0]);
+            }
+            // recvmsg(2) with room for them.
+            2 => {
+                let (bytes, room) = (self.input.byte(), self.input.byte());
+                let vector = self.words(&[SCRATCH + ROOM, bytes]);
+                let header = self.words(&[0, 0, vector, 1, SCRATCH + ROOM + 4096, room, 0]);
+                let (fd, flags) = (self.descriptor(), self.input.byte());
+                self.told(47, [fd, header, flags, 0, 0, 0]);
+            }
+            // splice(2), tee(2), vmsplice(2), sendfile(2), copy_file_range(2).
+            3 => {
+                let (from, to) = (self.descriptor(), self.descriptor());
+                let (len, flags) = (self.input.number(2), self.input.byte() % 16);
+                let vector = self.words(&[SCRATCH, len]);
+                match self.input.byte() % 5 {
+                    0 => self.told(275, [from, 0, to, 0, len, flags]),
+                    1 => self.told(276, [from, to, len, flags, 0, 0]),
+                    2 => self.told(278, [from, vector, 1, flags, 0, 0]),
+                    3 => self.told(40, [to, from, 0, len, 0, 0]),
+                    _ => self.told(326, [from, 0, to, 0, len, 0]),
+                };
+            }
+            // timer_create(2) and timer_settime(2).
+            4 => {
+                let signal = self.input.byte() % 66;
+                let notify = self.input.byte() % 5;
+                let event = self.words(&[9, signal | notify << 32, 1, 0, 0, 0, 0, 0]);
+                let clock = self.input.byte() % 12;
+                let id = SCRATCH + ROOM;
+                if self.told(222, [clock, event, id, 0, 0, 0]) == 0 {
+                    let id = UserAddr(id).read::<u32>().unwrap_or(0).into();
+                    let (first, again) = (self.input.number(2), self.input.number(2));
+                    let times = self.words(&[0, again, 0, first]);
+                    let byte = self.input.byte();
+                    self.told(223, [id, byte & 1, times, 0, 0, 0]);
+                }
+            }
+            // timerfd_settime(2), setitimer(2).
+            5 => {
+                let (first, again) = (self.input.number(2), self.input.number(2));
+                let times = self.words(&[0, again, 0, first]);
+                let fd = self.descriptor();
+                let byte = self.input.byte();
+                self.told(286, [fd, byte & 3, times, 0, 0, 0]);
+                let byte = self.input.byte();
+                self.told(38, [byte % 3, times, 0, 0, 0, 0]);
+            }
+            // mmap(2) of a file, mremap(2), and parts taken away again.
+            6 => {
+                let fd = self.descriptor();
+                let pages = 1 + self.input.byte() % 8;
+                let shared = 1 + self.input.byte() % 2;
+                let at = self.told(9, [0, pages * PAGE, 3, shared, fd, 0]);
+                if at.cast_signed() > 0 {
+                    let _ = UserAddr(at).write(7_u64);
+                    let (old, new) = (self.input.byte() % 9, self.input.byte() % 9);
+                    let moved = self.told(25, [at, old * PAGE, new * PAGE, 1, 0, 0]);
+                    let from = self.input.byte() % 8;
+                    self.told(11, [moved.wrapping_add(from * PAGE), PAGE, 0, 0, 0, 0]);
+                    let byte = self.input.byte();
+                    self.told(10, [at, PAGE, byte % 4, 0, 0, 0]);
+                    let byte = self.input.byte();
+                    self.told(28, [at, pages * PAGE, byte % 26, 0, 0, 0]);
+                }
+            }
+            // sigaction(2), and the signal.
+            7 => {
+                let signal = 1 + self.input.byte() % 64;
+                let flags = [0, 4, 0x1000_0000, 0x4000_0000, 0x8000_0000, 0x800_0004];
+                let flags = flags[self.input.byte() as usize % 6] | 0x0400_0000;
+                let handler = [0, 1, SCRATCH + 64][self.input.byte() as usize % 3];
+                let mask = self.input.number(8);
+                let action = self.words(&[handler, flags, SCRATCH + 80, mask]);
+                self.told(13, [signal, action, 0, 8, 0, 0]);
+                let info =
+                    self.words(&[signal, u64::MAX, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                match self.input.byte() % 3 {
+                    0 => self.told(62, [1, signal, 0, 0, 0, 0]),
+                    1 => self.told(234, [1, 1, signal, 0, 0, 0]),
+                    _ => self.told(129, [1, signal, info, 0, 0, 0]),
+                };
+            }
+            // futex(2).
+            8 => {
+                let operation = self.input.byte() % 14 | self.input.byte() & 0x180;
+                let (word, other) = (SCRATCH + self.input.byte() * 4, SCRATCH + self.input.byte());
+                let time = self.words(&[0, 1000]);
+                let (value, third) = (self.input.byte(), self.input.number(4));
+                let fourth = if operation & 3 == 0 { time } else { value };
+                self.told(202, [word, operation, value, fourth, other, third]);
+            }
+            // io_uring_setup(2), its rings, a request, io_uring_enter(2).
+            9 => {
+                let entries = 1 + self.input.byte() % 16;
+                let parameters = self.put(&[0; 120]);
+                let fd = self.told(425, [entries, parameters, 0, 0, 0, 0]);
+                if fd.cast_signed() < 0 {
+                    return;
+                }
+                let rings = self.told(9, [0, 8192, 3, 0x8001, fd, 0]);
+                let requests = self.told(9, [0, 4096, 3, 0x8001, fd, 0x1000_0000]);
+                if rings.cast_signed() < 0 || requests.cast_signed() < 0 {
+                    return;
+                }
+                let count = 1 + self.input.byte() % 4;
+                for place in 0..count {
+                    let (code, flags) = (self.input.byte() % 64, self.input.byte());
+                    let target = self.descriptor() as u32;
+                    let (offset, at) = (self.input.number(2), SCRATCH + self.input.number(2));
+                    let (len, rest) = (self.input.number(2) as u32, self.input.number(4) as u32);
+                    let head = code | flags << 8 | u64::from(target) << 32;
+                    let request = [
+                        head,
+                        offset,
+                        at,
+                        u64::from(len) | u64::from(rest) << 32,
+                        1,
+                        0,
+                        0,
+                        0,
+                    ];
+                    let _ = UserAddr(requests + place * 64).write(request);
+                }
+                // `sq_off.tail` and `sq_off.array` of the answer.
+                let word = |at: u64| UserAddr(parameters + at).read::<u32>().unwrap_or(0);
+                let (tail, array) = (word(44), word(64));
+                for place in 0..count {
+                    let _ = UserAddr(rings + u64::from(array) + place * 4).write(place as u32);
+                }
+                let _ = UserAddr(rings + u64::from(tail)).write(count as u32);
+                let byte = self.input.byte();
+                self.told(426, [fd, count, byte % 3, 1, 0, 0]);
+            }
+            // bind(2), listen(2), connect(2), accept(2) of an abstract name.
+            10 => {
+                let name = [1_u8, 0, 0, b'a' + self.input.byte() as u8 % 3];
+                let name = self.put(&name);
+                let fd = self.descriptor();
+                match self.input.byte() % 4 {
+                    0 => self.told(49, [fd, name, 4, 0, 0, 0]),
+                    1 => {
+                        let byte = self.input.byte();
+                        self.told(50, [fd, byte % 4, 0, 0, 0, 0])
+                    }
+                    2 => self.told(42, [fd, name, 4, 0, 0, 0]),
+                    _ => self.told(288, [fd, 0, 0, 0o4000, 0, 0]),
+                };
+            }
+            // New descriptors, and memory that runs low.
+            _ => {
+                let kind = [1, 2, 5][self.input.byte() as usize % 3];
+                match self.input.byte() % 5 {
+                    0 => self.told(53, [1, kind | 0o4000, 0, SCRATCH + ROOM, 0, 0]),
+                    1 => self.told(41, [1, kind | 0o4000, 0, 0, 0, 0]),
+                    2 => self.told(293, [SCRATCH + ROOM, 0o4000, 0, 0, 0, 0]),
+                    3 => {
+                        let byte = self.input.byte();
+                        self.told(290, [byte, 0o4000, 0, 0, 0, 0])
+                    }
+                    _ => {
+                        pretend::take_memory(self.input.byte() << 17);
+                        0
+                    }
+                };
+            }
+        }
+    }
+
     fn run(&mut self) {
         for _ in 0..MOST {
             if self.input.0.is_empty() {
@@ -367,6 +594,13 @@ impl Program<'_> {
                 self.set_up();
             }
             let number = self.input.number(2) % table::COUNT as u64;
+            if number >= FIRST_RECIPE {
+                self.recipe(number - FIRST_RECIPE);
+                if self.thread.state.get() == RunState::Dead {
+                    break;
+                }
+                continue;
+            }
             let Some((_, name, kinds)) = signature::find(number) else {
                 continue;
             };
