@@ -45,9 +45,17 @@ const ON_KVM: &[&str] = &[
     "heap",
     "interop",
     "lifecycle",
+    "linux_calls",
+    "linux_databases",
+    "linux_languages",
+    "linux_limits",
+    "linux_packing",
+    "linux_servers",
+    "linux_volumes",
     "network",
     "packets",
     "panics",
+    "program_abi",
     "prometheus",
     "randomness",
     "sandbox",
@@ -67,6 +75,9 @@ const ON_QEMU: &[&str] = &[
     "panics",
     "randomness",
     "tasks",
+    "program_abi",
+    "linux_calls",
+    "linux_machines",
 ];
 /// Seconds for each fuzz target in `cargo xtask fuzz`.
 const FUZZ_SECONDS: &str = "30";

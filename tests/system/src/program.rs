@@ -183,8 +183,13 @@ fn answers(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
         return false;
     };
-    let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
-    // A guest's refusal arrives as an end or a reset; who serves waits for a request.
+    // A guest's refusal arrives as an end or a reset; who serves waits for a request. Machines take longer to refuse.
+    let quiet = if crate::backend::kind() == "process" {
+        100
+    } else {
+        1000
+    };
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(quiet)));
     match stream.read(&mut [0]) {
         Ok(0) => false,
         Ok(_) => true,

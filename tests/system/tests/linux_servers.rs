@@ -213,7 +213,9 @@ fn sqlite_survives_being_killed_while_it_writes() {
     run(sql).ends_with(0);
     let endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c) INSERT INTO t(s) SELECT hex(randomblob(100)) FROM c LIMIT 1000;";
     let many = endless.repeat(500);
+    let log = data.join("x.db-wal");
     for _ in 0..3 {
+        let before = log.metadata().and_then(|m| m.modified()).ok();
         let mut writer = session.start([
             "run",
             "--name=writer",
@@ -224,14 +226,12 @@ fn sqlite_survives_being_killed_while_it_writes() {
             &many,
         ]);
         kiln_system_tests::host::eventually("something is written", || {
+            let now = log.metadata();
             writer.has_ended()
-                || data
-                    .join("x.db-wal")
-                    .metadata()
-                    .is_ok_and(|m| m.len() > 200_000)
+                || now.is_ok_and(|m| m.len() > 600_000 && m.modified().ok() != before)
         });
-        session.kiln(["kill", "writer"]);
-        writer.finish();
+        session.kiln(["kill", "writer"]).ends_with(0);
+        writer.finish().ends_with(137);
         session.kiln(["rm", "-f", "writer"]);
     }
     let checked = run("PRAGMA integrity_check; SELECT count(*) > 0 FROM t;");

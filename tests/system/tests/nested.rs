@@ -5,10 +5,11 @@
 //! of faults.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kiln_system_tests::nested::{Linux, is_static};
+use kiln_system_tests::program::compiled;
 use kiln_system_tests::{Outcome, Running, Session, guest, kiln, skip};
 
 const SEGV: i32 = 139;
@@ -90,7 +91,26 @@ const CASES: &[Case] = &[
     ("exhaust", 101, "", "memory allocation"),
 ];
 
-const IMAGES: [&str; 3] = ["hello", "probe", "web"];
+const IMAGES: [&str; 4] = ["hello", "probe", "program", "web"];
+
+/// Cases of the guest `program`, which does what a library OS does that runs a Linux program.
+const PROGRAM_CASES: [&str; 4] = ["memory", "calls", "storm", "ticks"];
+
+/// A Linux program that looks at every register after its system calls, packed with the command under test.
+fn packed(session: &Session) -> Option<PathBuf> {
+    let arguments = "{source} -O2 -static -pthread -o {out}";
+    let program = compiled("c/registers.c", "gcc", arguments)?;
+    let image = session.file("registers.kiln");
+    session
+        .kiln([
+            "build".as_ref(),
+            program.as_os_str(),
+            "-o".as_ref(),
+            image.as_os_str(),
+        ])
+        .ends_with(0);
+    Some(image)
+}
 
 /// What happens to the example `web`: in the background, asked twice, stopped.
 const WEB: [&str; 6] = [
@@ -135,6 +155,10 @@ fn guests_do_on_amds_virtualization_what_they_do_elsewhere() {
     let mut files: Vec<(&str, &Path)> = vec![("bin/kiln", kiln())];
     files.extend(images.iter().map(|(name, path)| (&**name, &**path)));
 
+    let session = Session::new();
+    let packed = packed(&session);
+    files.extend(packed.iter().map(|path| ("registers", &**path)));
+
     let mut commands = vec![
         "dmesg | grep -i kvm".to_owned(),
         "kiln run --backend kvm /hello.kiln".to_owned(),
@@ -148,7 +172,18 @@ fn guests_do_on_amds_virtualization_what_they_do_elsewhere() {
         commands.push(format!("kiln run --backend kvm /probe.kiln {args}"));
     }
 
-    let session = Session::new();
+    let first_of_programs = commands.len();
+    for case in PROGRAM_CASES {
+        commands.push(format!("kiln run --backend kvm /program.kiln {case}"));
+    }
+    if packed.is_some() {
+        for options in ["", "signals"] {
+            commands.push(format!(
+                "ln -sf /registers /tmp/r.kiln; kiln run --backend kvm /tmp/r.kiln {options}"
+            ));
+        }
+    }
+
     let outcomes = linux
         .run(session.dir(), &files, &commands)
         .expect("files that were just built");
@@ -160,6 +195,9 @@ fn guests_do_on_amds_virtualization_what_they_do_elsewhere() {
     }
     assert_eq!(outcomes[3].text(), IMAGES.map(hash_line).concat());
     check_web(&outcomes[first_of_web..first_case]);
+    for outcome in &outcomes[first_of_programs..] {
+        outcome.ends_with(0).prints("SUCCESS");
+    }
     for ((args, code, prints, tells), outcome) in CASES.iter().zip(&outcomes[first_case..]) {
         println!("probe {args}");
         outcome.ends_with(*code).prints(prints).tells(tells);

@@ -63,6 +63,24 @@ fn an_ethernet_address_of_the_guests_own() {
     netns.echoes_over_tcp((GUEST, 7).into());
 }
 
+/// A socket is told that its interface went down; the guest's link is there again when it comes up.
+#[test]
+fn an_interface_that_goes_down_and_comes_up() {
+    if !backend::only_on(&["process", "kvm"], "other monitors have no packet sockets") {
+        return;
+    }
+    let (netns, session) = (netns!(), Session::new());
+    cable(&netns);
+    let _running = serving(&netns, &session, "--net packet:far,ip=10.9.1.2/24");
+    netns.echoes_over_tcp((GUEST, 7).into());
+    for _ in 0..2 {
+        netns.ip("link set far down");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        netns.ip("link set far up");
+        netns.echoes_over_tcp((GUEST, 7).into());
+    }
+}
+
 #[test]
 fn an_interface_that_is_not_there() {
     let (netns, session) = (netns!(), Session::new());

@@ -50,13 +50,17 @@ fn zeroes() {
         assert_eq!(user(UserOp::Unmap { range }), Ok(0));
         assert_eq!(user(UserOp::Unmap { range }), Ok(0), "nothing there");
     }
-    // Far more than there is memory: nothing of it exists.
-    let range = Segment {
-        addr: 1 << 40,
-        len: 1 << 42,
-    };
+    // Far more than there is memory: nothing of it exists. In a virtual machine there is an end to what can be accessed.
+    let in_process = boot::info().backend == kiln_abi::boot::Backend::Process as u32;
+    let len = 1 << if in_process { 42 } else { 37 };
+    let range = Segment { addr: 1 << 40, len };
     assert_eq!(map(range, 3, UserBacking::Zero), Ok(0));
-    poke(range.addr + (1 << 41), 1);
+    poke(range.addr + len / 2, 1);
+    let range = Segment {
+        addr: range.addr,
+        len: 1 << 44,
+    };
+    assert_eq!(map(range, 0, UserBacking::Zero), Ok(0));
     assert_eq!(user(UserOp::Unmap { range }), Ok(0));
 }
 
