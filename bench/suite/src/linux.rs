@@ -6,13 +6,17 @@
 //! | [`start`] | a static program from start to end, redis-server to its first PONG | the same without Kiln |
 //! | [`servers`] | redis, nginx and memcached behind a tap device under load | the same behind a veth pair |
 //! | [`memory`] | redis-server that does nothing | the same as a process |
+//! | [`instructions`] | guest instructions for each request, by QEMU's translator | none, it has goals |
 //! | [`compute`] | programs that only compute | the same as processes |
+//! | [`volumes`] | files of a folder of the host | the same as processes |
 
 mod call;
 mod compute;
+mod instructions;
 mod memory;
 mod servers;
 mod start;
+mod volumes;
 
 use std::path::{Path, PathBuf};
 
@@ -26,12 +30,14 @@ const CHOICE: &str = "KILN_BENCH_LINUX";
 /// A section of this part.
 type Section = fn(&Setting) -> Result<()>;
 
-const SECTIONS: [(&str, Section); 5] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("call", call::run),
     ("start", start::run),
     ("servers", servers::run),
     ("memory", memory::run),
+    ("instructions", instructions::run),
     ("compute", compute::run),
+    ("volumes", volumes::run),
 ];
 
 /// Measures and prints.
