@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kiln_system_tests::process::Outcome;
 use kiln_system_tests::program::{Program, compiled, installed};
-use kiln_system_tests::{Session, backend};
+use kiln_system_tests::{Running, Session, backend};
 
 fn skipped() -> bool {
     !backend::only_on(
@@ -71,17 +71,15 @@ fn redis_answers_its_own_benchmark() {
     };
     let server = Program::serve("", 6379, &redis, &["--protected-mode", "no", "--save", ""]);
     let port = server.port.to_string();
-    let said = Command::new(client)
-        .args([
-            "-p", &port, "-t", "get,set", "-n", "2000", "-c", "20", "--csv",
-        ])
-        .output()
-        .expect("it starts");
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(
-        said.contains("\"SET\"") && said.contains("\"GET\""),
-        "{said}"
-    );
+    let mut command = Command::new(client);
+    command.args([
+        "-p", &port, "-t", "get,set", "-n", "2000", "-c", "20", "--csv",
+    ]);
+    Running::start(&mut command)
+        .finish_within(Duration::from_mins(1))
+        .ends_with(0)
+        .prints("\"SET\"")
+        .prints("\"GET\"");
 }
 
 #[test]

@@ -174,7 +174,11 @@ impl Start<'_> {
         let home = regions.iter().find(|r| r.start <= GUEST && end < r.end);
         let home = home.ok_or("the image lies outside of memory")?;
         self.frames = Frames::new(end, home.end);
-        self.dirty = clean::dirty(memory, self.firmware.magic, home.end);
+        #[cfg(feature = "program")]
+        let low_end = self.low_end(regions, home);
+        #[cfg(not(feature = "program"))]
+        let low_end = home.end;
+        self.dirty = clean::dirty(memory, self.firmware.magic, low_end);
         #[cfg(feature = "virtio")]
         {
             self.find_devices(line)?;
@@ -188,6 +192,15 @@ impl Start<'_> {
         self.state.pool.add(clock.wall_at(0));
         let ready = self.world(&image, regions, line, &features, parts)?;
         Ok((ready, features.cr4))
+    }
+
+    /// The end of memory below 4 GiB, in which the image lies. A root image may lie at it, and divide it.
+    #[cfg(feature = "program")]
+    fn low_end(&self, regions: &[Region], home: &Region) -> u64 {
+        let ends = regions.iter().map(|region| region.end);
+        let ends = ends.chain([self.firmware.module.end]);
+        let low = ends.filter(|end| *end <= 1 << 32);
+        low.max().unwrap_or(home.end)
     }
 
     /// Interrupts and power; the clock is begun.

@@ -36,6 +36,12 @@ fn zeroes() {
         assert_eq!(user(whole), Err(OpError::NoSpace), "a hole");
         assert_eq!(map(range, 3, UserBacking::Zero), Ok(0));
         assert_eq!(peek(at + 4096), 0, "new");
+        // The refusal may have come to the first page.
+        let whole = UserOp::Protect {
+            range: pages(at, 3),
+            access: access(3),
+        };
+        assert_eq!(user(whole), Ok(0));
         let range = pages(at, 3);
         assert_eq!(user(UserOp::Discard { range }), Ok(0));
         assert_eq!(peek(at + 8192), 0, "forgotten");
