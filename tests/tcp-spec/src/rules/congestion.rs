@@ -23,8 +23,9 @@ rules! {
 /// What is forgiven everywhere: a burst of a few segments (limited transmit, RFC 3042; rounding).
 const ALLOWANCE: u64 = 4;
 
-/// How soon after the last segment a probe of the tail may leave: no time-out is shorter than a timer's tick.
-const LEAST_PROBE: Duration = Duration::from_millis(10);
+/// How soon after the last segment a probe of the tail may leave. No time-out is shorter than 10 ms, but what went before may
+/// have waited on its way to the capture, when the machine was busy; what goes in one burst follows within microseconds.
+const LEAST_PROBE: Duration = Duration::from_millis(1);
 
 /// How late a recovery may prove a mistake.
 const UNDONE_WITHIN: Duration = Duration::from_secs(2);
