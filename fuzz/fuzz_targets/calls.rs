@@ -687,7 +687,7 @@ fuzz_target!(|bytes: &[u8]| {
                 drop(process.files.remove(fd));
             }
             process.timers.clear();
-            process.memory.clear(&thread);
+            process.memory.clear();
             for thread in process.all_threads() {
                 process.threads.borrow_mut().remove(&thread.tid);
             }

@@ -66,7 +66,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         let stack = memory.region(registers.rsp).expect("a stack");
         assert_eq!(&*stack.name, b"[stack]");
     }
-    memory.clear(&thread);
+    memory.clear();
     assert!(memory.regions().is_empty());
     assert!(pretend::mappings().is_empty());
     Corpus::Keep
