@@ -5,6 +5,8 @@
 //! The user range is divided into *chunks*. When something in one may be accessed for the first time, it becomes a memory slot of
 //! the machine, whatever is mapped there now and later; and the guest's tables say what may be done with each page.
 
+use core::cell::Cell;
+
 use kiln_abi::op::{OpError, Segment};
 use kiln_abi::user::{USER_END, UserAccess};
 
@@ -43,10 +45,21 @@ impl<'a> Pages<'a> {
     /// # Errors
     /// [`OpError::NoSpace`] if there are too many chunks.
     pub fn prepare(self, range: Segment, access: UserAccess) -> Result<(), OpError> {
-        if access != UserAccess::NONE {
-            for (piece, _) in pieces(range) {
-                self.physical(piece)?;
+        if access == UserAccess::NONE {
+            return Ok(());
+        }
+        // All or none: a reservation that is refused must not leave nothing for the next.
+        let chunks = &self.machine.chunks;
+        let left = u64::from(chunks.most.saturating_sub(chunks.used.get()));
+        let mut new = 0;
+        for (piece, _) in pieces(range) {
+            new += u64::from(self.place(piece)?.get() == 0);
+            if new > left {
+                return Err(OpError::NoSpace);
             }
+        }
+        for (piece, _) in pieces(range) {
+            self.physical(piece)?;
         }
         Ok(())
     }
@@ -162,14 +175,9 @@ impl<'a> Pages<'a> {
     /// The physical address of what lies at `addr`, whose chunk becomes a memory slot if it is none yet.
     fn physical(self, addr: u64) -> Result<u64, OpError> {
         let chunks = &self.machine.chunks;
-        let index = addr / CHUNK;
-        if index >= CHUNKS {
-            return Err(OpError::Invalid);
-        }
-        // SAFETY: the monitor has mapped as many for this, and nobody else uses them.
-        let place = unsafe { &mut *chunks.places.add(index as usize) };
+        let place = self.place(addr)?;
         let at = |place: u32| chunks.physical + u64::from(place) * CHUNK;
-        let known = u32::from(*place);
+        let known = u32::from(place.get());
         if let Some(known) = known.checked_sub(1) {
             return Ok(at(known) + addr % CHUNK);
         }
@@ -178,12 +186,23 @@ impl<'a> Pages<'a> {
             return Err(OpError::NoSpace);
         }
         let slot = chunks.slot + next;
-        if sys::kvm_add_memory(self.machine_fd, slot, at(next), CHUNK, index * CHUNK) < 0 {
+        let start = addr / CHUNK * CHUNK;
+        if sys::kvm_add_memory(self.machine_fd, slot, at(next), CHUNK, start) < 0 {
             return Err(OpError::NoSpace);
         }
         chunks.used.set(next + 1);
-        *place = (next + 1) as u16;
+        place.set((next + 1) as u16);
         Ok(at(next) + addr % CHUNK)
+    }
+
+    /// What is known of the chunk around `addr`.
+    fn place(self, addr: u64) -> Result<&'a Cell<u16>, OpError> {
+        let index = addr / CHUNK;
+        if index >= CHUNKS {
+            return Err(OpError::Invalid);
+        }
+        // SAFETY: the monitor has mapped as many for this, and nobody else uses them.
+        Ok(unsafe { &*self.machine.chunks.places.add(index as usize) })
     }
 }
 

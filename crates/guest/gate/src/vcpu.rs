@@ -116,7 +116,7 @@ pub struct Machine {
 #[repr(C)]
 pub struct Chunks {
     /// For each chunk of the user range its place among those in use, from 1 on; 0 if it is not.
-    pub places: *mut u16,
+    pub places: *mut Cell<u16>,
     /// Physical address of the first.
     pub physical: u64,
     /// The memory slot of the first.

@@ -67,6 +67,13 @@ fn zeroes() {
         len: 1 << 44,
     };
     assert_eq!(map(range, 0, UserBacking::Zero), Ok(0));
+    if boot::info().backend == kiln_abi::boot::Backend::Kvm as u32 {
+        assert_eq!(map(range, 3, UserBacking::Zero), Err(OpError::NoSpace));
+        // Which has cost nothing: all else goes on.
+        let next = pages(1 << 41, 1);
+        assert_eq!(map(next, 3, UserBacking::Zero), Ok(0));
+        poke(next.addr, 1);
+    }
     assert_eq!(user(UserOp::Unmap { range }), Ok(0));
 }
 

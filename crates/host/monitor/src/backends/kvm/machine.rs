@@ -2,6 +2,7 @@
 //!
 //! All of it happens in the child, for a virtual machine belongs to the address space that made it.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -125,7 +126,7 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
             calls: stub::system_call_words().map(|at| (system.start + at) as *mut u64),
             chunks: if layout.program {
                 Chunks {
-                    places: system.end as *mut u16,
+                    places: system.end as *mut Cell<u16>,
                     physical: physical.chunks,
                     slot: slots.len() as u32,
                     most: physical.most_chunks(facts.physical_bits),
