@@ -38,6 +38,16 @@ fn exceptions_and_ticks_do_not_disturb_each_other() {
 }
 
 #[test]
+fn a_wait_that_is_all_but_over_does_not_become_the_period_of_ticks() {
+    if skipped() {
+        return;
+    }
+    if let Some(outcome) = run(&[], "c/naps.c", &[]) {
+        outcome.succeeds().prints("SUCCESS");
+    }
+}
+
+#[test]
 fn pages_that_were_given_back_can_be_had_again() {
     if skipped() {
         return;

@@ -198,6 +198,10 @@ impl Timer {
     }
 
     fn tick(&self) {
+        if !self.deadline {
+            // The count is still that of a wait, perhaps of no time: as a period, it would keep an emulator of this timer busy for good.
+            write(register::INITIAL, 0);
+        }
         write(register::TIMER, PERIODIC | u32::from(vector::TIMER));
         write(register::INITIAL, self.count(self.period));
         cpu::set_ticking(true);
