@@ -34,8 +34,8 @@ use crate::wheel::Wheel;
 
 /// First of the ephemeral ports, which go up to 65535. RFC 6056 section 3.2 advises a wide range.
 const FIRST_EPHEMERAL: u16 = 32_768;
-/// Ports tried before giving up.
-const PORT_ATTEMPTS: usize = 256;
+/// Ports tried at random before all are looked at in turn.
+const PORT_ATTEMPTS: usize = 64;
 /// IPv4 and TCP headers without options.
 const HEADERS4: u16 = 40;
 /// IPv6 and TCP headers without options.
@@ -179,6 +179,12 @@ impl Connections {
         }
     }
 
+    /// The key of the look-up, and that of sequence numbers.
+    #[cfg(test)]
+    pub(crate) fn secrets(&self) -> [Secret; 2] {
+        [self.table.secret(), self.secret]
+    }
+
     pub(crate) fn get(&mut self, key: Key) -> Option<&mut Connection> {
         self.table.get_mut(key)
     }
@@ -220,10 +226,12 @@ impl Core {
             core.connections.table.find(pair).is_some() || core.ended.contains(pair)
         };
         let local_port = match bound.map_or(0, |bound| bound.port()) {
-            0 => self.free_port(|core, candidate| {
-                let local = SocketAddr::new(source, candidate);
-                taken(core, &Pair { local, remote }) || core.listeners.is_bound(local, port)
-            })?,
+            0 => self
+                .free_port(|core, candidate| {
+                    let local = SocketAddr::new(source, candidate);
+                    taken(core, &Pair { local, remote }) || core.listeners.is_bound(local, port)
+                })
+                .ok_or(Error::Exhausted)?,
             chosen => chosen,
         };
         let local = SocketAddr::new(source, local_port);
@@ -505,15 +513,18 @@ impl Core {
         }
     }
 
-    /// A random port that is not `taken`, RFC 6056 section 3.3.1.
-    pub(crate) fn free_port(&mut self, taken: impl Fn(&Self, u16) -> bool) -> Result<u16, Error> {
+    /// A random port that is not `taken`, RFC 6056 section 3.3.2, and where most are, section 3.3.1; none if all are.
+    pub(crate) fn free_port(&mut self, taken: impl Fn(&Self, u16) -> bool) -> Option<u16> {
+        const RANGE: u32 = (u16::MAX - FIRST_EPHEMERAL) as u32 + 1;
+        let port = |number: u32| FIRST_EPHEMERAL + (number % RANGE) as u16;
         for _ in 0..PORT_ATTEMPTS {
-            let range = u32::from(u16::MAX - FIRST_EPHEMERAL) + 1;
-            let port = FIRST_EPHEMERAL + self.random.below(range) as u16;
+            let port = port(self.random.below(RANGE));
             if !taken(self, port) {
-                return Ok(port);
+                return Some(port);
             }
         }
-        Err(Error::Exhausted)
+        let start = self.random.below(RANGE);
+        let mut ports = (start..start + RANGE).map(port);
+        ports.find(|port| !taken(self, *port))
     }
 }

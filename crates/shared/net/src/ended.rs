@@ -40,14 +40,19 @@ impl Ended {
         self.by_pair.len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn secret(&self) -> Secret {
+        self.secret
+    }
+
     pub(crate) fn contains(&self, pair: &Pair) -> bool {
         let hash = self.secret.hash(pair);
         self.by_pair.find(hash, |known| known.0 == *pair).is_some()
     }
 
-    /// True if `which` holds for the ends of one.
-    pub(crate) fn any(&self, which: impl Fn(&Pair) -> bool) -> bool {
-        self.by_pair.iter().any(|(pair, _)| which(pair))
+    /// The ends of all of them.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = &Pair> {
+        self.by_pair.iter().map(|(pair, _)| pair)
     }
 
     /// Remembers a connection.

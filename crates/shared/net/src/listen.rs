@@ -183,6 +183,11 @@ pub(crate) fn overlap_of(a: (IpAddr, bool), b: (IpAddr, bool)) -> bool {
     overlap(a.0, b.0) && !apart(a, b.0) && !apart(b, a.0)
 }
 
+/// True if a connection has an address that a socket of these options would have.
+fn overlaps(pair: &Pair, local: SocketAddr, options: BindOptions) -> bool {
+    overlap_of((local.ip(), options.v6only), (pair.local.ip(), false))
+}
+
 /// What is to be done about a SYN.
 enum Admission {
     Refuse,
@@ -230,10 +235,12 @@ impl Core {
                 v6only: options.v6only,
                 ..BindOptions::default()
             };
-            local.set_port(self.free_port(|core, port| {
+            let used = self.used_ports(local, alone);
+            let port = self.free_port(|core, port| {
                 let candidate = SocketAddr::new(local.ip(), port);
-                core.is_taken(candidate, alone, only, None)
-            })?);
+                core.is_taken(candidate, alone, only, None) || used.binary_search(&port).is_ok()
+            });
+            local.set_port(port.ok_or(Error::AddressInUse)?);
         } else if self.is_taken(local, options, only, None)
             || !options.reuse_address && self.has_connections(local, options)
         {
@@ -305,12 +312,23 @@ impl Core {
 
     /// True if a connection, even one that has ended a moment ago, has this port.
     fn has_connections(&self, local: SocketAddr, options: BindOptions) -> bool {
-        let same = |pair: &Pair| {
-            pair.local.port() == local.port()
-                && overlap_of((local.ip(), options.v6only), (pair.local.ip(), false))
-        };
+        let same =
+            |pair: &Pair| pair.local.port() == local.port() && overlaps(pair, local, options);
         let mut connections = self.connections.table.iter();
-        connections.any(|(_, connection)| same(&connection.pair)) || self.ended.any(same)
+        connections.any(|(_, connection)| same(&connection.pair)) || self.ended.pairs().any(same)
+    }
+
+    /// The ports of all connections, in order, even of those that have ended a moment ago.
+    fn used_ports(&self, local: SocketAddr, options: BindOptions) -> Vec<u16> {
+        let connections = self.connections.table.iter();
+        let pairs = connections.map(|(_, connection)| &connection.pair);
+        let mut ports: Vec<u16> = pairs
+            .chain(self.ended.pairs())
+            .filter(|pair| overlaps(pair, local, options))
+            .map(|pair| pair.local.port())
+            .collect();
+        ports.sort_unstable();
+        ports
     }
 
     /// Whether an address may be shared is asked when it is bound; a socket may still change its mind before it listens.

@@ -24,7 +24,7 @@ impl TcpListener {
     /// At most 128 connections wait to be accepted.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`], [`Error::AddressNotAvailable`], or [`Error::Exhausted`] if no port is free.
+    /// [`Error::AddressInUse`], also if no port is left to choose, or [`Error::AddressNotAvailable`].
     pub fn bind(stack: &Stack, address: SocketAddr) -> Result<Self, Error> {
         Self::bind_with(stack, address, ListenOptions::default())
     }

@@ -105,7 +105,7 @@ impl Core {
             _ if all => 0,
             Some(wanted) if taken(self, wanted) => return Err(Error::AddressInUse),
             Some(wanted) => wanted,
-            None => self.free_port(taken)?,
+            None => self.free_port(taken).ok_or(Error::AddressInUse)?,
         };
         let id = self.id();
         self.pings.list.push(Ping {

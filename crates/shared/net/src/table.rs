@@ -20,6 +20,7 @@ pub(crate) struct Pair {
 
 /// A secret that spreads pairs and numbers.
 #[derive(Clone, Copy)]
+#[cfg_attr(test, derive(Debug, PartialEq, Eq, PartialOrd, Ord))]
 pub(crate) struct Secret(pub u64, pub u64);
 
 impl Secret {
@@ -91,6 +92,11 @@ impl<T: Ends> Table<T> {
             by_pair: HashTable::new(),
             secret,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn secret(&self) -> Secret {
+        self.secret
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -196,6 +202,8 @@ fn hash_of<T: Ends>(slots: &[Slot<T>], secret: Secret, slot: u32) -> u64 {
         .map_or(0, |entry| secret.hash(&entry.pair()))
 }
 
+#[cfg(test)]
+mod collisions;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -182,7 +182,7 @@ impl Core {
             })
         };
         if local.port() == 0 {
-            local.set_port(self.free_port(taken)?);
+            local.set_port(self.free_port(taken).ok_or(Error::AddressInUse)?);
         } else if taken(self, local.port()) {
             return Err(Error::AddressInUse);
         }

@@ -38,7 +38,7 @@ impl Binding {
     /// families. Port 0 stands for a random free port.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`], [`Error::AddressNotAvailable`], or [`Error::Exhausted`] if no port is free.
+    /// [`Error::AddressInUse`], also if no port is left to choose, or [`Error::AddressNotAvailable`].
     pub fn new(stack: &Stack, address: SocketAddr, options: BindOptions) -> Result<Self, Error> {
         let (id, local) = stack.with(|core| core.bind_tcp(address, options, stack.only))?;
         Ok(Self {

@@ -47,7 +47,7 @@ impl Datagrams {
     /// all of both families. Port 0 stands for a random free port.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`], [`Error::AddressNotAvailable`], or [`Error::Exhausted`] if no port is free.
+    /// [`Error::AddressInUse`], also if no port is left to choose, or [`Error::AddressNotAvailable`].
     pub fn bind(
         stack: &Stack,
         address: SocketAddr,

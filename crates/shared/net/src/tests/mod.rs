@@ -7,6 +7,7 @@
 mod addresses;
 mod direct;
 mod full;
+mod guessing;
 mod hostile;
 mod offload;
 mod programs;

@@ -22,7 +22,7 @@ impl UdpSocket {
     /// all of both families. Port 0 stands for a random free port.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`], [`Error::AddressNotAvailable`], or [`Error::Exhausted`] if no port is free.
+    /// [`Error::AddressInUse`], also if no port is left to choose, or [`Error::AddressNotAvailable`].
     pub fn bind(stack: &Stack, address: SocketAddr) -> Result<Self, Error> {
         let (id, local) =
             stack.with(|core| core.bind_udp(address, BindOptions::default(), stack.only))?;
