@@ -1,4 +1,7 @@
 //! The clock: the time-stamp counter, scaled; and what it takes to find out its frequency.
+//!
+//! There is no other clock, so the guest is always told the frequency and reads the counter itself between calls, whether or not the
+//! processor calls the counter invariant: asking the machine part would give it the same counter.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
@@ -18,20 +21,20 @@ pub struct Clock {
     inverse: u64,
     /// Wall clock minus monotonic clock.
     wall: u64,
-    /// Ticks per second, if the counter can be relied on; else 0.
+    /// Ticks per second.
     pub tsc_hz: u64,
 }
 
 impl Clock {
     /// A clock that begins now, of `hz` ticks a second, with its wall clock at `wall` nanoseconds since 1970.
-    pub fn new(base: u64, hz: u64, wall: u64, reliable: bool) -> Self {
+    pub fn new(base: u64, hz: u64, wall: u64) -> Self {
         let hz = hz.clamp(1_000_000, 1 << 36);
         Self {
             base,
             scale: (SECOND << 32) / hz,
             inverse: ((hz << 28) / SECOND) << 4,
             wall: wall.wrapping_sub(SECOND),
-            tsc_hz: if reliable { hz } else { 0 },
+            tsc_hz: hz,
         }
     }
 
@@ -72,8 +75,6 @@ pub struct Features {
     pub tsc_deadline: bool,
     /// Bits for CR4.
     pub cr4: u64,
-    /// The time-stamp counter runs evenly, says the processor.
-    invariant: bool,
     /// The hypervisor's first leaf and signature.
     hypervisor: Option<(u32, u32)>,
     leaves: u32,
@@ -94,7 +95,6 @@ impl Features {
             rdrand: basic >> 30 & 1 != 0,
             tsc_deadline: basic >> 24 & 1 != 0,
             cr4: 0,
-            invariant: false,
             hypervisor: None,
             leaves,
         };
@@ -109,9 +109,6 @@ impl Features {
             features.cr4 = bit(leaf.ebx, 0, cpu::FSGSBASE)
                 | bit(leaf.ebx, 7, cpu::SMEP)
                 | bit(leaf.ecx, 2, cpu::UMIP);
-        }
-        if __cpuid(0x8000_0000).eax >= 0x8000_0007 {
-            features.invariant = __cpuid(0x8000_0007).edx >> 8 & 1 != 0;
         }
         if basic >> 31 != 0 {
             let leaf = __cpuid(0x4000_0000);
@@ -163,9 +160,7 @@ impl Beginning {
         if features.is(KVM)
             && let Some(found) = kvm(__cpuid(0x4000_0001).eax)
         {
-            let reliable = found.stable || features.invariant;
-            let clock = Clock::new(found.tsc, found.hz, found.wall, reliable);
-            return (clock, self.local);
+            return (Clock::new(found.tsc, found.hz, found.wall), self.local);
         }
         let (mut hz, mut local) = (self.hz, self.local);
         if hz == 0 || local == 0 {
@@ -175,7 +170,7 @@ impl Beginning {
         }
         // That clock has whole seconds; whoever made the command line may know better.
         let wall = real_time_clock().max(told);
-        (Clock::new(cpu::tsc(), hz, wall, features.invariant), local)
+        (Clock::new(cpu::tsc(), hz, wall), local)
     }
 
     /// The frequencies of the counter and the local timer, measured for at least a millisecond.
@@ -285,7 +280,6 @@ struct Kvm {
     tsc: u64,
     hz: u64,
     wall: u64,
-    stable: bool,
 }
 
 /// Where KVM writes its answers (Documentation/virt/kvm/x86/msr.rst).
@@ -344,7 +338,6 @@ fn kvm(features: u32) -> Option<Kvm> {
         tsc: answers.tsc,
         hz,
         wall: wall + answers.system_time,
-        stable: answers.flags & 1 != 0,
     })
 }
 
@@ -406,7 +399,7 @@ mod tests {
     #[test]
     fn time_and_ticks_agree() {
         for hz in [1_000_000_000, 2_095_078_000, 3_999_999_999, 700_000_000] {
-            let clock = Clock::new(1000, hz, 5 * SECOND, true);
+            let clock = Clock::new(1000, hz, 5 * SECOND);
             assert_eq!(clock.nanoseconds_at(1000), SECOND);
             assert_eq!(clock.wall_at(SECOND), 5 * SECOND);
             let day = clock.nanoseconds_at(1000 + hz * 86_400) - SECOND;
