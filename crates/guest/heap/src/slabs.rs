@@ -1,7 +1,7 @@
 //! Slabs: runs of pages cut into equal slots.
 //!
-//! Slabs with free slots hang in one list per class; full ones in none. A slab whose last object
-//! goes is given back, unless it is the only one on its list: the next object would need it again.
+//! Slabs with free slots hang in one list per class; full ones in none. Some slabs of each class whose
+//! last object has gone are kept: the next objects would need them again. More are given back.
 
 use crate::border::Regions;
 use crate::class::{CLASSES, Class};
@@ -12,12 +12,18 @@ use crate::state::ReleaseHook;
 /// The slabs of a heap that have free slots.
 pub struct Slabs {
     heads: [PageId; CLASSES],
+    /// How many slabs of each class have no objects.
+    empty: [u8; CLASSES],
 }
+
+/// So many pages in empty slabs of a class are kept, or one slab.
+const KEPT_PAGES: u32 = 4;
 
 impl Slabs {
     /// No slabs.
     pub const EMPTY: Self = Self {
         heads: [PageId::NONE; CLASSES],
+        empty: [0; CLASSES],
     };
 
     /// Takes a slot near a random position: its slab and its address. `None` if all slabs of the
@@ -35,6 +41,9 @@ impl Slabs {
         }
         let shape = class.shape();
         let page = regions.page_mut(id);
+        if u32::from(page.free_slots) == shape.slots {
+            self.empty[class.index()] -= 1;
+        }
         let slot = page.take_slot(shape.slots, random);
         if page.free_slots == 0 {
             self.unlink(regions, class, id);
@@ -62,6 +71,7 @@ impl Slabs {
         page.pages = shape.pages;
         page.class = class.to_byte();
         page.free_all_slots(shape.slots);
+        self.empty[class.index()] += 1;
         self.link(regions, class, id);
         true
     }
@@ -83,8 +93,10 @@ impl Slabs {
             self.link(regions, class, id);
         }
         if free == class.shape().slots {
-            let page = regions.page(id);
-            if page.next != PageId::NONE || page.prev != PageId::NONE {
+            let empty = &mut self.empty[class.index()];
+            *empty += 1;
+            let more = u32::from(*empty) - 1;
+            if more > 0 && more * class.shape().pages >= KEPT_PAGES {
                 self.dissolve(regions, runs, class, id, release);
             }
         }
@@ -124,6 +136,7 @@ impl Slabs {
         release: Option<ReleaseHook>,
     ) {
         self.unlink(regions, class, id);
+        self.empty[class.index()] -= 1;
         let pages = class.shape().pages;
         for back in 1..pages {
             regions.page_mut(id.up(back)).kind = Kind::Inner;

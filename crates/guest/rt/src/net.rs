@@ -31,6 +31,8 @@ const LINK_HEADER: usize = 18;
 const BUFFER_SHARE: usize = 8;
 const MIN_BUFFERS: usize = 3;
 const MAX_BUFFERS: usize = 32;
+/// Frames that a call asks for while few arrive.
+const FEW_BUFFERS: usize = 4;
 /// The part of the heap that connections may take.
 const CONNECTION_SHARE: usize = 2;
 /// Frames sent by one call.
@@ -135,6 +137,8 @@ struct LinkDriver {
     counters: Option<Counters>,
     buffers: Vec<u8>,
     buffer_len: usize,
+    /// Frames that a call asks for: some more than have arrived lately, as each costs something whether or not it is filled.
+    asked: usize,
     /// Segments of the operations under way: pieces of frames to send, then buffers to receive into.
     segments: Vec<Segment>,
     /// Where each operation's segments start, and for a frame its place in the queue.
@@ -175,6 +179,7 @@ impl LinkDriver {
             counters,
             buffers: vec![0; count * buffer_len],
             buffer_len,
+            asked: FEW_BUFFERS,
             segments: Vec::new(),
             starts: Vec::new(),
             max_sends: MAX_SENDS.min(operations - count),
@@ -230,7 +235,8 @@ impl Driver for LinkDriver {
             0
         });
         self.sends = self.starts.len();
-        for buffer in self.buffers.chunks_exact_mut(self.buffer_len) {
+        let buffers = self.buffers.chunks_exact_mut(self.buffer_len);
+        for buffer in buffers.take(self.asked) {
             self.starts.push((self.segments.len(), 0));
             self.segments.push(Segment {
                 addr: buffer.as_mut_ptr() as u64,
@@ -278,12 +284,16 @@ impl Driver for LinkDriver {
         if !self.is_down && sent > 0 {
             self.link.transmit(|_| sent);
         }
+        let mut arrived = 0;
         for (op, buffer) in receives
             .iter()
             .zip(self.buffers.chunks_exact(self.buffer_len))
         {
             let len = match op.outcome() {
-                Ok(len) => len,
+                Ok(len) => {
+                    arrived += 1;
+                    len
+                }
                 Err(OpError::Io) => {
                     self.is_down = true;
                     crate::console::write(b"kiln: a network link has gone\n");
@@ -294,6 +304,11 @@ impl Driver for LinkDriver {
             if let Some(frame) = buffer.get(..len as usize) {
                 self.link.receive(op.received_header(), frame, now);
             }
+        }
+        if arrived == receives.len() {
+            self.asked = (2 * self.asked).min(MAX_BUFFERS);
+        } else if 4 * arrived < self.asked {
+            self.asked = (self.asked / 2).max(FEW_BUFFERS);
         }
     }
 }

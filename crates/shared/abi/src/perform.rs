@@ -186,6 +186,7 @@ pub fn batch<D: Devices>(
     // Bit n: in this pass receiving on device n found nothing, so asking again would only cost time; or sending found no
     // room, and a later frame must not overtake.
     let (mut drained, mut full) = (0u64, 0u64);
+    let mut segments = [Segment::default(); MAX_SEGMENTS as usize];
     for index in 0..u64::from(call.count) {
         let Some(addr) = call.ops.checked_add(index * OP_SIZE) else {
             break;
@@ -230,7 +231,7 @@ pub fn batch<D: Devices>(
                 });
                 return progress;
             }
-            Ok(typed) => one(typed, &mut op, memory, devices),
+            Ok(typed) => one(typed, &mut op, memory, devices, &mut segments),
             Err(error) => Err(error),
         };
         if result == Err(OpError::Again) {
@@ -256,8 +257,8 @@ fn one<D: Devices>(
     raw: &mut RawOp,
     memory: &impl Memory,
     devices: &mut D,
+    segments: &mut [Segment; MAX_SEGMENTS as usize],
 ) -> Result<u64, OpError> {
-    let mut segments = [Segment::default(); MAX_SEGMENTS as usize];
     match op {
         Op::ConsoleWrite { stream, buffer } => {
             memory.check(buffer, false)?;
@@ -271,13 +272,13 @@ fn one<D: Devices>(
             frame,
             header,
         } => {
-            let (frame, len) = gather(frame, false, memory, &mut segments)?;
+            let (frame, len) = gather(frame, false, memory, segments)?;
             check_frame(&header, len)?;
             devices.net_send(device, header, frame)?;
             Ok(0)
         }
         Op::NetReceive { device, buffers } => {
-            let (buffers, _) = gather(buffers, true, memory, &mut segments)?;
+            let (buffers, _) = gather(buffers, true, memory, segments)?;
             let (len, header) = devices.net_receive(device, buffers)?;
             raw.set_header(header);
             Ok(len)
@@ -287,7 +288,7 @@ fn one<D: Devices>(
             buffers,
             offset,
         } => {
-            let (buffers, len) = gather(buffers, true, memory, &mut segments)?;
+            let (buffers, len) = gather(buffers, true, memory, segments)?;
             check_block(
                 devices.block_geometry(device)?,
                 offset,
@@ -302,7 +303,7 @@ fn one<D: Devices>(
             buffers,
             offset,
         } => {
-            let (buffers, len) = gather(buffers, false, memory, &mut segments)?;
+            let (buffers, len) = gather(buffers, false, memory, segments)?;
             check_block(
                 devices.block_geometry(device)?,
                 offset,
@@ -340,7 +341,7 @@ fn one<D: Devices>(
         }
         Op::Metrics { .. } if !D::METRICS => Err(OpError::Unsupported),
         Op::Metrics { blocks } => {
-            gather(blocks, true, memory, &mut segments)?;
+            gather(blocks, true, memory, segments)?;
             devices.metrics(blocks).map(|()| 0)
         }
         Op::User(_) if !D::PROGRAMS => Err(OpError::Unsupported),

@@ -113,6 +113,13 @@ impl Stage {
 }
 
 impl Connection {
+    /// Counts the memory it holds now.
+    fn recount(&mut self, held_by_all: &mut usize) {
+        let held = self.tcb.held();
+        *held_by_all = (*held_by_all + held).saturating_sub(self.counted);
+        self.counted = held;
+    }
+
     /// Counts how it has come to leave its stage.
     fn end_stage(&mut self, established: &mut usize, stats: &mut Stats) {
         let over = u64::from(self.tcb.state() == State::Closed);
@@ -187,6 +194,13 @@ impl Connections {
 
     pub(crate) fn get(&mut self, key: Key) -> Option<&mut Connection> {
         self.table.get_mut(key)
+    }
+
+    /// Counts the memory of a connection that has taken some or given some back.
+    pub(crate) fn recount(&mut self, key: Key) {
+        if let Some(connection) = self.table.get_mut(key) {
+            connection.recount(&mut self.held);
+        }
     }
 
     pub(crate) fn count(&self, stats: &mut Stats) {
@@ -395,22 +409,21 @@ impl Core {
         let Some(connection) = self.connections.table.get_mut(key) else {
             return;
         };
-        let held = connection.tcb.held();
-        self.connections.held = (self.connections.held + held).saturating_sub(connection.counted);
-        connection.counted = held;
+        connection.recount(&mut self.connections.held);
         let is_held = matches!(connection.phase, Phase::Open);
         let state = connection.tcb.state();
-        // Whoever ends by a reset, or by a last acknowledgement, stays until the link has taken it.
-        let owes = connection.tcb.wants_to_transmit(self.now);
         if !connection.stage.fits(state) {
             connection.end_stage(&mut self.connections.established, &mut self.stats);
         }
+        let now = self.now;
+        // Whoever ends by a reset, or by a last acknowledgement, stays until the link has taken it.
+        let owes = |connection: &Connection| connection.tcb.wants_to_transmit(now);
         match state {
-            State::Closed if is_held || owes => {
+            State::Closed if is_held || owes(connection) => {
                 self.connections.table.hide(key);
             }
             State::Closed => self.remove(key),
-            State::TimeWait if !owes => {
+            State::TimeWait if !owes(connection) => {
                 let (pair, ended) = (connection.pair, connection.tcb.time_wait());
                 if let Some(ended) = ended
                     && self.connections.table.find(&pair) == Some(key)

@@ -71,7 +71,7 @@ impl Core {
         let Some(connection) = self.connections.table.get_mut(key) else {
             return Turn::Done;
         };
-        if !connection.tcb.wants_to_transmit(now) {
+        if !connection.tcb.may_have_output() {
             return Turn::Done;
         }
         let index = usize::from(connection.port);

@@ -78,11 +78,11 @@ impl Handle {
                     Poll::Pending
                 }
                 Ok(count) => {
-                    // The window may have to be announced, and what was freed is to be counted.
-                    if connection.tcb.held() != connection.counted
-                        || connection.tcb.wants_to_transmit(now)
-                    {
+                    // The window may have to be announced.
+                    if connection.tcb.wants_to_transmit(now) {
                         core.make_ready(self.key);
+                    } else {
+                        core.connections.recount(self.key);
                     }
                     Poll::Ready(Ok(count))
                 }

@@ -146,6 +146,18 @@ impl Lane {
         if len > self.room() {
             return false;
         }
+        if len <= self.piece() {
+            // Nearly every frame: no list has to be made.
+            let descriptor = self.queue.first_free();
+            let start = self.at(descriptor);
+            self.buffers.write(start, header);
+            let rest = len.saturating_sub(header.len());
+            self.buffers.gather(start + header.len(), rest, frame);
+            return self
+                .queue
+                .add(&[self.buffer(descriptor, len, false)])
+                .is_some();
+        }
         let mut pieces = [Piece::default(); LONGEST];
         let (mut count, mut done) = (0, 0);
         let mut descriptor = self.queue.first_free();

@@ -234,9 +234,11 @@ impl Stream {
                     break;
                 }
             }
-            // The window may have to be announced, and what was freed is to be counted.
-            if tcb.held() != connection.counted || tcb.wants_to_transmit(now) {
+            // The window may have to be announced.
+            if tcb.wants_to_transmit(now) {
                 core.make_ready(key);
+            } else {
+                core.connections.recount(key);
             }
             Ok(Some(total))
         })

@@ -440,24 +440,28 @@ fn sum_header(header: &[u8; IPV4_HEADER]) -> u16 {
 /// The Internet checksum (RFC 1071) of `bytes`, not complemented.
 #[inline(never)]
 pub(crate) fn sum(bytes: &[u8]) -> u16 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut total: u64 = 0;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut total: u128 = 0;
     for word in words {
-        total += u64::from(u32::from_ne_bytes(*word));
+        total += u128::from(u64::from_ne_bytes(*word));
     }
-    let mut last = [0; 4];
-    for (place, byte) in last.iter_mut().zip(rest) {
-        *place = *byte;
+    let mut last = [0; 8];
+    if let Some(place) = last.get_mut(..rest.len()) {
+        place.copy_from_slice(rest);
     }
-    total += u64::from(u32::from_ne_bytes(last));
-    u16::to_be(fold(total))
+    total += u128::from(u64::from_ne_bytes(last));
+    let (low, high) = (total as u64, (total >> 64) as u64);
+    // Three terms of 33 bits at most.
+    u16::to_be(fold(
+        (low >> 32) + (low & 0xffff_ffff) + (high & 0xffff_ffff),
+    ))
 }
 
-/// Brings a sum of 16-bit words, with its carries, back to 16 bits.
+/// Brings a sum of 32-bit words, with its carries, back to 16 bits.
 #[inline]
 const fn fold(mut total: u64) -> u16 {
     total = (total >> 32) + (total & 0xffff_ffff);
-    total = (total >> 32) + (total & 0xffff_ffff);
+    // Below 2^34 now, and below 2^19 then.
     total = (total >> 16) + (total & 0xffff);
     total = (total >> 16) + (total & 0xffff);
     total = (total >> 16) + (total & 0xffff);
@@ -470,13 +474,21 @@ pub(crate) const fn add_sums(a: u16, b: u16) -> u16 {
 }
 
 /// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
+#[inline]
 pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
-    let half = |address| match address {
-        IpAddr::V4(address) => sum(&address.octets()),
-        IpAddr::V6(address) => sum(&address.octets()),
-    };
-    let addresses = u64::from(half(source)) + u64::from(half(destination));
-    fold(addresses + u64::from(protocol) + length as u64)
+    #[inline]
+    fn words(address: IpAddr) -> u64 {
+        match address {
+            IpAddr::V4(address) => u64::from(u32::from_ne_bytes(address.octets())),
+            IpAddr::V6(address) => {
+                let octets = address.octets();
+                let words = octets.as_chunks::<4>().0.iter();
+                words.map(|word| u64::from(u32::from_ne_bytes(*word))).sum()
+            }
+        }
+    }
+    let rest = u64::from(u32::from(protocol).to_be()) + u64::from((length as u32).to_be());
+    u16::to_be(fold(words(source) + words(destination) + rest))
 }
 
 /// Fills in the checksum of a UDP datagram.

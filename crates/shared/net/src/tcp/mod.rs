@@ -51,6 +51,14 @@ pub mod time_wait;
 mod timers;
 mod window;
 
+/// What allocators keep with each piece of memory, in bytes: with it, chunks fill the allocator's own sizes.
+const KEPT_WITH_MEMORY: usize = 8;
+
+/// A size for a chunk of data that holds at least `bytes`.
+const fn chunk_size(bytes: usize) -> usize {
+    (bytes + KEPT_WITH_MEMORY).next_multiple_of(512) - KEPT_WITH_MEMORY
+}
+
 pub use handshake::synack_for_cookie;
 pub(crate) use info::Counters;
 pub use info::{Changed, Info, State};

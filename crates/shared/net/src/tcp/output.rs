@@ -61,7 +61,7 @@ impl Tcb {
 
     /// A quick look: false if there is surely nothing.
     #[inline]
-    pub(super) fn may_have_output(&self) -> bool {
+    pub(crate) fn may_have_output(&self) -> bool {
         const DUE: Marks = Marks::ACK_NOW
             .and(Marks::SYN)
             .and(Marks::PROBE)

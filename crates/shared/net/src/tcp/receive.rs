@@ -12,13 +12,11 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::Seq;
 use super::segment::{Block, SackBlocks};
+use super::{Seq, chunk_size};
 
-/// Memory for in-order data is a multiple of it.
-const CHUNK_UNIT: usize = 512;
 /// The largest chunk that others are joined to.
-const LARGEST_CHUNK: usize = 64 * 1024;
+const LARGEST_CHUNK: usize = chunk_size(64 * 1024);
 /// The most chunks behind gaps.
 const MAX_PARTS: usize = 1024;
 /// What a chunk behind a gap costs besides its bytes.
@@ -335,7 +333,7 @@ impl ReceiveBuffer {
         }
         // Twice as much each time the program does not read, up to the largest.
         let capacity = (2 * last.capacity()).min(LARGEST_CHUNK).max(rest.len());
-        let mut chunk = Vec::with_capacity(capacity.next_multiple_of(CHUNK_UNIT));
+        let mut chunk = Vec::with_capacity(chunk_size(capacity));
         chunk.extend_from_slice(rest);
         self.append_chunk(chunk);
     }

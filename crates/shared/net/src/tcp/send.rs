@@ -11,10 +11,14 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::chunk_size;
+
 /// The smallest memory for copies.
-const SMALLEST_CHUNK: usize = 2 * 1024;
+const SMALLEST_CHUNK: usize = chunk_size(512);
+/// The same behind [`FREE_PIECES`].
+const SMALLEST_CHUNK_LATER: usize = chunk_size(2 * 1024);
 /// The largest.
-const LARGEST_CHUNK: usize = 64 * 1024;
+const LARGEST_CHUNK: usize = chunk_size(64 * 1024);
 /// So many pieces may be of any size; those behind them are large, so that 64 KiB are never in more than 30.
 const FREE_PIECES: usize = 12;
 /// Borrowed pieces below are copied.
@@ -91,10 +95,7 @@ impl SendBuffer {
             if taken == 0 {
                 // Twice as much each time, so small writes end in few pieces.
                 let before = self.newest.as_ref().map_or(0, Piece::held) as usize;
-                let capacity = rest.len().max(2 * before);
-                let capacity = capacity.clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
-                let bytes = Vec::with_capacity(capacity.next_multiple_of(SMALLEST_CHUNK));
-                self.push(Data::Copied(bytes), 0, 0);
+                self.push_chunk(rest.len().max(2 * before));
                 taken = self.append(rest);
             }
             rest = rest.get(taken..).unwrap_or_default();
@@ -121,10 +122,7 @@ impl SendBuffer {
                 _ => true,
             };
             if used_up {
-                let capacity = (most - total).max(2 * before);
-                let capacity = capacity.clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
-                let bytes = Vec::with_capacity(capacity.next_multiple_of(SMALLEST_CHUNK));
-                self.push(Data::Copied(bytes), 0, 0);
+                self.push_chunk((most - total).max(2 * before));
             }
             let Some(Piece {
                 data: Data::Copied(bytes),
@@ -279,6 +277,17 @@ impl SendBuffer {
         count
     }
 
+    /// Adds memory for copies of about `wanted` bytes.
+    fn push_chunk(&mut self, wanted: usize) {
+        let smallest = if self.has_many_pieces() {
+            SMALLEST_CHUNK_LATER
+        } else {
+            SMALLEST_CHUNK
+        };
+        let capacity = chunk_size(wanted.clamp(smallest, LARGEST_CHUNK));
+        self.push(Data::Copied(Vec::with_capacity(capacity)), 0, 0);
+    }
+
     fn push(&mut self, data: Data, skip: u32, count: usize) {
         let piece = Piece {
             position: self.start.wrapping_add(self.len),
@@ -293,10 +302,16 @@ impl SendBuffer {
     }
 
     fn smallest_borrowed(&self) -> usize {
-        match &self.older {
-            Some(older) if older.len() + 2 > FREE_PIECES => SMALLEST_BORROWED_LATER,
-            _ => SMALLEST_BORROWED,
+        if self.has_many_pieces() {
+            SMALLEST_BORROWED_LATER
+        } else {
+            SMALLEST_BORROWED
         }
+    }
+
+    fn has_many_pieces(&self) -> bool {
+        let older = self.older.as_ref().map_or(0, |older| older.len());
+        older + 2 > FREE_PIECES
     }
 
     fn piece(&self, index: usize) -> Option<&Piece> {

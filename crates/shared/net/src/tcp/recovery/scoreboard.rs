@@ -471,10 +471,15 @@ impl Scoreboard {
     }
 
     /// The first range that is lost.
+    #[inline]
     pub(super) fn next_lost(&self) -> Option<Block> {
         if self.lost == 0 {
             return None;
         }
+        self.first_lost()
+    }
+
+    fn first_lost(&self) -> Option<Block> {
         let mut index = self.find(self.lost_from);
         let first = self.get(index)?;
         let start = first.start;
