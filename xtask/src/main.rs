@@ -49,6 +49,7 @@ const ON_KVM: &[&str] = &[
     "linux_databases",
     "linux_languages",
     "linux_limits",
+    "linux_machines",
     "linux_packing",
     "linux_servers",
     "linux_volumes",

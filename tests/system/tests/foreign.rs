@@ -10,6 +10,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kiln_system_tests::backend::is_here;
 use kiln_system_tests::host::{eventually, find_program, free_port, is_alive};
 use kiln_system_tests::http::Client;
 use kiln_system_tests::netns::Netns;
@@ -18,25 +19,6 @@ use kiln_system_tests::{Outcome, Session, skip};
 use rustix::process::Signal;
 
 const KILN_ERROR: i32 = 125;
-
-/// Whether a backend can be used here; says why not.
-fn is_here(backend: &str) -> bool {
-    let program = match backend {
-        "firecracker" | "cloud-hypervisor" => backend,
-        _ => "qemu-system-x86_64",
-    };
-    if find_program(&[program]).is_none() {
-        skip(format_args!("{program} is not installed"));
-        return false;
-    }
-    let needs_kvm = !backend.contains("accel=tcg");
-    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
-    if needs_kvm && let Err(error) = kvm {
-        skip(format_args!("/dev/kvm: {error}"));
-        return false;
-    }
-    true
-}
 
 #[track_caller]
 fn run(session: &Session, backend: &str, options: &str, guest: &str, args: &str) -> Outcome {

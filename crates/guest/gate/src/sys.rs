@@ -64,7 +64,6 @@ pub mod nr {
 pub mod kvm {
     pub const RUN: u32 = 0xae80;
     pub const GET_SREGS: u32 = 0x8138_ae83;
-    pub const GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
     pub const SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
 }
 
@@ -471,22 +470,6 @@ pub fn kvm_fault_address(vcpu: i32) -> u64 {
         )
     };
     if done < 0 { 0 } else { sregs[CR2] }
-}
-
-/// Whether an exception or interrupt is about to be delivered to the guest, from `KVM_GET_VCPU_EVENTS`.
-pub fn kvm_exception_pending(vcpu: i32) -> bool {
-    let mut events = [0u8; 64];
-    let buffer = events.as_mut_ptr() as usize;
-    // SAFETY: the kernel writes one `struct kvm_vcpu_events`.
-    let done = unsafe {
-        syscall(
-            nr::IOCTL,
-            [vcpu as usize, kvm::GET_VCPU_EVENTS as usize, buffer, 0, 0],
-        )
-    };
-    // An exception injected, one pending, an interrupt injected (`int` counts as such).
-    let [injected, _, _, pending, _, _, _, _, interrupt, ..] = events;
-    done < 0 || injected | pending | interrupt != 0
 }
 
 /// Gives the guest `len` bytes of this process's addresses as physical memory (`KVM_SET_USER_MEMORY_REGION`), in a slot that

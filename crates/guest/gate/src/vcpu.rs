@@ -66,7 +66,9 @@ pub struct Run {
     pub immediate_exit: u8,
     padding: [u8; 6],
     exit_reason: u32,
-    state: [u8; 20],
+    /// Not 0 if nothing is under way to the guest: no exception, no interrupt.
+    ready: u8,
+    state: [u8; 19],
     direction: u8,
     size: u8,
     port: u16,
@@ -109,6 +111,23 @@ pub struct Machine {
     pub calls: [*mut u64; 2],
     /// What the guest has of its program's memory.
     pub chunks: Chunks,
+    /// The part of its own memory that it gets when it comes to it.
+    pub rest: Rest,
+}
+
+/// Memory of the guest that becomes a slot of the machine when it is first touched: KVM takes time and memory for each page of a slot,
+/// used or not, and most guests never come that far. Empty for guests without a program.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Rest {
+    /// Where it lies, in the guest as in this process.
+    pub range: Range,
+    /// Its physical address.
+    pub physical: u64,
+    /// Its memory slot.
+    pub slot: u32,
+    /// The guest has it.
+    pub there: Cell<bool>,
 }
 
 /// The parts of the user range that are the guest's physical memory. All zero for guests without a program.
@@ -166,7 +185,7 @@ pub unsafe extern "C" fn run() -> ! {
                 ticked
             };
             if ticked {
-                tick(state, fd);
+                tick(state);
             }
             continue;
         }
@@ -265,9 +284,12 @@ fn call(state: &State) {
 /// itself, the flush makes it look again.
 ///
 /// # Errors
-/// [`OpError::Invalid`] if a page of the range is not mapped.
+/// [`OpError::Invalid`] if a page of the range is not mapped, [`OpError::NoSpace`] if the host has no memory for it.
 pub fn protect(state: &State, range: Segment, protection: Protection) -> Result<(), OpError> {
     let machine = &state.machine;
+    if machine.rest.is_missing(range) {
+        give_rest(state)?;
+    }
     let access = match protection {
         Protection::None => Access::None,
         Protection::Read => Access::Read,
@@ -276,6 +298,30 @@ pub fn protect(state: &State, range: Segment, protection: Protection) -> Result<
     machine
         .change(|tables| tables.protect(range.addr, range.len, access))
         .map_err(|_| OpError::Invalid)
+}
+
+impl Rest {
+    /// Whether it is yet to come, and a part of `range`.
+    fn is_missing(&self, range: Segment) -> bool {
+        !self.there.get()
+            && range.addr < self.range.end
+            && range.addr.saturating_add(range.len) > self.range.start
+    }
+}
+
+/// Gives the guest the rest of its memory.
+fn give_rest(state: &State) -> Result<(), OpError> {
+    let rest = &state.machine.rest;
+    let (start, len) = (rest.range.start, rest.range.end - rest.range.start);
+    let machine = vcpu_fd(state.device_count, state.program.runs) + 1;
+    if sys::kvm_add_memory(machine, rest.slot, rest.physical, len, start) < 0 {
+        return Err(OpError::NoSpace);
+    }
+    rest.there.set(true);
+    state
+        .machine
+        .change(|tables| tables.protect(start, len, Access::ReadWrite))
+        .map_err(|_| OpError::NoSpace)
 }
 
 impl Chunks {
@@ -351,6 +397,13 @@ fn exception(state: &State, fd: i32) {
     }
     if frame.vector == PAGE_FAULT {
         frame.address = sys::kvm_fault_address(fd);
+        let touched = Segment {
+            addr: frame.address,
+            len: 1,
+        };
+        if state.machine.rest.is_missing(touched) {
+            return go_on_with_rest(state, registers, &frame);
+        }
     }
     let mut code = [0u8; 2];
     if GuestMemory.read(rip, &mut code).is_ok() && is_host_call(frame.vector, code) {
@@ -359,6 +412,18 @@ fn exception(state: &State, fd: i32) {
         frame.signal = signal_of(frame.vector);
     }
     deliver(state, registers, &frame);
+}
+
+/// The guest has come to the rest of its memory: it gets it, and tries again.
+fn go_on_with_rest(state: &State, mut registers: Registers, frame: &TrapFrame) {
+    const DIRECTION: u64 = 1 << 10;
+    if give_rest(state).is_err() {
+        stop(state, 11, "the host has no memory for the guest");
+    }
+    registers.rip = frame.rip;
+    registers.rsp = frame.registers[TrapFrame::RSP];
+    registers.rflags = frame.rflags & (PROGRAM_FLAGS | DIRECTION) | ALWAYS_FLAGS;
+    set_registers(state, registers);
 }
 
 /// A `syscall` instruction in the guest.
@@ -385,11 +450,14 @@ fn signalled(frame: TrapFrame, signal: u32) -> TrapFrame {
 }
 
 /// The tick timer has expired.
-fn tick(state: &State, fd: i32) {
+fn tick(state: &State) {
     let registers = registers(state);
     let mut frame = frame_of(&registers);
     frame.vector = TrapFrame::TICK;
-    let pending = sys::kvm_exception_pending(fd);
+    // Asked for as such (`KVM_GET_VCPU_EVENTS`), KVM is silent about the exceptions of `int3` and `into`: sent to its trap entry,
+    // the guest would find one there.
+    // SAFETY: as in `run`.
+    let pending = unsafe { (*state.machine.run).ready == 0 };
     if state.program.calls.get() != 0 {
         if pending || !trap::in_program(state, registers.rip) {
             trap::defer_tick(state);

@@ -99,8 +99,10 @@ pub unsafe fn allow_system_calls(state: &mut State, parts: &Parts) {
     const STAR: u32 = 0xc000_0081;
     const LSTAR: u32 = 0xc000_0082;
     const MASK: u32 = 0xc000_0084;
-    /// Trap, interrupt, direction, nested task and alignment check.
-    const MASKED: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 1 << 14 | 1 << 18;
+    /// Trap, direction, nested task and alignment check.
+    const MASKED: u64 = 1 << 8 | 1 << 10 | 1 << 14 | 1 << 18;
+    /// In ring 0. Where the instruction stays in ring 3 nothing there could set the flag again, and no tick would ever come.
+    const INTERRUPTS: u64 = 1 << 9;
     // `sysret` makes 0x33 and 0x2b of it.
     let selectors = 0x23 << 48 | u64::from(cpu::CODE0) << 32;
     let ring: u64;
@@ -108,11 +110,14 @@ pub unsafe fn allow_system_calls(state: &mut State, parts: &Parts) {
     unsafe {
         cpu::write_msr(EFER, cpu::read_msr(EFER) | 1);
         cpu::write_msr(STAR, selectors);
-        cpu::write_msr(MASK, MASKED);
+        cpu::write_msr(MASK, MASKED | INTERRUPTS);
         cpu::write_msr(LSTAR, parts.probe);
         asm!("syscall", out("rax") ring, out("rcx") _, out("r11") _);
         // The lower two bits of a selector are the ring.
         state.program.rings = ring.is_multiple_of(4);
+        if !state.program.rings {
+            cpu::write_msr(MASK, MASKED);
+        }
         cpu::write_msr(
             LSTAR,
             if state.program.rings {

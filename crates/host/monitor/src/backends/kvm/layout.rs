@@ -1,13 +1,16 @@
 //! Physical addresses of a guest in a virtual machine.
 //!
 //! ```text
-//!   0          descriptor tables and ring-0 stub | ring-0 stack | stubs | exception stack | page tables
 //!   4 GiB      image, offset within 2 MiB as at its virtual address
-//!   behind     window (boot record to end of free memory), likewise
+//!   behind     descriptor tables and ring-0 stub | ring-0 stack | stubs | exception stack | page tables
+//!              window (boot record to end of free memory), as far behind as in this process, likewise
 //!   behind     root image of a guest that runs a program, likewise
 //!   behind     chunks of the program's memory, in the order of their first use (`kiln_gate::pages`)
 //! ```
-//! Each is one memory slot, and each chunk another; their host addresses are the guest's virtual ones.
+//! Each is one memory slot, and each chunk another; their host addresses are the guest's virtual ones, but for the machine's own
+//! pages. The machine's own pages and the window share one: for each slot KVM waits until all of the host's processors have been seen to be
+//! done with the former list, which takes milliseconds if they have other things to do. Of a guest that runs a program only the first [`HEAD`] bytes of the
+//! window are in it, and the rest is a slot of its own as soon as the guest comes to it ([`kiln_gate::vcpu::Rest`]).
 
 use kiln_abi::PAGE_SIZE;
 use kiln_gate::pages::{CHUNK, CHUNKS};
@@ -16,8 +19,8 @@ use kiln_gate::state::Range;
 
 use crate::backends::process::layout::Layout;
 
-/// Where the machine's own pages lie.
-pub const MACHINE: u64 = 0;
+/// Bytes of a window that are a program's guest's from the start.
+pub const HEAD: u64 = 64 << 20;
 /// Pages before the page tables.
 pub const FIXED_PAGES: u64 = 4;
 /// Descriptor tables and the ring-0 stub.
@@ -42,6 +45,8 @@ const _: () = assert!(MOST_CHUNKS <= u16::MAX as u64);
 pub struct Physical {
     /// The image's first byte.
     pub image: u64,
+    /// The first of the machine's own pages.
+    pub machine: u64,
     /// The window's first byte.
     pub window: u64,
     /// The root image's.
@@ -59,17 +64,25 @@ pub fn window(layout: &Layout) -> Range {
 }
 
 impl Physical {
-    /// Chooses addresses so that 2 MiB pages are possible wherever the virtual addresses allow them.
-    pub fn new(layout: &Layout) -> Self {
+    /// Chooses addresses so that 2 MiB pages are possible wherever the virtual addresses allow them. The machine's own pages begin
+    /// at `own`.
+    pub fn new(layout: &Layout, own: u64) -> Self {
         let mut behind = LOWEST_GUEST;
         let mut place = |range: Range| {
             let start = behind + range.start % HUGE;
             behind = (start + range.end - range.start).next_multiple_of(HUGE);
             start
         };
+        let image = place(layout.image);
+        let window = window(layout);
+        let machine = place(Range {
+            start: own,
+            end: window.end,
+        });
         Self {
-            image: place(layout.image),
-            window: place(window(layout)),
+            image,
+            machine,
+            window: machine + (window.start - own),
             root: place(layout.root),
             chunks: behind,
         }
@@ -80,6 +93,26 @@ impl Physical {
         let end = 1u64.checked_shl(bits).unwrap_or(u64::MAX);
         (end.saturating_sub(self.chunks) / CHUNK).min(MOST_CHUNKS) as u32
     }
+}
+
+/// The part of the window that the guest has from the start, and what it gets later.
+pub fn divided(layout: &Layout) -> (Range, Range) {
+    let window = window(layout);
+    let middle = if layout.program {
+        let least = (window.start + HEAD).max(layout.free.start);
+        least.next_multiple_of(HUGE).min(window.end)
+    } else {
+        window.end
+    };
+    let head = Range {
+        end: middle,
+        ..window
+    };
+    let rest = Range {
+        start: middle,
+        ..window
+    };
+    (head, rest)
 }
 
 /// Bytes of the machine's own pages: the fixed ones and as many for page tables as can ever be used, and as are kept for a program's

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use kiln_abi::PAGE_SIZE;
 use kiln_gate::paging::{Access, Tables};
 use kiln_gate::state::Range;
-use kiln_gate::vcpu::{Chunks, Machine, Run, SYNC_REGS};
+use kiln_gate::vcpu::{Chunks, Machine, Rest, Run, SYNC_REGS};
 use kiln_image::Access as Segment;
 use kvm_bindings::{
     Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region, kvm_xcr,
@@ -18,8 +18,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::layout::{
-    CHUNK_LIST, DESCRIPTORS, EXCEPTION_STACK, FIXED_PAGES, MACHINE, Physical, STUBS,
-    SUPERVISOR_STACK, window,
+    CHUNK_LIST, DESCRIPTORS, EXCEPTION_STACK, FIXED_PAGES, Physical, STUBS, SUPERVISOR_STACK,
+    divided, window,
 };
 use super::processor::{self, Virtualization};
 use super::stub::{self, selector};
@@ -67,12 +67,18 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
         start: own.start + RUN_SPACE,
         end: own.end - list,
     };
-    let physical = Physical::new(layout);
+    let physical = Physical::new(layout, system.start);
+    let (head, rest) = divided(layout);
     let vm = kvm.create_vm().map_err(failed)?;
     let slots = [
-        (MACHINE, system),
+        (
+            physical.machine,
+            Range {
+                start: system.start,
+                end: head.end,
+            },
+        ),
         (physical.image, layout.image),
-        (physical.window, window(layout)),
         (physical.root, layout.root),
     ];
     for (slot, (guest, host)) in (0..).zip(slots) {
@@ -87,7 +93,7 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
     // The guest sees the machine's own pages where this process has the gate.
     let base = layout.gate.start;
     stub::write(pages, base);
-    let tables_physical = MACHINE + FIXED_PAGES * PAGE_SIZE;
+    let tables_physical = physical.machine + FIXED_PAGES * PAGE_SIZE;
     let tables = (system.start + FIXED_PAGES * PAGE_SIZE) as *mut u64;
     let table_pages = (system.end - system.start) / PAGE_SIZE - FIXED_PAGES;
     // SAFETY: likewise; the rest of the same mapping.
@@ -128,12 +134,18 @@ pub fn make(kvm: &Kvm, launch: &Launch, layout: &Layout) -> io::Result<Made> {
                 Chunks {
                     places: system.end as *mut Cell<u16>,
                     physical: physical.chunks,
-                    slot: slots.len() as u32,
+                    slot: slots.len() as u32 + 1,
                     most: physical.most_chunks(facts.physical_bits),
                     used: 0.into(),
                 }
             } else {
                 Chunks::none()
+            },
+            rest: Rest {
+                range: rest,
+                physical: physical.window + (rest.start - window(layout).start),
+                slot: slots.len() as u32,
+                there: (rest.start == rest.end).into(),
             },
         },
         // SAFETY: just made, and ours.
@@ -179,11 +191,17 @@ fn map_guest(
         tables.map(virt, physical.image + segment.address, len, access, false)?;
     }
     let start = window(layout).start;
+    let (head, rest) = divided(layout);
+    let free = Range {
+        start: layout.free.start,
+        end: head.end,
+    };
     for (range, access, huge) in [
         (layout.boot, Access::Read, false),
         (layout.stack, Access::ReadWrite, false),
         (layout.trap_stack, Access::ReadWrite, false),
-        (layout.free, Access::ReadWrite, true),
+        (free, Access::ReadWrite, true),
+        (rest, Access::None, true),
     ] {
         let phys = physical.window + (range.start - start);
         tables.map(range.start, phys, range.end - range.start, access, huge)?;
@@ -204,7 +222,7 @@ fn map_guest(
     ] {
         tables.map(
             layout.gate.start + page,
-            MACHINE + page,
+            physical.machine + page,
             PAGE_SIZE,
             access,
             false,

@@ -574,7 +574,7 @@ fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> 
     } else {
         layout.ring()
     };
-    let keep = [
+    let mut keep = [
         layout.image,
         window,
         report,
@@ -583,6 +583,8 @@ fn place_gate(plan: &Plan, timer: i32, machine: Option<Made>) -> io::Result<()> 
         layout.machine,
         layout.root,
     ];
+    // What lies between is unmapped.
+    keep.sort_by_key(|range| range.start);
     state.keep[..keep.len()].copy_from_slice(&keep);
     state.readable[..5].copy_from_slice(&[
         layout.image,

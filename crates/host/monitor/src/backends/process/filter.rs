@@ -120,7 +120,7 @@ pub fn build(rules: &Rules) -> Vec<u64> {
                 });
             }
             f.fd_among(&[vcpu]);
-            f.among(1, &[kvm::RUN, kvm::GET_SREGS, kvm::GET_VCPU_EVENTS]);
+            f.among(1, &[kvm::RUN, kvm::GET_SREGS]);
         });
     }
     if !nets.is_empty() {

@@ -3,13 +3,12 @@
 //! ```text
 //!   image      text and constants shared with the page cache, writable segments from the guest's memory
 //!   ...
+//!   machine    on the `kvm` backend: the virtual CPU's record, the machine's own pages, a list of the program's chunks
 //!   window     boot record | stack | trap stack | free memory, with unmapped pages between
 //!   ...
 //!   report     shared with the supervisor; a way behind it, for some guests, the ring of copied frames
 //!   ...
 //!   gate       code, state
-//!   ...
-//!   machine    on the `kvm` backend: the virtual CPU's record, the machine's own pages, a list of the program's chunks
 //!   ...
 //!   root       the root image of a guest that runs a program
 //! ```
@@ -52,7 +51,8 @@ const PROGRAM_IMAGE_REGION: (u64, u64) = (USER_END + (2 << 32), 0xe0 << 20);
 const WINDOW_REGION: (u64, u64) = (0x3100_0000_0000, 1 << 33);
 const REPORT_REGION: (u64, u64) = (0x5200_0000_0000, 1 << 31);
 const GATE_REGION: (u64, u64) = (0x5b00_0000_0000, 1 << 32);
-const MACHINE_REGION: (u64, u64) = (0x6c00_0000_0000, 1 << 31);
+/// The most pages between the machine's part and the window.
+const MACHINE_GAP: u64 = 256;
 const ROOT_REGION: (u64, u64) = (0x7500_0000_0000, 1 << 30);
 
 /// From the report to the ring of copied frames.
@@ -191,10 +191,11 @@ impl Layout {
             let (window, root) = (free.end - boot.start, root.end - root.start);
             let own = kvm::layout::machine_size(image.memory_size(), window, root, program);
             let list = if program { kvm::layout::CHUNK_LIST } else { 0 };
-            let start = pick(MACHINE_REGION, random[4]);
+            let gap = GUARD + random[4] % MACHINE_GAP * PAGE_SIZE;
+            let end = boot.start - gap;
             Range {
-                start,
-                end: start + kvm::machine::RUN_SPACE + own + list,
+                start: end - (kvm::machine::RUN_SPACE + own + list),
+                end,
             }
         } else {
             Range::default()
