@@ -181,7 +181,7 @@ impl Registry {
         let state = record::read(&dir).map_err(|error| Error::file("read", &path, error))?;
         let Some((record, end)) = state else {
             if abandoned && older_than(&dir, STARTING) {
-                self.erase(id, None, &dir)?;
+                self.erase(id, self.name_of(id).as_deref(), &dir)?;
             }
             return Ok(None);
         };
@@ -247,6 +247,22 @@ impl Registry {
         let link = Path::new(NAMES).join(name);
         let id = rustix::fs::readlinkat(&self.dir, link, Vec::new()).ok()?;
         id.into_string().ok().filter(|id| names::valid_id(id))
+    }
+
+    /// The name that the instance with this id has taken.
+    fn name_of(&self, id: &str) -> Option<String> {
+        let folder = rustix::fs::openat(
+            &self.dir,
+            NAMES,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let mut names = Dir::read_from(folder.ok()?).ok()?;
+        names.find_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().to_str().ok()?;
+            (self.owner_of(name).as_deref() == Some(id)).then(|| name.to_owned())
+        })
     }
 
     /// Deletes an instance's folder and, if it is still its own, its name.

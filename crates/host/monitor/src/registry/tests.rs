@@ -150,3 +150,21 @@ fn free_names_are_not_taken() {
     let second = registry.free_name([0; 6]);
     assert_ne!(first, second);
 }
+
+#[test]
+fn a_place_that_was_taken_and_never_recorded_is_cleared_away_with_its_name() {
+    let dir = TempDir::new();
+    let registry = registry(&dir);
+    drop(registry.claim(A, "web").unwrap());
+    let folder = registry.root().join(A);
+    let name = registry.root().join(NAMES).join("web");
+    assert!(registry.list().unwrap().is_empty());
+    assert!(folder.exists(), "its supervisor may be about to record it");
+    let long_ago = std::time::SystemTime::now() - 3 * STARTING;
+    let open = std::fs::File::open(&folder).unwrap();
+    open.set_modified(long_ago).unwrap();
+    drop(open);
+    assert!(registry.list().unwrap().is_empty());
+    assert!(!folder.exists());
+    assert!(name.symlink_metadata().is_err());
+}
