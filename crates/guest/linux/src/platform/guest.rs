@@ -443,15 +443,15 @@ pub(super) fn turn() {
 
 /// Lets frames leave that a call has queued.
 pub(crate) fn frames_leave() {
-    if kernel_ref().scheduler.frames_since() != 0 {
+    if kernel_ref().scheduler.frames_until() != 0 {
         turn();
     }
 }
 
 /// Lets them leave if they have waited for long.
 pub(crate) fn frames_leave_if_late() {
-    let since = kernel_ref().scheduler.frames_since();
-    if since != 0 && now().saturating_sub(since) > sched::FRAMES_MAY_WAIT {
+    let until = kernel_ref().scheduler.frames_until();
+    if until != 0 && super::moment(0) > until {
         turn();
     }
 }

@@ -55,8 +55,8 @@ pub struct Scheduler {
     running: Cell<u32>,
     /// The running thread is to give way when its call returns.
     resched: Cell<bool>,
-    /// Since when frames wait to leave; 0 if there are none.
-    frames_since: Cell<u64>,
+    /// Until which [`moment`](platform::moment) frames may wait to leave; 0 if there are none.
+    frames_until: Cell<u64>,
 }
 
 /// Puts the running thread to sleep until it is woken, a signal comes or the deadline (monotonic nanoseconds) passes. It may come back without
@@ -204,19 +204,19 @@ impl Scheduler {
 
     /// Notes that a call has queued frames: they leave when the thread sleeps, asks what is ready, or after [`FRAMES_MAY_WAIT`].
     pub fn frames_queued(&self) {
-        if self.frames_since.get() == 0 {
-            self.frames_since.set(platform::now().max(1));
+        if self.frames_until.get() == 0 {
+            self.frames_until.set(platform::moment(FRAMES_MAY_WAIT));
         }
     }
 
-    /// Since when frames wait; 0 if there are none.
-    pub fn frames_since(&self) -> u64 {
-        self.frames_since.get()
+    /// Until which [`moment`](platform::moment) frames may wait; 0 if there are none.
+    pub fn frames_until(&self) -> u64 {
+        self.frames_until.get()
     }
 
     /// Notes that all have left.
     pub fn frames_left(&self) {
-        self.frames_since.set(0);
+        self.frames_until.set(0);
     }
 
     fn enqueue(&self, thread: &Thread) {
