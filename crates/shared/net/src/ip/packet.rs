@@ -474,9 +474,8 @@ pub(crate) const fn add_sums(a: u16, b: u16) -> u16 {
 }
 
 /// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
-#[inline]
+#[inline(never)]
 pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
-    #[inline]
     fn words(address: IpAddr) -> u64 {
         match address {
             IpAddr::V4(address) => u64::from(u32::from_ne_bytes(address.octets())),
