@@ -78,7 +78,9 @@ const ON_QEMU: &[&str] = &[
     "tasks",
     "program_abi",
     "linux_calls",
+    "linux_databases",
     "linux_machines",
+    "linux_volumes",
 ];
 /// Seconds for each fuzz target in `cargo xtask fuzz`.
 const FUZZ_SECONDS: &str = "30";

@@ -53,6 +53,16 @@ impl Outcome {
         self
     }
 
+    /// It wrote this, as an error or, where a machine's console has one stream only, among its output.
+    #[track_caller]
+    pub fn says(&self, text: &str) -> &Self {
+        if crate::backend::kind() == "qemu" {
+            self.prints(text)
+        } else {
+            self.tells(text)
+        }
+    }
+
     /// Checks that the standard error output contains a text.
     ///
     /// # Panics

@@ -18,7 +18,10 @@ struct Volume {
 impl Volume {
     /// `None` where such programs do not run.
     fn new() -> Option<Self> {
-        if !backend::only_on(&["process", "kvm"], "other monitors have no volumes") {
+        if !backend::only_on(
+            &["process", "kvm", "qemu"],
+            "other monitors have no volumes",
+        ) {
             return None;
         }
         let session = Session::new();
@@ -119,7 +122,8 @@ fn a_database_outlives_a_guest_that_is_killed() {
         "pragma journal_mode=wal; pragma mmap_size=10000000; create table if not exists t(who, n);\n{}",
         rows.collect::<Vec<String>>().concat()
     );
-    let mut guest = volume.start(&sqlite, &["/data/db", ".timeout 60000", &sql]);
+    fs::write(volume.folder.join("sql"), sql).expect("a file");
+    let mut guest = volume.start(&sqlite, &["/data/db", ".timeout 60000", ".read /data/sql"]);
     guest.wait_for("at 50");
     guest.signal(Signal::KILL);
     let last = guest.finish().text();

@@ -56,7 +56,7 @@ on_every_monitor! {
     redis_answers_its_own_benchmark
     nginx_serves_its_page
     nothing_outlives_a_supervisor_that_is_killed_at_any_moment
-    volumes_are_refused_in_one_line
+    volumes_are_there_or_refused_in_one_line
 }
 
 fn run(backend: &str, options: &[&str], source: &str, args: &[&str]) -> Option<Outcome> {
@@ -237,14 +237,26 @@ fn children_of(parent: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-fn volumes_are_refused_in_one_line(backend: &str) {
-    let Some(program) = installed("true") else {
+/// What they hold, `linux_volumes` tells.
+fn volumes_are_there_or_refused_in_one_line(backend: &str) {
+    let Some(program) = installed("cat") else {
         return;
     };
+    let session = Session::new();
+    std::fs::write(session.file("said"), "in a folder of the host").expect("a file");
+    let folder = session.file("said");
+    let folder = folder.parent().expect("it lies in a folder").display();
+    let volume = format!("{folder}:/mnt");
+    let mut words = words(backend);
     let program = program.display().to_string();
-    Session::new()
-        .kiln(["run", "--backend", backend, "-v", "/tmp:/mnt", &program])
-        .is_one_line_error()
-        .tells("volumes")
-        .tells("--backend process");
+    words.extend(["-v", &volume, &program, "/mnt/said"].map(str::to_owned));
+    let outcome = session.start(words).finish_within(Duration::from_mins(1));
+    if backend.starts_with("qemu") {
+        outcome.ends_with(0).prints("in a folder of the host");
+    } else {
+        outcome
+            .is_one_line_error()
+            .tells("volumes")
+            .tells("--backend process");
+    }
 }

@@ -14,7 +14,10 @@ struct Volume {
 impl Volume {
     /// `None` where such programs do not run.
     fn new() -> Option<Self> {
-        if !backend::only_on(&["process", "kvm"], "other monitors have no volumes") {
+        if !backend::only_on(
+            &["process", "kvm", "qemu"],
+            "other monitors have no volumes",
+        ) {
             return None;
         }
         let session = Session::new();
@@ -64,7 +67,7 @@ fn a_read_only_folder_stays_as_it_is() {
     volume
         .run(":ro", "touch", &["/data/new"])
         .ends_with(1)
-        .tells("Read-only file system");
+        .says("Read-only file system");
     assert!(!volume.folder.join("new").exists());
 }
 
@@ -77,7 +80,7 @@ fn links_do_not_lead_to_the_hosts_files() {
     symlink("../secret", volume.folder.join("relative")).expect("a link");
     for link in ["/data/absolute", "/data/relative", "/data/../secret"] {
         let outcome = volume.run("", "cat", &[link]);
-        outcome.ends_with(1).tells("No such file or directory");
+        outcome.ends_with(1).says("No such file or directory");
     }
     volume
         .run("", "readlink", &["/data/relative"])

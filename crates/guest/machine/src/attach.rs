@@ -192,6 +192,40 @@ impl<'a> Start<'a> {
             };
             self.attach_one(kind, found.transport, info, line)?;
         }
+        #[cfg(feature = "program")]
+        self.attach_folders(line)?;
+        Ok(())
+    }
+
+    /// Folders of the host: network devices that carry messages of 9P instead of frames. Images do not declare them.
+    #[cfg(feature = "program")]
+    fn attach_folders(&mut self, line: &[u8]) -> Result<(), Failure> {
+        for word in cmdline::words(line) {
+            let Word::Folder(device, settings) = word else {
+                continue;
+            };
+            let mut info = DeviceInfo {
+                kind: DeviceKind::Files as u32,
+                flags: if settings == b"ro" {
+                    DeviceInfo::READ_ONLY
+                } else {
+                    0
+                },
+                ..DeviceInfo::default()
+            };
+            for (to, from) in info.name.iter_mut().zip(device) {
+                *to = *from;
+            }
+            let is_net = |slot: &&mut Slot<Found>| {
+                slot.peek()
+                    .is_some_and(|found| found.kind == DeviceKind::Net)
+            };
+            let found = self.found.iter_mut().find(is_net).and_then(Slot::take);
+            let Some(found) = found else {
+                return Err(Failure("a folder is not attached: ", info.name));
+            };
+            self.attach_one(DeviceKind::Files, found.transport, info, line)?;
+        }
         Ok(())
     }
 
@@ -219,6 +253,12 @@ impl<'a> Start<'a> {
                     }
                 }
                 Driver::Net(network)
+            }
+            #[cfg(feature = "program")]
+            DeviceKind::Files => {
+                let receive = self.region(RECEIVE)?;
+                let send = self.region(SEND)?;
+                Driver::Net(Net::new(transport, receive, send).map_err(broken)?)
             }
             #[cfg(feature = "block")]
             DeviceKind::Block => {

@@ -23,6 +23,9 @@ pub enum Word<'a> {
     Report(&'a [u8]),
     /// `kiln.exit=`
     Exit(u16),
+    /// `kiln.folder=DEVICE[,ro]`: a folder of the host, and its settings. It is asked over the next network device that no link takes.
+    #[cfg(feature = "program")]
+    Folder(&'a [u8], &'a [u8]),
     /// `kiln.terminal=1`
     #[cfg(feature = "program")]
     Terminal,
@@ -65,6 +68,11 @@ fn word(word: &[u8]) -> Option<Word<'_>> {
         b"memory" => Word::Memory(number(value)?),
         b"report" => Word::Report(value),
         b"exit" => Word::Exit(u16::try_from(number(value)?).ok()?),
+        #[cfg(feature = "program")]
+        b"folder" => {
+            let (device, settings) = split(value, b',').unwrap_or((value, &[]));
+            Word::Folder(device, settings)
+        }
         #[cfg(feature = "program")]
         b"terminal" => Word::Terminal,
         _ => return None,

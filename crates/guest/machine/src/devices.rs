@@ -60,7 +60,7 @@ impl MachineDevices<'_> {
 
 /// The guest's buffers, for a driver.
 #[cfg(feature = "virtio")]
-fn buffers(segments: &[Segment]) -> Buffers<'_> {
+pub(crate) fn buffers(segments: &[Segment]) -> Buffers<'_> {
     // SAFETY: the walk through the batch has checked that they are the guest's memory, which no driver's overlaps; the guest
     // waits. Should it have taken its own access away, the fault ends it.
     unsafe { Buffers::new(segments) }
@@ -160,6 +160,15 @@ impl Devices for MachineDevices<'_> {
     #[cfg(not(feature = "block"))]
     fn block_discard(&mut self, _: u32, _: u64, _: u64) -> Result<(), OpError> {
         Err(OpError::NoDevice)
+    }
+
+    #[cfg(feature = "program")]
+    fn ninep(&mut self, device: u32, request: Segment, reply: Segment) -> Result<u64, OpError> {
+        let info = self.0.infos.get(device as usize).ok_or(OpError::NoDevice)?;
+        if info.kind != kiln_abi::DeviceKind::Files as u32 {
+            return Err(OpError::NoDevice);
+        }
+        self.0.ask_folder(device as usize, request, reply)
     }
 
     fn random(&mut self, buffer: Segment) -> Result<(), OpError> {

@@ -1,6 +1,10 @@
 //! Waiting: for devices while a call is under way, and on behalf of their drivers.
 
+#[cfg(feature = "program")]
+use kiln_abi::NetHeader;
 use kiln_abi::call::{CONTROL, Call};
+#[cfg(feature = "program")]
+use kiln_abi::op::{OpError, Segment};
 #[cfg(feature = "net")]
 use kiln_virtio::Net;
 #[cfg(feature = "virtio")]
@@ -9,6 +13,8 @@ use kiln_virtio::Platform;
 #[cfg(feature = "virtio")]
 use crate::clock::Clock;
 use crate::cpu::{self, noted};
+#[cfg(feature = "program")]
+use crate::devices::buffers;
 #[cfg(feature = "virtio")]
 use crate::interrupts::Timer;
 #[cfg(feature = "virtio")]
@@ -174,6 +180,58 @@ impl State {
             #[cfg(feature = "block")]
             Driver::Block(_) => None,
         }
+    }
+
+    /// Sends a message of 9P over a network device, if there is one, and takes a reply, if there is room for one; with both it waits.
+    ///
+    /// # Errors
+    /// [`OpError::Again`] if there is no room yet, or no reply; [`OpError::Io`] if the device is broken.
+    #[cfg(feature = "program")]
+    pub fn ask_folder(
+        &mut self,
+        index: usize,
+        request: Segment,
+        reply: Segment,
+    ) -> Result<u64, OpError> {
+        let (asks, takes) = (request.len != 0, reply.len != 0);
+        if asks {
+            let link = self.link(index).ok_or(OpError::NoDevice)?;
+            link.send(NetHeader::PLAIN, buffers(&[request]))?;
+            link.notify();
+        }
+        let mut waited = false;
+        let result = loop {
+            let link = self.link(index).ok_or(OpError::NoDevice)?;
+            let taken = if takes {
+                link.receive(buffers(&[reply]))
+            } else {
+                Ok((0, NetHeader::PLAIN))
+            };
+            if !asks || taken != Err(OpError::Again) {
+                break taken;
+            }
+            link.notify();
+            waited = true;
+            // An interrupt between here and the wait must end the wait, and with ticks it would be taken before.
+            self.timer.pause();
+            if self
+                .link(index)
+                .is_some_and(|link| link.listen(true, false))
+            {
+                self.timer.resume();
+            } else {
+                let deadline = self.clock.now() + PATIENCE;
+                self.timer.wait(deadline, &self.clock);
+                self.acknowledge();
+            }
+        };
+        if let Some(link) = self.link(index) {
+            if waited {
+                link.listen(false, false);
+            }
+            link.notify();
+        }
+        result.map(|(len, _)| len)
     }
 
     /// Writes to the console.

@@ -38,8 +38,8 @@ const SEND: u16 = 1;
 
 const HEADER: usize = NetHeader::SIZE;
 
-/// The shortest frame: an Ethernet header.
-const SHORTEST: u64 = 14;
+/// The shortest message that comes over a link: one of 9P, where it carries those instead of frames.
+const SHORTEST: u64 = 7;
 
 /// Ethernet header and a VLAN tag.
 const LINK_HEADER: u64 = 18;
@@ -166,7 +166,7 @@ impl Net {
     /// # Errors
     /// [`OpError::Again`] if there is none; [`OpError::Io`] if the device broke its queue.
     pub fn receive(&mut self, into: Buffers<'_>) -> Result<(u64, NetHeader), OpError> {
-        // A frame too short to be one is dropped and the next one looked at; at most a queue full of them.
+        // A frame too short to be anything is dropped and the next one looked at; at most a queue full of them.
         for _ in 0..self.receive.entries() {
             let mut bytes = [0; HEADER];
             let Some(first) = self.receive.peek(&mut bytes) else {

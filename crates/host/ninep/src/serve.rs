@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::open::sync;
-use crate::session::{Session, failure};
+use crate::session::{MIN_MESSAGE, Session, failure};
 
 /// The longest message in bytes, header included.
 pub const MAX_MESSAGE: usize = 128 << 10;
@@ -24,6 +24,8 @@ pub struct Export {
     pub(crate) read_only: bool,
     /// The most descriptors that a guest can make this process hold.
     pub(crate) descriptors: usize,
+    /// The longest message in bytes.
+    pub(crate) longest: usize,
 }
 
 impl Export {
@@ -38,7 +40,15 @@ impl Export {
             root,
             read_only,
             descriptors,
+            longest: MAX_MESSAGE,
         })
+    }
+
+    /// Agrees to no longer messages than of `longest` bytes (at least 4096), for sockets that cannot carry [`MAX_MESSAGE`].
+    #[must_use]
+    pub fn with_messages_up_to(mut self, longest: usize) -> Self {
+        self.longest = longest.clamp(MIN_MESSAGE as usize, MAX_MESSAGE);
+        self
     }
 }
 

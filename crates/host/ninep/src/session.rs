@@ -12,10 +12,9 @@ use rustix::io::Errno;
 
 use crate::Export;
 use crate::fid::{Fid, Fids, checked, qid};
-use crate::serve::MAX_MESSAGE;
 
 /// The shortest messages that make sense: a name and a little data.
-const MIN_MESSAGE: u32 = 4096;
+pub(crate) const MIN_MESSAGE: u32 = 4096;
 
 /// What a guest has said so far.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ impl<'a> Session<'a> {
             fids: Fids::new(export.descriptors),
             device: rustix::fs::fstat(&export.root).map_or(0, |stat| stat.st_dev),
             user: NO_USER,
-            msize: MAX_MESSAGE,
+            msize: export.longest,
         }
     }
 
@@ -180,7 +179,7 @@ impl<'a> Session<'a> {
         if msize < MIN_MESSAGE {
             return Err(Errno::INVAL);
         }
-        let msize = msize.min(MAX_MESSAGE as u32);
+        let msize = msize.min(self.export.longest as u32);
         self.msize = msize as usize;
         let version = if version.0 == VERSION {
             Text(VERSION)

@@ -49,16 +49,22 @@ impl Folder {
     }
 }
 
-/// The folder with this number, of so many.
+/// The folder with this number, of so many. Messages are no longer than `longest` bytes.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such folder.
-pub fn open(option: &VolumeOption, number: usize, count: usize) -> Result<(Device, Folder), Error> {
+pub fn open(
+    option: &VolumeOption,
+    number: usize,
+    count: usize,
+    longest: usize,
+) -> Result<(Device, Folder), Error> {
     let name = VolumeOption::device(number);
     let descriptors = descriptors() / (count.max(1) as u64);
     let descriptors = descriptors.clamp(LEAST, MOST) as usize;
     let export = Export::open(&option.folder, option.read_only, descriptors)
-        .map_err(|error| Error::file("open", &option.folder, error))?;
+        .map_err(|error| Error::file("open", &option.folder, error))?
+        .with_messages_up_to(longest);
     let failed = |error| Error::host("make a pair of sockets", error);
     let (socket, host) = socketpair(
         AddressFamily::UNIX,

@@ -109,8 +109,13 @@ pub fn attach(
         ));
         attached.devices.push(device);
     }
+    // Other monitors carry messages as if they were frames.
+    let longest = match ends {
+        LinkEnds::Offloaded => kiln_ninep_server::MAX_MESSAGE,
+        LinkEnds::Plain | LinkEnds::Taps | LinkEnds::Names => kiln_abi::net::MAX_FRAME,
+    };
     for (number, option) in spec.volumes.iter().enumerate() {
-        let (device, folder) = folder::open(option, number, spec.volumes.len())?;
+        let (device, folder) = folder::open(option, number, spec.volumes.len(), longest)?;
         let read_only = if option.read_only { ":ro" } else { "" };
         let (folder_name, path) = (option.folder.display(), &option.path);
         attached

@@ -184,9 +184,9 @@ impl Monitor {
     /// [`Error`]; nothing is left behind then.
     pub fn start(&self, launch: Launch) -> Result<ForeignGuest, Error> {
         let token = words::token().map_err(Error::host("read random numbers"))?;
-        if launch.devices.iter().any(Device::is_folder) {
+        if !self.is_qemu() && launch.devices.iter().any(Device::is_folder) {
             return Err(Error::Unable(format!(
-                "{} cannot have volumes yet: leave out -v, or use --backend process",
+                "{} has no way for volumes: leave out -v, or use --backend process, kvm or qemu",
                 self.title()
             )));
         }

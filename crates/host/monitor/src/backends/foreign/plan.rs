@@ -17,6 +17,9 @@ const IMAGE_AT: u64 = 2 << 20;
 /// What the machine part uses for itself beyond page tables: queues, buffers, its own pages.
 const OVERHEAD: u64 = 2 << 20;
 
+/// What it uses for the queues and buffers of a folder.
+const PER_FOLDER: u64 = 512 << 10;
+
 const MIB: u64 = 1 << 20;
 
 /// A machine and its devices. Descriptors are those of this process, and will be the monitor's under the same numbers.
@@ -89,10 +92,14 @@ impl Plan {
                 fd: device.host.as_raw_fd(),
             });
         }
+        let folders = launch.devices.iter().filter(|device| device.is_folder());
+        let folders = folders.count();
         Ok(Self {
             kernel: files.kernel.as_raw_fd(),
             root: files.root.as_ref().map(AsRawFd::as_raw_fd),
-            memory_mib: memory(launch.image, launch.memory).div_ceil(MIB),
+            memory_mib: memory(launch.image, launch.memory)
+                .saturating_add(PER_FOLDER * folders as u64)
+                .div_ceil(MIB),
             line: words::line(launch, token, crate::backends::process::os::wall()),
             devices,
         })

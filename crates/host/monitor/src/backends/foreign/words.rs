@@ -35,6 +35,11 @@ pub fn line(launch: &Launch, token: &str, now: u64) -> String {
             push(&mut line, "kiln.net", &config);
         }
     }
+    for device in &launch.devices {
+        if let Some(folder) = folder(&device.info) {
+            push(&mut line, "kiln.folder", &folder);
+        }
+    }
     push(&mut line, "kiln.memory", &launch.memory.to_string());
     push(&mut line, "kiln.now", &now.to_string());
     if launch.terminal {
@@ -58,6 +63,19 @@ pub fn push(line: &mut String, key: &str, value: &str) {
             _ => drop(write!(line, "%{byte:02x}")),
         }
     }
+}
+
+/// A folder's name and settings; `None` for other devices.
+fn folder(info: &DeviceInfo) -> Option<String> {
+    if DeviceKind::from_raw(info.kind) != Some(DeviceKind::Files) {
+        return None;
+    }
+    let read_only = info.flags & DeviceInfo::READ_ONLY != 0;
+    Some(format!(
+        "{}{}",
+        info.name()?,
+        if read_only { ",ro" } else { "" }
+    ))
 }
 
 /// The static configuration of a link; `None` if it has none.
