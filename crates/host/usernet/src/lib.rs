@@ -92,10 +92,15 @@ const FRAMES: usize = 64;
 /// the rest is taken.
 const FRAME_BYTES: usize = 256 << 10;
 
+/// What the link is watched for; for room only while something waits for it, as each frame that the guest takes makes some.
+const LINK_EVENTS: Flags = Flags::IN.union(Flags::RDHUP).union(Flags::ET);
+
 /// Rounds of frames and service in one call of [`Usernet::run`].
 const ROUNDS: usize = 8;
 
 /// One guest's network.
+// Reason: each flag is a condition of its own that comes and goes in any order with the others.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Usernet {
     cx: Context,
     inbound: Inbound,
@@ -106,6 +111,8 @@ pub struct Usernet {
     forwards: Vec<PortForward>,
     /// The link may have frames for us.
     link_readable: bool,
+    /// The link is watched for room.
+    awaits_room: bool,
     /// The last slice left something undone.
     unfinished: bool,
     closed: bool,
@@ -126,11 +133,7 @@ impl Usernet {
         let poller = Poller::new().map_err(Error::host("create an epoll instance"))?;
         let (inbound, out) = link::open(link, &config);
         poller
-            .add(
-                &out,
-                Token::Link,
-                Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET,
-            )
+            .add(&out, Token::Link, LINK_EVENTS)
             .map_err(Error::host("wait for the guest's link"))?;
         let tcp = Tcp::new()?;
         let dns = Dns::new(&config.resolvers);
@@ -144,6 +147,7 @@ impl Usernet {
             dns,
             forwards: Vec::new(),
             link_readable: true,
+            awaits_room: false,
             unfinished: true,
             closed: false,
         };
@@ -235,9 +239,25 @@ impl Usernet {
                 break;
             }
         }
+        self.watch_for_room();
         self.unfinished = self.link_readable || self.tcp.has_work() || self.cx.poller.overflowed();
         self.unfinished &= !self.closed;
         self.unfinished
+    }
+
+    /// Begins to watch the link for room when something waits for it. It ends with the first room that nobody waits for:
+    /// what is full once will soon be full again.
+    fn watch_for_room(&mut self) {
+        let blocked = self.cx.out.blocked();
+        if blocked && !self.awaits_room {
+            let events = LINK_EVENTS | Flags::OUT;
+            // Room that is there already is told with this. Should it fail, the next call tries again.
+            self.awaits_room = self
+                .cx
+                .poller
+                .modify(&self.cx.out, Token::Link, events)
+                .is_ok();
+        }
     }
 
     /// Counters since the network was made.
@@ -300,8 +320,14 @@ impl Usernet {
             Token::Link => {
                 self.link_readable |= flags.intersects(Flags::IN | Flags::HUP | Flags::RDHUP);
                 self.inbound.hung_up |= flags.intersects(Flags::HUP | Flags::RDHUP | Flags::ERR);
-                if flags.contains(Flags::OUT) && cx.out.flush() {
-                    self.tcp.unblocked(cx);
+                if flags.contains(Flags::OUT) {
+                    if !cx.out.blocked() && self.awaits_room {
+                        let quiet = cx.poller.modify(&cx.out, Token::Link, LINK_EVENTS);
+                        self.awaits_room = quiet.is_err();
+                    }
+                    if cx.out.flush() {
+                        self.tcp.unblocked(cx);
+                    }
                 }
             }
             Token::Listener(index) => self.tcp.accept(cx, index),

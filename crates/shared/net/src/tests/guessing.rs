@@ -212,7 +212,7 @@ fn greeting(world: &World, b: &Host, source: [u8; 4], port: u16) -> (Seq, u32) {
 }
 
 /// The TCP segments that a host sends now: number and timestamp.
-fn answers(world: &World, b: &Host) -> Vec<(Seq, u32)> {
+pub(super) fn answers(world: &World, b: &Host) -> Vec<(Seq, u32)> {
     let mut found = Vec::new();
     b.poll(world.now);
     b.link.transmit(|frames| {
@@ -230,7 +230,7 @@ fn answers(world: &World, b: &Host) -> Vec<(Seq, u32)> {
 }
 
 /// A host that listens and knows all its neighbours, which never are asked.
-fn server(world: &mut World, seed: u8) -> (Host, TcpListener) {
+pub(super) fn server(world: &mut World, seed: u8) -> (Host, TcpListener) {
     let mut setup = Setup::new(B_MAC, [seed; 32]).memory_budget(1 << 30);
     setup.link = setup.link.ipv4(B4, 8, None);
     let b = world.stack(setup);
@@ -243,7 +243,7 @@ fn server(world: &mut World, seed: u8) -> (Host, TcpListener) {
 }
 
 /// Lets the host find a neighbour by a frame from it.
-fn introduce(world: &World, b: &Host, source: [u8; 4]) {
+pub(super) fn introduce(world: &World, b: &Host, source: [u8; 4]) {
     let mut arp = Vec::from([0xff; 6]);
     arp.extend([
         2, 0, 0, 0, 0, 7, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 7,

@@ -12,6 +12,7 @@ mod hostile;
 mod offload;
 mod programs;
 mod resolver;
+mod restart;
 mod streams;
 
 use std::boxed::Box;

@@ -21,6 +21,7 @@ mod loss;
 mod opening;
 mod options;
 mod path;
+mod peers;
 mod script;
 mod size;
 mod states;
