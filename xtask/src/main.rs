@@ -53,6 +53,7 @@ const ON_KVM: &[&str] = &[
     "linux_packing",
     "linux_servers",
     "linux_volumes",
+    "linux_volumes_hostile",
     "network",
     "packets",
     "panics",

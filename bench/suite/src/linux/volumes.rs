@@ -63,6 +63,17 @@ int main(int count, char **words) {
     }
     done("stat-10000");
     begin = now();
+    for (int i = 0; i < FILES; i++) {
+        sprintf(name, "%d", i);
+        int one = open(name, O_RDONLY);
+        if (one < 0 || read(one, block, 4096) < 0 || close(one)) return 9;
+    }
+    done("open-read-close-10000");
+    mkdir("a", 0755); mkdir("a/b", 0755); mkdir("a/b/c", 0755); mkdir("a/b/c/d", 0755);
+    begin = now();
+    for (int i = 0; i < FILES; i++) if (stat("a/b/c/d", &st)) return 10;
+    done("stat-4-deep-10000");
+    begin = now();
     DIR *dir = opendir(".");
     int found = 0;
     while (readdir(dir)) found++;

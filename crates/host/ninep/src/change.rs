@@ -22,9 +22,9 @@ impl Session<'_> {
         }
     }
 
-    fn made(&self, folder: &Fid, name: &[u8]) -> Result<Qid, Errno> {
-        let (_, stat) = find(folder, name)?;
-        Ok(qid(&stat, self.device))
+    /// What has this name now; nothing if somebody has taken it away again. It was made all the same.
+    fn made(&self, folder: &Fid, name: &[u8]) -> Qid {
+        find(folder, name).map_or_else(|_| Qid::default(), |(_, stat)| qid(&stat, self.device))
     }
 
     pub(crate) fn make_folder(
@@ -36,7 +36,7 @@ impl Session<'_> {
         let folder = self.folder(folder)?;
         rustix::fs::mkdirat(&*folder.at, checked(name)?, permissions(mode, true))?;
         Ok(Reply::Mkdir {
-            qid: self.made(folder, name)?,
+            qid: self.made(folder, name),
         })
     }
 
@@ -50,7 +50,7 @@ impl Session<'_> {
         let folder = self.folder(folder)?;
         rustix::fs::symlinkat(target, &*folder.at, checked(name)?)?;
         Ok(Reply::Symlink {
-            qid: self.made(folder, name)?,
+            qid: self.made(folder, name),
         })
     }
 
@@ -71,7 +71,7 @@ impl Session<'_> {
         let permissions = permissions(mode, false);
         rustix::fs::mknodat(&*folder.at, checked(name)?, kind, permissions, 0)?;
         Ok(Reply::Mknod {
-            qid: self.made(folder, name)?,
+            qid: self.made(folder, name),
         })
     }
 

@@ -27,8 +27,17 @@ impl Session<'_> {
         let mut from = RawDir::new(folder, &mut buffer);
         let room = into.len();
         let mut to = Writer::new(into);
-        let mut is_first = true;
-        while let Some(entry) = from.next() {
+        let mut last = None;
+        loop {
+            let Some(entry) = from.next() else {
+                // An empty answer says the same.
+                if let Some(last) = last
+                    && to.len() + size(0) <= room
+                {
+                    Entry::end(last).put(&mut to).ok_or(Errno::INVAL)?;
+                }
+                break;
+            };
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
@@ -36,12 +45,11 @@ impl Session<'_> {
             }
             if to.len() + size(name.len()) > room {
                 // Room for none must not look like the end.
-                if is_first {
+                if last.is_none() {
                     return Err(Errno::INVAL);
                 }
                 break;
             }
-            is_first = false;
             let (kind, number) = numbers(entry.file_type());
             let entry = Entry {
                 qid: Qid {
@@ -53,6 +61,7 @@ impl Session<'_> {
                 kind: number,
                 name: Text(name),
             };
+            last = Some(entry.next);
             entry.put(&mut to).ok_or(Errno::INVAL)?;
         }
         Ok(to.len())

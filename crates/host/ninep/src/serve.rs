@@ -99,7 +99,7 @@ fn answer_all(export: &Export, socket: &OwnedFd, to_sync: Option<&mpsc::Sender<S
             continue;
         }
         let len = session.answer(message, &mut reply);
-        if !send(socket, reply.get(..len).unwrap_or(&[])) {
+        if len > 0 && !send(socket, reply.get(..len).unwrap_or(&[])) {
             return;
         }
     }

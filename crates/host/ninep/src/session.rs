@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kiln_ninep::message::{frame_data, tag_of};
+use kiln_ninep::message::{frame_data, messages, tag_of};
 use kiln_ninep::{
     NO_TAG, NO_USER, Names, Qids, READ_HEADER, Reply, Request, Statistics, Text, VERSION, lock,
 };
@@ -15,6 +15,9 @@ use crate::fid::{Fid, Fids, checked, qid};
 
 /// The shortest messages that make sense: a name and a little data.
 pub(crate) const MIN_MESSAGE: u32 = 4096;
+
+/// The shortest reply, which is that of an error.
+const SHORTEST: usize = kiln_ninep::HEADER + 4;
 
 /// What a guest has said so far.
 #[derive(Debug)]
@@ -54,12 +57,33 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Does what a request says and writes the reply, whose length it returns.
-    pub fn answer(&mut self, message: &[u8], into: &mut [u8]) -> usize {
+    /// Does what the messages of a packet say, one after the other, and writes the replies. Returns how long they are: 0 if there is nothing to
+    /// be said.
+    pub fn answer(&mut self, packet: &[u8], into: &mut [u8]) -> usize {
+        // All of them together: they go in one packet, too.
+        let most = self.msize.min(into.len());
+        let into = into.get_mut(..most).unwrap_or(&mut []);
+        let mut len = 0;
+        for message in messages(packet) {
+            let room = into.get_mut(len..).unwrap_or(&mut []);
+            if room.len() < SHORTEST {
+                break;
+            }
+            len += self.answer_one(message, room);
+        }
+        len
+    }
+
+    fn answer_one(&mut self, message: &[u8], into: &mut [u8]) -> usize {
         let tag = tag_of(message).unwrap_or(NO_TAG);
         let most = self.msize.min(into.len());
         let into = into.get_mut(..most).unwrap_or(&mut []);
         let done = match Request::decode(message) {
+            Ok((NO_TAG, Request::Clunk { fid })) => {
+                // Nobody asks what became of it.
+                let _ = self.clunk(fid);
+                return 0;
+            }
             Ok((_, request)) => self.perform(&request, into),
             Err(_) => Err(Errno::PROTO),
         };

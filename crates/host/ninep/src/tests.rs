@@ -142,11 +142,16 @@ fn names(session: &mut Session<'_>, fid: u32, count: u32) -> Vec<String> {
             let Reply::Readdir { data } = reply else {
                 panic!("{reply:?}");
             };
+            let mut more = !data.0.is_empty();
             for entry in entries(data.0) {
-                all.push(String::from_utf8(entry.name.0.to_vec()).unwrap());
+                if entry.is_end() {
+                    more = false;
+                } else {
+                    all.push(String::from_utf8(entry.name.0.to_vec()).unwrap());
+                }
                 offset = entry.next;
             }
-            !data.0.is_empty()
+            more
         });
         if !more {
             all.sort();
@@ -619,4 +624,114 @@ fn files_of_processes_are_not_opened() {
         let open = Request::Open { fid, flags: 0 };
         assert_eq!(done(&mut session, &open), Err(Errno::NXIO));
     }
+}
+
+/// The replies to several requests in one packet.
+fn ask_at_once<R>(
+    session: &mut Session<'_>,
+    requests: &[(u16, Request<'_>)],
+    look: impl FnOnce(Vec<(u16, Reply<'_>)>) -> R,
+) -> R {
+    let mut packet = vec![0; 10_000];
+    let mut len = 0;
+    for (tag, request) in requests {
+        len += request.encode(*tag, &mut packet[len..]).unwrap();
+    }
+    let mut reply = vec![0; 140_000];
+    let len = session.answer(&packet[..len], &mut reply);
+    let replies = kiln_ninep::message::messages(&reply[..len]);
+    look(replies.map(|one| Reply::decode(one).unwrap()).collect())
+}
+
+#[test]
+fn what_is_asked_at_once_is_answered_in_order_and_fails_alone() {
+    let folder = Folder::new();
+    let export = folder.export(false);
+    let mut session = Session::new(&export);
+    begin(&mut session);
+    let look = |fid, new, name: &'static [u8]| Request::Walk {
+        fid,
+        new,
+        names: Names::new(&[Text(name)]).unwrap(),
+    };
+    let told = |fid| Request::GetAttr {
+        fid,
+        mask: kiln_ninep::GETATTR_BASIC,
+    };
+    let failed = |reply: &Reply<'_>, errno: Errno| {
+        let errno = errno.raw_os_error().cast_unsigned();
+        *reply == Reply::Error { errno }
+    };
+    let requests = [
+        (5, look(0, 1, b"file")),
+        (5, told(1)),
+        (5, Request::Open { fid: 1, flags: 0 }),
+        (5, look(0, 2, b"missing")),
+        (5, told(2)),
+        (5, look(0, 3, b"etc")),
+        (5, look(3, 4, b"passwd")),
+        (kiln_ninep::NO_TAG, Request::Clunk { fid: 1 }),
+        (kiln_ninep::NO_TAG, Request::Clunk { fid: 77 }),
+        (5, told(1)),
+        (5, told(3)),
+    ];
+    ask_at_once(&mut session, &requests, |replies| {
+        assert_eq!(replies.len(), 9);
+        assert!(replies.iter().all(|(tag, _)| *tag == 5));
+        let [walk, file, open, missing, nothing, _, beyond, gone, link] = &replies[..] else {
+            panic!()
+        };
+        assert!(matches!(walk.1, Reply::Walk { .. }));
+        assert!(matches!(file.1, Reply::GetAttr { attributes } if attributes.size == 5));
+        assert!(matches!(open.1, Reply::Open { .. }));
+        assert!(failed(&missing.1, Errno::NOENT));
+        assert!(failed(&nothing.1, Errno::BADF));
+        // A link is not followed, whoever stands behind it.
+        assert!(failed(&beyond.1, Errno::NOTDIR));
+        assert!(failed(&gone.1, Errno::BADF));
+        assert!(
+            matches!(link.1, Reply::GetAttr { attributes } if attributes.qid.kind == Qid::LINK)
+        );
+    });
+    // What only gives fids back says nothing.
+    let clunk = [(kiln_ninep::NO_TAG, Request::Clunk { fid: 3 })];
+    assert_eq!(
+        ask_at_once(&mut session, &clunk, |replies| replies.len()),
+        0
+    );
+    assert_eq!(done(&mut session, &told(3)), Err(Errno::BADF));
+}
+
+#[test]
+fn replies_to_one_packet_fit_into_one() {
+    let folder = Folder::new();
+    fs::write(folder.served().join("big"), vec![b'x'; 200_000]).unwrap();
+    let export = folder.export(false);
+    let mut session = Session::new(&export);
+    begin(&mut session);
+    walk(&mut session, 1, "big").unwrap();
+    assert_eq!(
+        done(&mut session, &Request::Open { fid: 1, flags: 0 }),
+        Ok(())
+    );
+    let read = Request::Read {
+        fid: 1,
+        offset: 0,
+        count: 100_000,
+    };
+    let mut packet = vec![0; 10_000];
+    let mut len = 0;
+    for _ in 0..300 {
+        len += read.encode(5, &mut packet[len..]).unwrap();
+    }
+    let mut reply = vec![0; 128 << 10];
+    let len = session.answer(&packet[..len], &mut reply);
+    let lengths: Vec<_> = kiln_ninep::message::messages(&reply[..len])
+        .map(|one| match Reply::decode(one).unwrap().1 {
+            Reply::Read { data } => data.0.len(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(lengths[0], 100_000);
+    assert!(lengths[1] > 30_000 && lengths.len() < 300);
 }

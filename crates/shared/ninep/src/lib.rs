@@ -5,6 +5,13 @@
 //! round. No byte of a message is trusted by either: decoding looks at lengths only, refuses what is too short or too long, and
 //! leaves it to the caller what names and numbers mean. Nothing is allocated; texts and data are borrowed from the message.
 //!
+//! # Packets
+//!
+//! What is ours and not the protocol's: one packet may hold several messages, one behind the other ([`messages`](message::messages)). They are
+//! performed in their order, each whatever became of those before it, and answered in one packet in the same order; they share a tag. So a
+//! client asks in one go for what it would otherwise ask for one by one: the file with a name, what that is like, and to open it. A
+//! [`Request::Clunk`] with [`NO_TAG`] is not answered.
+//!
 //! | module | what it defines |
 //! | --- | --- |
 //! | [`wire`] | integers, texts and records as bytes |
@@ -38,7 +45,7 @@ pub const MAX_WALK: usize = 16;
 /// The fid that is none: [`Request::Attach`] without authentication.
 pub const NO_FID: u32 = u32::MAX;
 
-/// The tag of [`Request::Version`].
+/// The tag of [`Request::Version`], and of a [`Request::Clunk`] that is not to be answered.
 pub const NO_TAG: u16 = u16::MAX;
 
 /// The user that is none.

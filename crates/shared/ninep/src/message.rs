@@ -215,6 +215,23 @@ pub fn tag_of(message: &[u8]) -> Option<u16> {
     Some(u16::from_le_bytes(bytes.try_into().ok()?))
 }
 
+/// The messages of a packet, one behind the other. What is none ends it, as the last.
+pub fn messages(packet: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = packet;
+    core::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let len = u32::get(&mut Reader::new(rest)).and_then(|len| usize::try_from(len).ok());
+        let cut = len.filter(|len| *len >= HEADER);
+        let (message, behind) = cut
+            .and_then(|len| rest.split_at_checked(len))
+            .unwrap_or((rest, &[]));
+        rest = behind;
+        Some(message)
+    })
+}
+
 /// Writes the header of a reply to [`Request::Read`] or [`Request::Readdir`] before `len` bytes of data that are there already, from
 /// [`READ_HEADER`](crate::READ_HEADER) on. Returns the reply's length; `None` if it does not fit.
 pub fn frame_data(tag: u16, readdir: bool, len: usize, into: &mut [u8]) -> Option<usize> {

@@ -29,7 +29,7 @@ pub fn change(place: &Place, changes: Changes) -> Result {
 /// # Errors
 /// `EPERM`, `EROFS`, `EOPNOTSUPP` for links.
 pub fn change_mode(thread: &Rc<Thread>, place: &Place, mode: u32) -> Result {
-    let of = place.inode.metadata()?;
+    let of = place.metadata()?;
     if of.kind == Kind::Link {
         return Err(Errno::EOPNOTSUPP);
     }
@@ -60,7 +60,7 @@ pub fn change_mode(thread: &Rc<Thread>, place: &Place, mode: u32) -> Result {
 pub fn change_owner(thread: &Rc<Thread>, place: &Place, uid: u32, gid: u32) -> Result {
     let given = |number: u32| (number != u32::MAX).then_some(number);
     let (uid, gid) = (given(uid), given(gid));
-    let of = place.inode.metadata()?;
+    let of = place.metadata()?;
     {
         let credentials = thread.process.credentials.borrow();
         if credentials.fsuid != 0 {
@@ -101,7 +101,7 @@ pub fn truncate(thread: &Rc<Thread>, place: &Place, size: u64) -> Result {
     if place.mount().read_only.get() {
         return Err(Errno::EROFS);
     }
-    if size > place.inode.metadata()?.size {
+    if size > place.metadata()?.size {
         content::limit(thread, size - 1)?;
     }
     place.inode.resize(size)?;

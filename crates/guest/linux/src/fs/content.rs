@@ -26,6 +26,11 @@ impl InodeFile {
         Self { inode, kind }
     }
 
+    /// The right to move the description's offset, for a call that does it from outside.
+    pub fn turn<'a>(&self, thread: &Rc<Thread>, open: &'a OpenFile) -> Turn<'a> {
+        Turn::wait(thread, open)
+    }
+
     fn not_folder(&self) -> Result {
         if self.kind == Kind::Directory {
             return Err(Errno::EISDIR);
@@ -46,7 +51,7 @@ impl InodeFile {
 
 /// The right to move a description's offset. Two calls on one description do not read the same bytes (`f_pos`, read(2)), also where one of
 /// them sleeps meanwhile.
-struct Turn<'a>(&'a OpenFile);
+pub struct Turn<'a>(&'a OpenFile);
 
 impl<'a> Turn<'a> {
     fn wait(thread: &Rc<Thread>, open: &'a OpenFile) -> Self {

@@ -30,6 +30,10 @@ pub trait Pages {
     /// # Errors
     /// `ENOMEM`, `ENOSPC`; `ENXIO` if `first` lies behind the end of the content (the program gets `SIGBUS`).
     fn run(&self, first: u64, count: u64) -> Result<Run>;
+    /// True if what is missing has to come from far away, so that who holds nothing had better wait for it first.
+    fn are_far(&self) -> bool {
+        false
+    }
     /// A mapping is made through which the program may write.
     ///
     /// # Errors

@@ -62,5 +62,7 @@ bitflags::bitflags! {
         const IN_ROOT = 0x40;
         /// The last name is made or taken away: a link there is not followed, not even before a slash.
         const LAST = 0x80;
+        /// What is at the end will be opened for reading only.
+        const READ = 0x100;
     }
 }

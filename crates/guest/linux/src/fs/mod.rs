@@ -34,7 +34,7 @@ use crate::Result;
 use crate::process::Thread;
 
 pub use change::{allocate, change, change_mode, change_owner, change_xattr, truncate};
-pub use content::InodeFile;
+pub use content::{InodeFile, Turn};
 pub use file::{File, Mapped, OpenFile, Pages, Run, blocking};
 pub use flags::{OpenFlags, Walk};
 pub use mount::{memory_files, mount, mount_call, start, unmount};
@@ -86,7 +86,8 @@ pub struct Vfs {
     memory: OnceCell<Rc<tmpfs::Tmpfs>>,
     locks: locks::Locks,
     watches: watch::Watches,
-    volumes: volume::Volumes,
+    /// Folders of the host.
+    pub volumes: volume::Volumes,
     /// Who waits for a turn at an open file description.
     turns: crate::wait::WaitQueue,
     /// How device files are opened; set by the module that has the devices.

@@ -27,7 +27,7 @@ fn free(thread: &Rc<Thread>, folder: i32, path: &[u8], of_folder: bool) -> Resul
 }
 
 fn make(thread: &Rc<Thread>, found: &Found, new: &NewInode) -> Result<Place> {
-    let (uid, gid, extra) = ownership(thread, &found.parent.inode.metadata()?, new.kind);
+    let (uid, gid, extra) = ownership(thread, &found.parent.metadata()?, new.kind);
     let new = NewInode {
         mode: new.mode | extra,
         uid,
@@ -234,7 +234,7 @@ pub fn exchange_or_rename(
     }
     let same = match &victim {
         Some(victim) => {
-            let (a, b) = (moved.inode.metadata()?, victim.inode.metadata()?);
+            let (a, b) = (moved.metadata()?, victim.metadata()?);
             (a.device, a.inode) == (b.device, b.inode)
         }
         None => false,

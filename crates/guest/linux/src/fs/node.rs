@@ -122,6 +122,17 @@ pub trait Inode: Any {
     fn lookup(&self, _name: &[u8]) -> Result<Rc<dyn Inode>> {
         Err(Errno::ENOTDIR)
     }
+    /// Inodes with these names, each in the one before, and what they are like, where asking for several is no dearer than for one: as far as the
+    /// names lead, and then why not further. With `read` the last one will be opened for reading. `None` if there is no such way: the names
+    /// are looked up one by one.
+    #[allow(clippy::type_complexity, reason = "told in the words above")]
+    fn lookup_many(
+        &self,
+        _names: &[&[u8]],
+        _read: bool,
+    ) -> Option<Vec<Result<(Rc<dyn Inode>, Metadata)>>> {
+        None
+    }
     /// Makes an inode in a folder; `EEXIST` if there is one of that name.
     fn create(&self, _name: &[u8], _new: &NewInode) -> Result<Rc<dyn Inode>> {
         Err(Errno::ENOTDIR)

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::content::InodeFile;
-use super::permission::{EXECUTE, READ, WRITE, owns, permit, permit_change};
+use super::permission::{EXECUTE, READ, WRITE, owns, permit, permit_at, permit_change};
 use super::walk::{Found, find};
 use super::watch::{self, Mask};
 use super::{Dentry, File, Kind, Metadata, NewInode, OpenFile, OpenFlags, Place, Walk, anonymous};
@@ -81,6 +81,8 @@ fn open_once(
         walk |= Walk::LAST;
         walk.set(Walk::FOLLOW, false);
     }
+    let only_reads = !flags.intersects(OpenFlags::RDWR | OpenFlags::WRONLY | OpenFlags::TRUNC);
+    walk.set(Walk::READ, only_reads && !flags.contains(OpenFlags::PATH));
     let found = find(thread, folder, path, walk)?;
     if creates && !exclusive && found.slash {
         return Err(Errno::EISDIR);
@@ -131,11 +133,11 @@ fn existing(thread: &Rc<Thread>, dentry: &Rc<Dentry>, flags: OpenFlags) -> Resul
     if flags.writable() || truncates {
         wanted |= WRITE;
     }
-    permit(thread, &dentry.inode, wanted)?;
+    permit_at(thread, dentry, wanted)?;
     if wanted & WRITE != 0 && kind == Kind::Regular && dentry.mount.read_only.get() {
         return Err(Errno::EROFS);
     }
-    if flags.contains(OpenFlags::NOATIME) && !owns(thread, &dentry.inode.metadata()?) {
+    if flags.contains(OpenFlags::NOATIME) && !owns(thread, &dentry.metadata()?) {
         return Err(Errno::EPERM);
     }
     let file = file_of(thread, dentry, flags)?;
@@ -170,7 +172,7 @@ fn file_of(thread: &Rc<Thread>, dentry: &Rc<Dentry>, flags: OpenFlags) -> Result
                 return Err(Errno::EACCES);
             }
             let open = crate::kernel().vfs.open_device.get().ok_or(Errno::ENXIO)?;
-            open(thread, kind, dentry.inode.metadata()?.rdev, flags)
+            open(thread, kind, dentry.metadata()?.rdev, flags)
         }
     }
 }
@@ -180,6 +182,7 @@ fn describe(dentry: &Rc<Dentry>, file: Rc<dyn File>, flags: OpenFlags) -> Rc<Ope
     if !flags.contains(OpenFlags::PATH) {
         kept |= OpenFlags::LARGEFILE;
     }
+    dentry.ask_again();
     OpenFile::at(file, Some(Place::of(dentry.clone())), kept)
 }
 
@@ -207,7 +210,7 @@ fn create(thread: &Rc<Thread>, found: &Found, flags: OpenFlags, mode: u32) -> Re
     if parent.gone.get() {
         return Err(Errno::ENOENT);
     }
-    let (uid, gid, _) = ownership(thread, &parent.inode.metadata()?, Kind::Regular);
+    let (uid, gid, _) = ownership(thread, &parent.metadata()?, Kind::Regular);
     let new = NewInode {
         kind: Kind::Regular,
         mode: mode & 0o7777 & !thread.process.fs.umask.get(),

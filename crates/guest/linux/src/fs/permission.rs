@@ -18,12 +18,31 @@ pub const EXECUTE: u32 = 1;
 /// # Errors
 /// `EACCES`.
 pub fn permit(thread: &Rc<Thread>, inode: &Rc<dyn Inode>, wanted: u32) -> Result {
-    let credentials = thread.process.credentials.borrow();
-    let who = (credentials.fsuid, credentials.fsgid);
-    if who.0 == 0 && wanted & EXECUTE == 0 {
+    permit_by(thread, wanted, || inode.metadata())
+}
+
+/// The same of what was just found at a name.
+pub(super) fn permit_at(thread: &Rc<Thread>, at: &Rc<Dentry>, wanted: u32) -> Result {
+    permit_by(thread, wanted, || at.metadata())
+}
+
+fn permit_by(
+    thread: &Rc<Thread>,
+    wanted: u32,
+    metadata: impl FnOnce() -> Result<Metadata>,
+) -> Result {
+    if is_superuser(thread) && wanted & EXECUTE == 0 {
         return Ok(());
     }
-    check(&inode.metadata()?, who, &credentials, wanted)
+    // Before anything is borrowed: a file system may let others run until it knows.
+    let of = metadata()?;
+    let credentials = thread.process.credentials.borrow();
+    let who = (credentials.fsuid, credentials.fsgid);
+    check(&of, who, &credentials, wanted)
+}
+
+fn is_superuser(thread: &Rc<Thread>) -> bool {
+    thread.process.credentials.borrow().fsuid == 0
 }
 
 /// The same for other numbers than those that count for files (`access(2)`).
@@ -67,7 +86,13 @@ pub(super) fn permit_change(thread: &Rc<Thread>, folder: &Rc<Dentry>) -> Result 
     if folder.kind != Kind::Directory {
         return Err(Errno::ENOTDIR);
     }
-    permit(thread, &folder.inode, WRITE | EXECUTE)?;
+    // A folder can be searched by the superuser whatever its mode is.
+    let wanted = if is_superuser(thread) {
+        WRITE
+    } else {
+        WRITE | EXECUTE
+    };
+    permit_at(thread, folder, wanted)?;
     if folder.mount.read_only.get() {
         return Err(Errno::EROFS);
     }
@@ -81,8 +106,11 @@ pub(super) fn permit_removal(
     victim: &Rc<Dentry>,
 ) -> Result {
     permit_change(thread, folder)?;
-    let of = folder.inode.metadata()?;
-    if of.mode & 0o1000 != 0 && !owns(thread, &of) && !owns(thread, &victim.inode.metadata()?) {
+    if is_superuser(thread) {
+        return Ok(());
+    }
+    let of = folder.metadata()?;
+    if of.mode & 0o1000 != 0 && !owns(thread, &of) && !owns(thread, &victim.metadata()?) {
         return Err(Errno::EPERM);
     }
     Ok(())

@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use super::{Inode, Kind, Time};
+use super::{Inode, Kind, Metadata, Time};
 use crate::process::Thread;
 use crate::{Errno, Result};
 
@@ -65,6 +65,8 @@ pub struct Dentry {
     pub(super) covered: RefCell<Option<Rc<Dentry>>>,
     /// The name was taken away.
     pub(super) gone: Cell<bool>,
+    /// What was told when the name was found, if it may be something else later ([`Inode::steady`]): only for the call that has found it.
+    told: Cell<Option<Metadata>>,
 }
 
 impl Dentry {
@@ -74,17 +76,45 @@ impl Dentry {
         parent: Option<Rc<Dentry>>,
         name: &[u8],
     ) -> Result<Rc<Self>> {
-        let kind = inode.metadata()?.kind;
-        Ok(Rc::new(Self {
+        let told = inode.metadata()?;
+        Ok(Self::described(inode, told, mount, parent, name))
+    }
+
+    /// With what was told of the inode right now.
+    fn described(
+        inode: Rc<dyn Inode>,
+        told: Metadata,
+        mount: Rc<Mount>,
+        parent: Option<Rc<Dentry>>,
+        name: &[u8],
+    ) -> Rc<Self> {
+        let passes = parent.as_ref().is_some_and(|in_| !in_.inode.steady());
+        Rc::new(Self {
             inode,
-            kind,
+            kind: told.kind,
+            told: Cell::new(passes.then_some(told)),
             mount,
             parent: RefCell::new(parent),
             name: RefCell::new(name.into()),
             children: RefCell::default(),
             covered: RefCell::default(),
             gone: Cell::new(false),
-        }))
+        })
+    }
+
+    /// What the inode is like, as far as the call is concerned that has just found this name.
+    pub(super) fn metadata(&self) -> Result<Metadata> {
+        self.told.get().map_or_else(|| self.inode.metadata(), Ok)
+    }
+
+    /// What was told is told to another call than the one that comes now.
+    pub(super) fn ask_again(&self) {
+        self.told.set(None);
+    }
+
+    /// A name in this folder, just found, and what the inode is like. For folders whose names are not kept.
+    pub(super) fn found(self: &Rc<Self>, one: (Rc<dyn Inode>, Metadata), name: &[u8]) -> Rc<Self> {
+        Self::described(one.0, one.1, self.mount.clone(), Some(self.clone()), name)
     }
 
     /// The name in this folder, looked up if it is not known.
@@ -256,6 +286,14 @@ impl Place {
         path
     }
 
+    /// What the inode is like, for the call that has just found this place.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.dentry.metadata()
+    }
+
     /// True if the name was taken away since.
     pub fn is_deleted(&self) -> bool {
         self.dentry.gone.get()
@@ -278,7 +316,7 @@ impl Place {
     pub fn above_inode(&self) -> Result<u64> {
         let above = self.dentry.above();
         let inode = above.map_or_else(|| self.inode.clone(), |above| above.inode.clone());
-        Ok(inode.metadata()?.inode)
+        Ok(inode.identity()?.1)
     }
 
     /// The file system it belongs to.

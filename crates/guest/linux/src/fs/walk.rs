@@ -4,13 +4,15 @@ use alloc::borrow::Cow;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::permission::{EXECUTE, permit};
-use super::{AT_FDCWD, Dentry, Kind, OpenFile, Place, Walk, anonymous};
+use super::permission::{EXECUTE, permit_at};
+use super::{AT_FDCWD, Dentry, Inode, Kind, Metadata, OpenFile, Place, Walk, anonymous};
 use crate::process::Thread;
 use crate::{Errno, Result};
 
 /// Links that a walk follows at most (`MAXSYMLINKS`).
 const MAX_LINKS: u32 = 40;
+/// Names that are asked for at once at most.
+const MOST_AHEAD: usize = 8;
 /// Bytes of a name at most.
 pub(super) const NAME_MAX: usize = 255;
 
@@ -97,6 +99,7 @@ pub(super) fn find(thread: &Rc<Thread>, folder: i32, path: &[u8], walk: Walk) ->
         } else {
             place_of(&thread.process.files.get(folder)?)?.dentry
         };
+        here.ask_again();
         return Ok(Found {
             parent: here.clone(),
             name: Vec::new(),
@@ -124,12 +127,15 @@ pub(super) fn find(thread: &Rc<Thread>, folder: i32, path: &[u8], walk: Walk) ->
     if scoped {
         root = start.clone();
     }
+    start.ask_again();
+    root.ask_again();
     Walker {
         thread,
         root,
         walk,
         links: 0,
         superuser: thread.process.credentials.borrow().fsuid == 0,
+        ahead: Ahead::default(),
     }
     .go(start, path)
 }
@@ -140,6 +146,32 @@ struct Walker<'a> {
     walk: Walk,
     links: u32,
     superuser: bool,
+    ahead: Ahead,
+}
+
+/// What was found together with a name before it ([`Inode::lookup_many`]).
+#[derive(Default)]
+struct Ahead {
+    /// In which folder the next one is.
+    folder: Option<Rc<dyn Inode>>,
+    found: alloc::vec::IntoIter<Result<(Rc<dyn Inode>, Metadata)>>,
+}
+
+impl Ahead {
+    /// What was found in this folder, if that was asked for.
+    fn in_folder(&mut self, folder: &Rc<dyn Inode>) -> Option<Result<(Rc<dyn Inode>, Metadata)>> {
+        let is_here = |known: Rc<dyn Inode>| Rc::ptr_eq(&known, folder);
+        let next = if self.folder.take().is_some_and(is_here) {
+            self.found.next()
+        } else {
+            None
+        };
+        match &next {
+            Some(Ok((inode, _))) => self.folder = Some(inode.clone()),
+            _ => self.found = Vec::new().into_iter(),
+        }
+        next
+    }
 }
 
 impl Walker<'_> {
@@ -167,7 +199,7 @@ impl Walker<'_> {
                 return Err(Errno::ENOTDIR);
             }
             if !self.superuser {
-                permit(self.thread, &here.inode, EXECUTE)?;
+                permit_at(self.thread, &here, EXECUTE)?;
             }
             let name = &path[at..at + len];
             let (dentry, last) = match name {
@@ -177,7 +209,7 @@ impl Walker<'_> {
                     if len > NAME_MAX {
                         return Err(Errno::ENAMETOOLONG);
                     }
-                    match here.child(name) {
+                    match self.child(&here, name, &path[at..]) {
                         Ok(child) => (self.down(&here, &child)?, Last::Name),
                         Err(Errno::ENOENT) if is_last => {
                             return Ok(Found {
@@ -230,6 +262,29 @@ impl Walker<'_> {
         }
     }
 
+    /// The name in this folder, with which `path` begins. Folders that are far away are asked for the names behind it, too.
+    fn child(&mut self, here: &Rc<Dentry>, name: &[u8], path: &[u8]) -> Result<Rc<Dentry>> {
+        if here.inode.steady() || here.gone.get() {
+            return here.child(name);
+        }
+        if let Some(found) = self.ahead.in_folder(&here.inode) {
+            return Ok(here.found(found?, name));
+        }
+        let all = path.split(|&b| b == b'/').filter(|name| !name.is_empty());
+        let is_plain = |name: &&[u8]| !matches!(*name, b"." | b"..") && name.len() <= NAME_MAX;
+        let names: Vec<&[u8]> = all.clone().take(MOST_AHEAD).take_while(is_plain).collect();
+        let read = self.walk.contains(Walk::READ) && all.count() == names.len();
+        let Some(found) = here.inode.lookup_many(&names, read) else {
+            return here.child(name);
+        };
+        self.ahead = Ahead {
+            folder: Some(here.inode.clone()),
+            found: found.into_iter(),
+        };
+        let found = self.ahead.in_folder(&here.inode);
+        Ok(here.found(found.unwrap_or(Err(Errno::ENOENT))?, name))
+    }
+
     fn up(&self, here: &Rc<Dentry>) -> Result<Rc<Dentry>> {
         if Rc::ptr_eq(here, &self.root) {
             return if self.walk.contains(Walk::BENEATH) {
@@ -239,12 +294,16 @@ impl Walker<'_> {
             };
         }
         let above = here.above().unwrap_or_else(|| here.clone());
+        above.ask_again();
         self.border(here, &above)?;
         Ok(above)
     }
 
     fn down(&self, here: &Rc<Dentry>, child: &Rc<Dentry>) -> Result<Rc<Dentry>> {
         let top = child.top();
+        if !Rc::ptr_eq(&top, child) {
+            top.ask_again();
+        }
         self.border(here, &top)?;
         Ok(top)
     }
@@ -274,6 +333,7 @@ impl Walker<'_> {
                 return Err(Errno::EXDEV);
             }
             self.border(here, &place.dentry)?;
+            place.dentry.ask_again();
             return Ok((place.dentry, None));
         }
         let target = link.inode.read_link(self.thread)?;

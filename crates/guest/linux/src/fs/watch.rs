@@ -148,10 +148,12 @@ pub(super) fn tell(inode: &Rc<dyn Inode>, at: Option<&Rc<Dentry>>, mask: Mask) {
         mask
     };
     deliver(key, mask, 0, &[]);
-    if let Some(at) = at
-        && !at.gone.get()
-        && let Some(parent) = at.parent.borrow().clone()
-    {
+    let Some(at) = at.filter(|at| !at.gone.get()) else {
+        return;
+    };
+    // Nothing stays borrowed: the file system may let others run.
+    let parent = at.parent.borrow().clone();
+    if let Some(parent) = parent {
         let name = at.name.borrow().clone();
         tell_folder(&parent, &name, mask, 0);
     }

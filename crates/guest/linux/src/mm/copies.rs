@@ -5,6 +5,7 @@
 
 use alloc::rc::Rc;
 use alloc::vec;
+use alloc::vec::Vec;
 
 use super::area::{Area, MappedFile};
 use super::map::round_up;
@@ -34,7 +35,14 @@ impl AddressSpace {
             return FaultOutcome::NoContent;
         };
         for (from, to) in gaps {
-            if self.read_copy(&thread, file, &area, from, to).is_err() {
+            let Ok(content) = content_of(&thread, file, &area, from, to) else {
+                return FaultOutcome::NoContent;
+            };
+            if !self.is_missing_still(&area, from, to) {
+                // Others have run meanwhile and changed what is mapped: the access tells what there is now.
+                return FaultOutcome::Resolved;
+            }
+            if self.install(&area, from, &content).is_err() {
                 return FaultOutcome::NoContent;
             }
         }
@@ -64,44 +72,68 @@ impl AddressSpace {
         from: u64,
         to: u64,
     ) -> Result {
-        let size = file.open.file.metadata()?.size;
-        let first = area.offset_of(from);
-        let there = round_up(size.saturating_sub(first)).unwrap_or(0);
-        let to = to.min(from.saturating_add(there));
-        if from >= to {
+        let content = content_of(thread, file, area, from, to)?;
+        self.install(area, from, &content)
+    }
+
+    /// True if a range that was missing is so still, and belongs to the same mapping.
+    fn is_missing_still(&self, area: &Area, from: u64, to: u64) -> bool {
+        let state = self.state.borrow();
+        let Some(now) = state.areas.find(from) else {
+            return false;
+        };
+        let same = match (now.file(), area.file()) {
+            (Some(now), Some(before)) => Rc::ptr_eq(&now.open, &before.open),
+            _ => false,
+        };
+        same && now.offset_of(from) == area.offset_of(from)
+            && now.access == area.access
+            && now.end >= to
+            && state.present.missing(from, to) == [(from, to)]
+    }
+
+    /// Puts content where it is missing.
+    fn install(&self, area: &Area, from: u64, content: &[u8]) -> Result {
+        let len = content.len() as u64;
+        if len == 0 {
             return Ok(());
         }
-        platform::map(from, to - from, Access::READ | Access::WRITE, Backing::Zero)?;
-        let read = copy_content(thread, file, area, from, to);
-        let read = read.and_then(|()| platform::protect(from, to - from, area.access));
-        if let Err(error) = read {
-            let _ = platform::unmap(from, to - from);
+        platform::map(from, len, Access::READ | Access::WRITE, Backing::Zero)?;
+        let put = platform::copy_out(from, content)
+            .and_then(|()| platform::protect(from, len, area.access));
+        if let Err(error) = put {
+            let _ = platform::unmap(from, len);
             return Err(error);
         }
-        self.state.borrow_mut().present.insert(from, to);
+        self.state.borrow_mut().present.insert(from, from + len);
         Ok(())
     }
 }
 
-/// Copies a file's content to memory that is there and can be written.
-fn copy_content(thread: &Rc<Thread>, file: &MappedFile, area: &Area, from: u64, to: u64) -> Result {
-    let mut buffer = vec![0; 64 << 10];
-    let mut at = from;
-    while at < to {
-        let want = buffer.len().min((to - at) as usize);
-        let piece = buffer.get_mut(..want).unwrap_or_default();
-        let mut done = 0;
-        while done < want {
-            let offset = area.offset_of(at) + done as u64;
-            let mut sink = Sink::kernel(piece.get_mut(done..).unwrap_or_default());
-            match file.open.file.read_at(thread, offset, &mut sink)? {
-                0 => break,
-                more => done += more,
-            }
+/// A file's content for `from..to`, as far as the file goes; zeroes follow up to a page's end. Nothing may be borrowed: others may run meanwhile.
+fn content_of(
+    thread: &Rc<Thread>,
+    file: &MappedFile,
+    area: &Area,
+    from: u64,
+    to: u64,
+) -> Result<Vec<u8>> {
+    let size = file.open.file.metadata()?.size;
+    let first = area.offset_of(from);
+    let there = round_up(size.saturating_sub(first)).unwrap_or(0);
+    let len = to.saturating_sub(from).min(there);
+    let mut content = vec![0; len as usize];
+    let mut done = 0;
+    while let Some(rest) = content.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let offset = first + done as u64;
+        match file
+            .open
+            .file
+            .read_at(thread, offset, &mut Sink::kernel(rest))?
+        {
+            0 => break,
+            more => done += more,
         }
-        piece.get_mut(done..).unwrap_or_default().fill(0);
-        platform::copy_out(at, piece)?;
-        at += want as u64;
     }
-    Ok(())
+    Ok(content)
 }

@@ -1,10 +1,15 @@
 //! What an access that the processor has refused means.
 
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
 use super::area::{Area, AreaFlags, Content, Source};
 use super::areas::STACK_GUARD;
 use super::files::AROUND;
 use super::{AddressSpace, State};
+use crate::fs::Run;
 use crate::platform::{self, Access, Backing};
+use crate::process::Thread;
 use crate::user::PAGE;
 use crate::{Errno, Result};
 
@@ -63,6 +68,61 @@ impl AddressSpace {
             Ok(()) => FaultOutcome::Resolved,
             Err(_) => FaultOutcome::NoContent,
         }
+    }
+
+    /// The same for a thread of the program, which holds nothing: what has to come from far away is waited for while others run.
+    pub fn fault_of(&self, thread: &Rc<Thread>, at: u64, access: Access) -> FaultOutcome {
+        let kept = thread.at_names(|| self.bring(at, access));
+        let copied = {
+            let state = self.state.borrow();
+            let area = state.areas.find(at).filter(|area| area.is_program());
+            area.is_some_and(|area| {
+                let source = area.file().map(|file| &file.source);
+                matches!(source, Some(Source::Copy))
+                    && allows(area, access)
+                    && !state.present.contains(at)
+            })
+        };
+        let outcome = if copied {
+            thread.at_names(|| self.fault_copy(at))
+        } else {
+            self.fault(at, access)
+        };
+        drop(kept);
+        outcome
+    }
+
+    /// Asks a file far away for the pages that a fault will need. They stay as long as what is returned is kept.
+    fn bring(&self, at: u64, access: Access) -> Vec<Run> {
+        let (area, pages, gaps) = {
+            let state = self.state.borrow();
+            let Some(area) = state.areas.find(at).filter(|area| allows(area, access)) else {
+                return Vec::new();
+            };
+            let pages = match area.file().map(|file| &file.source) {
+                Some(Source::Pages(pages)) if pages.are_far() => pages.clone(),
+                _ => return Vec::new(),
+            };
+            let from = (at & !(AROUND - 1)).max(area.start);
+            let to = (at & !(AROUND - 1)).saturating_add(AROUND).min(area.end);
+            let gaps = state.present.missing(from, to);
+            (area.clone(), pages, gaps)
+        };
+        let mut kept = Vec::new();
+        for (mut from, to) in gaps {
+            while from < to {
+                let wanted = (to - from) / PAGE;
+                match pages.run(area.offset_of(from) / PAGE, wanted) {
+                    Ok(run) if run.pages > 0 => {
+                        from += run.pages.min(wanted) * PAGE;
+                        kept.push(run);
+                    }
+                    // The fault tells.
+                    _ => break,
+                }
+            }
+        }
+        kept
     }
 }
 

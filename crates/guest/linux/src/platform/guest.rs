@@ -538,6 +538,7 @@ pub(crate) fn wait_for_next() -> Rc<Thread> {
             return next;
         }
         if began == 0 {
+            kernel.vfs.volumes.give_back();
             began = now().max(1);
             sched::begin(None);
         }

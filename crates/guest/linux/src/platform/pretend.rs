@@ -390,7 +390,9 @@ pub(super) fn ask_folder(device: u32, request: &[u8], reply: &mut [u8]) -> Resul
         let mut later = vec![0; kiln_abi::user::MAX_NINEP as usize];
         let len = answer(request, &mut later);
         later.truncate(len);
-        p.replies.borrow_mut().push_back(later);
+        if len > 0 {
+            p.replies.borrow_mut().push_back(later);
+        }
         Ok(0)
     })
 }

@@ -277,6 +277,11 @@ impl Thread {
         }
     }
 
+    /// Does a whole call that turns to files and names with nothing borrowed.
+    pub fn at_names<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.with_ease(Ease::File, work)
+    }
+
     /// Does something for which others may have borrowed anything: memory that is touched anywhere is made present.
     pub fn at_any_time<R>(&self, work: impl FnOnce() -> R) -> R {
         self.with_ease(Ease::Unknown, work)

@@ -13,31 +13,31 @@ use crate::{Errno, Result};
 
 /// The calls.
 pub const CALLS: &[Call] = &[
-    Call::full(78, "getdents", 3, getdents),
+    Call::full(78, "getdents", 3, getdents).may_wait(),
     Call::full(79, "getcwd", 2, getcwd),
-    Call::full(80, "chdir", 1, chdir),
-    Call::full(81, "fchdir", 1, fchdir),
-    Call::full(82, "rename", 2, rename),
-    Call::full(83, "mkdir", 2, mkdir),
-    Call::full(84, "rmdir", 1, rmdir),
-    Call::full(86, "link", 2, link),
-    Call::full(87, "unlink", 1, unlink),
-    Call::full(88, "symlink", 2, symlink),
-    Call::full(89, "readlink", 3, readlink),
+    Call::full(80, "chdir", 1, chdir).may_wait(),
+    Call::full(81, "fchdir", 1, fchdir).may_wait(),
+    Call::full(82, "rename", 2, rename).may_wait(),
+    Call::full(83, "mkdir", 2, mkdir).may_wait(),
+    Call::full(84, "rmdir", 1, rmdir).may_wait(),
+    Call::full(86, "link", 2, link).may_wait(),
+    Call::full(87, "unlink", 1, unlink).may_wait(),
+    Call::full(88, "symlink", 2, symlink).may_wait(),
+    Call::full(89, "readlink", 3, readlink).may_wait(),
     Call::full(95, "umask", 1, umask),
-    Call::full(133, "mknod", 3, mknod),
-    Call::full(161, "chroot", 1, chroot),
+    Call::full(133, "mknod", 3, mknod).may_wait(),
+    Call::full(161, "chroot", 1, chroot).may_wait(),
     Call::partly(165, "mount", 5, mount, "only tmpfs, and MS_REMOUNT"),
     Call::partly(166, "umount2", 2, umount2, "MNT_EXPIRE"),
-    Call::full(217, "getdents64", 3, getdents64),
-    Call::full(258, "mkdirat", 3, mkdirat),
-    Call::full(259, "mknodat", 4, mknodat),
-    Call::full(263, "unlinkat", 3, unlinkat),
-    Call::full(264, "renameat", 4, renameat),
-    Call::full(265, "linkat", 5, linkat),
-    Call::full(266, "symlinkat", 3, symlinkat),
-    Call::full(267, "readlinkat", 4, readlinkat),
-    Call::full(316, "renameat2", 5, renameat2),
+    Call::full(217, "getdents64", 3, getdents64).may_wait(),
+    Call::full(258, "mkdirat", 3, mkdirat).may_wait(),
+    Call::full(259, "mknodat", 4, mknodat).may_wait(),
+    Call::full(263, "unlinkat", 3, unlinkat).may_wait(),
+    Call::full(264, "renameat", 4, renameat).may_wait(),
+    Call::full(265, "linkat", 5, linkat).may_wait(),
+    Call::full(266, "symlinkat", 3, symlinkat).may_wait(),
+    Call::full(267, "readlinkat", 4, readlinkat).may_wait(),
+    Call::full(316, "renameat2", 5, renameat2).may_wait(),
 ];
 
 /// `AT_SYMLINK_FOLLOW`
@@ -90,13 +90,13 @@ fn entries(
     }
     let file = open.downcast::<InodeFile>().ok_or(Errno::ENOTDIR)?;
     let place = open.place.as_ref().ok_or(Errno::ENOTDIR)?;
-    let own = file.inode.metadata()?;
-    if own.kind != Kind::Directory {
+    if place.kind() != Kind::Directory {
         return Err(Errno::ENOTDIR);
     }
     if place.is_deleted() {
         return Err(Errno::ENOENT);
     }
+    let _turn = file.turn(thread, &open);
     let room = (args.uint(2) as usize).min(MAX_ENTRIES);
     let mut to = Vec::new();
     let mut at = open.offset.get();
@@ -115,7 +115,7 @@ fn entries(
     };
     let mut more = true;
     if open.offset.get() == 0 {
-        more = give(own.inode, 1, Kind::Directory, b".");
+        more = give(file.inode.identity()?.1, 1, Kind::Directory, b".");
     }
     if more && open.offset.get() <= 1 {
         more = give(place.above_inode()?, 2, Kind::Directory, b"..");
@@ -151,7 +151,7 @@ fn getcwd(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 
 /// Checks that a place can be a working directory or a root.
 fn enter(thread: &Rc<Thread>, place: &Place) -> Result {
-    if place.inode.metadata()?.kind != Kind::Directory {
+    if place.kind() != Kind::Directory {
         return Err(Errno::ENOTDIR);
     }
     permit(thread, &place.inode, EXECUTE)

@@ -14,22 +14,22 @@ use crate::{Errno, Result};
 
 /// The calls.
 pub const CALLS: &[Call] = &[
-    Call::full(4, "stat", 2, stat),
-    Call::full(5, "fstat", 2, fstat),
-    Call::full(6, "lstat", 2, lstat),
-    Call::full(21, "access", 2, access),
+    Call::full(4, "stat", 2, stat).may_wait(),
+    Call::full(5, "fstat", 2, fstat).may_wait(),
+    Call::full(6, "lstat", 2, lstat).may_wait(),
+    Call::full(21, "access", 2, access).may_wait(),
     Call::full(74, "fsync", 1, fsync),
     Call::full(75, "fdatasync", 1, fdatasync),
-    Call::full(76, "truncate", 2, truncate),
-    Call::full(77, "ftruncate", 2, ftruncate),
-    Call::full(90, "chmod", 2, chmod),
-    Call::full(91, "fchmod", 2, fchmod),
-    Call::full(92, "chown", 3, chown),
-    Call::full(93, "fchown", 3, fchown),
-    Call::full(94, "lchown", 3, lchown),
-    Call::full(132, "utime", 2, utime),
-    Call::full(137, "statfs", 2, statfs),
-    Call::full(138, "fstatfs", 2, fstatfs),
+    Call::full(76, "truncate", 2, truncate).may_wait(),
+    Call::full(77, "ftruncate", 2, ftruncate).may_wait(),
+    Call::full(90, "chmod", 2, chmod).may_wait(),
+    Call::full(91, "fchmod", 2, fchmod).may_wait(),
+    Call::full(92, "chown", 3, chown).may_wait(),
+    Call::full(93, "fchown", 3, fchown).may_wait(),
+    Call::full(94, "lchown", 3, lchown).may_wait(),
+    Call::full(132, "utime", 2, utime).may_wait(),
+    Call::full(137, "statfs", 2, statfs).may_wait(),
+    Call::full(138, "fstatfs", 2, fstatfs).may_wait(),
     Call::full(162, "sync", 0, sync),
     Call::answered(
         187,
@@ -45,19 +45,19 @@ pub const CALLS: &[Call] = &[
         fadvise64,
         "a hint; nothing depends on it",
     ),
-    Call::full(235, "utimes", 2, utimes),
-    Call::full(260, "fchownat", 5, fchownat),
-    Call::full(261, "futimesat", 3, futimesat),
-    Call::full(262, "newfstatat", 4, newfstatat),
-    Call::full(268, "fchmodat", 3, fchmodat),
-    Call::full(269, "faccessat", 3, faccessat),
+    Call::full(235, "utimes", 2, utimes).may_wait(),
+    Call::full(260, "fchownat", 5, fchownat).may_wait(),
+    Call::full(261, "futimesat", 3, futimesat).may_wait(),
+    Call::full(262, "newfstatat", 4, newfstatat).may_wait(),
+    Call::full(268, "fchmodat", 3, fchmodat).may_wait(),
+    Call::full(269, "faccessat", 3, faccessat).may_wait(),
     Call::full(277, "sync_file_range", 4, sync_file_range),
-    Call::full(280, "utimensat", 4, utimensat),
-    Call::full(285, "fallocate", 4, fallocate),
+    Call::full(280, "utimensat", 4, utimensat).may_wait(),
+    Call::full(285, "fallocate", 4, fallocate).may_wait(),
     Call::full(306, "syncfs", 1, syncfs),
-    Call::full(332, "statx", 5, statx),
-    Call::full(439, "faccessat2", 4, faccessat2),
-    Call::full(452, "fchmodat2", 4, fchmodat2),
+    Call::full(332, "statx", 5, statx).may_wait(),
+    Call::full(439, "faccessat2", 4, faccessat2).may_wait(),
+    Call::full(452, "fchmodat2", 4, fchmodat2).may_wait(),
 ];
 
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
@@ -110,12 +110,12 @@ fn write_stat(to: UserAddr, of: &Metadata) -> Result<u64> {
 
 fn stat(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let place = place(thread, AT_FDCWD, args.addr(0), 0)?;
-    write_stat(args.addr(1), &place.inode.metadata()?)
+    write_stat(args.addr(1), &place.metadata()?)
 }
 
 fn lstat(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let place = place(thread, AT_FDCWD, args.addr(0), AT_SYMLINK_NOFOLLOW)?;
-    write_stat(args.addr(1), &place.inode.metadata()?)
+    write_stat(args.addr(1), &place.metadata()?)
 }
 
 fn fstat(thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -156,7 +156,7 @@ fn look(
         }
     }
     let place = place(thread, folder, path, flags)?;
-    Ok((place.inode.metadata()?, Some(place)))
+    Ok((place.metadata()?, Some(place)))
 }
 
 fn statx(thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -232,7 +232,7 @@ fn accessible(
         return Err(Errno::EINVAL);
     }
     let place = place(thread, folder, path, flags)?;
-    let of = place.inode.metadata()?;
+    let of = place.metadata()?;
     {
         let credentials = thread.process.credentials.borrow();
         let who = if flags & AT_EACCESS != 0 {
@@ -415,7 +415,7 @@ fn utimensat(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 fn truncate(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let size = u64::try_from(args.long(1)).map_err(|_| Errno::EINVAL)?;
     let place = place(thread, AT_FDCWD, args.addr(0), 0)?;
-    match place.inode.metadata()?.kind {
+    match place.metadata()?.kind {
         Kind::Regular => {}
         Kind::Directory => return Err(Errno::EISDIR),
         _ => return Err(Errno::EINVAL),

@@ -101,6 +101,8 @@ pub struct Call {
     pub state: State,
     /// What performs it.
     pub handler: Handler,
+    /// It turns to files with nothing borrowed, so that those of volumes may sleep ([`Thread::may_wait`]).
+    pub may_wait: bool,
 }
 
 impl Call {
@@ -112,6 +114,7 @@ impl Call {
             arguments,
             state: State::Full,
             handler,
+            may_wait: false,
         }
     }
 
@@ -129,6 +132,16 @@ impl Call {
             arguments,
             state: State::Partly(missing),
             handler,
+            may_wait: false,
+        }
+    }
+
+    /// The same call, which turns to files with nothing borrowed.
+    #[must_use]
+    pub const fn may_wait(self) -> Self {
+        Self {
+            may_wait: true,
+            ..self
         }
     }
 
@@ -146,6 +159,7 @@ impl Call {
             arguments,
             state: State::Answered(why),
             handler,
+            may_wait: false,
         }
     }
 }
@@ -224,6 +238,7 @@ pub fn perform(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
 
 fn perform_silently(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
     let result = match table::find(number) {
+        Some(call) if call.may_wait => thread.at_names(|| (call.handler)(thread, args)),
         Some(call) => (call.handler)(thread, args),
         None => {
             crate::kernel().counters.count_missing(number);

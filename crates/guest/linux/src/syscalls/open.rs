@@ -10,18 +10,18 @@ use crate::{Errno, Result};
 
 /// The calls.
 pub const CALLS: &[Call] = &[
-    Call::full(2, "open", 3, open),
+    Call::full(2, "open", 3, open).may_wait(),
     Call::full(3, "close", 1, close),
     Call::full(16, "ioctl", 3, ioctl),
     Call::full(32, "dup", 1, dup),
     Call::full(33, "dup2", 2, dup2),
     Call::partly(72, "fcntl", 3, fcntl, "no F_NOTIFY, no leases"),
-    Call::full(85, "creat", 2, creat),
-    Call::full(257, "openat", 4, openat),
+    Call::full(85, "creat", 2, creat).may_wait(),
+    Call::full(257, "openat", 4, openat).may_wait(),
     Call::full(292, "dup3", 3, dup3),
     Call::full(319, "memfd_create", 2, memfd_create),
     Call::full(436, "close_range", 3, close_range),
-    Call::full(437, "openat2", 4, openat2),
+    Call::full(437, "openat2", 4, openat2).may_wait(),
 ];
 
 fn open_at(thread: &Rc<Thread>, folder: i32, path: UserAddr, flags: u32, mode: u32) -> Result<u64> {
@@ -135,6 +135,8 @@ fn close(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let descriptor = thread.process.files.remove(args.int(0))?;
     locks::closed(thread.process.pid, &descriptor.open);
     super::socket::linger(thread, &descriptor.open);
+    // A file that was written may take its time.
+    thread.at_names(|| drop(descriptor));
     Ok(0)
 }
 

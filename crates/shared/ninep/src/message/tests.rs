@@ -107,3 +107,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_packet_holds_messages_and_what_is_none_ends_it() {
+    let mut packet = [0; 100];
+    let first = Request::Clunk { fid: 1 }.encode(1, &mut packet).unwrap();
+    let second = Request::GetAttr { fid: 2, mask: 3 };
+    let second = second.encode(1, &mut packet[first..]).unwrap();
+    let all: Vec<_> = messages(&packet[..first + second]).collect();
+    assert_eq!(all, [&packet[..first], &packet[first..first + second]]);
+    // Shorter than a header, longer than the packet.
+    for rest in [&[3, 0, 0, 0, 1, 2, 3, 4][..], &[0], &[9, 0, 0, 0, 1]] {
+        let mut cut = packet[..first].to_vec();
+        cut.extend_from_slice(rest);
+        let all: Vec<_> = messages(&cut).collect();
+        assert_eq!(all, [&packet[..first], rest]);
+    }
+    assert_eq!(messages(&[]).count(), 0);
+}

@@ -285,8 +285,20 @@ impl Cache {
         let count = count.clamp(16, AT_ONCE).min(next.min(end) - first);
         let chunk = Chunk::new(count as usize).or_else(|_| Chunk::new(1))?;
         let mut buffer = vec![0; count as usize * BYTES];
-        self.node.fetch(first * PAGE, &mut buffer)?;
+        loop {
+            let before = self.changes.get();
+            self.node.fetch(first * PAGE, &mut buffer)?;
+            // Else it is older than what the file has by now.
+            if self.changes.get() == before {
+                break;
+            }
+            buffer.fill(0);
+        }
         for (number, bytes) in buffer.chunks_exact(BYTES).enumerate() {
+            // Others may have been here meanwhile, and what they have brought may be mapped.
+            if self.here(first + number as u64).is_some() {
+                continue;
+            }
             let page = Page {
                 chunk: chunk.clone(),
                 index: number,
@@ -331,6 +343,10 @@ impl Pages for Cache {
             pages,
             hold: page.chunk,
         })
+    }
+
+    fn are_far(&self) -> bool {
+        true
     }
 
     fn expect_writes(&self) -> Result {

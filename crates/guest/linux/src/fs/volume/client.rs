@@ -11,11 +11,13 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use kiln_ninep::{
-    Attributes, GETATTR_BASIC, HEADER, NO_FID, NO_TAG, Names, READ_HEADER, Reply, Request, Text,
-    VERSION, WRITE_HEADER,
+    Attributes, GETATTR_BASIC, NO_FID, NO_TAG, READ_HEADER, Reply, Request, Text, VERSION,
+    WRITE_HEADER,
 };
 
-use super::node::Node;
+use super::fids::Found;
+use super::node::{Node, Way};
+use super::replies::{Replies, understand};
 use crate::platform;
 use crate::process::{Thread, sched};
 use crate::wait::{Events, Observer, WaitQueue};
@@ -29,19 +31,21 @@ const ROOT: u32 = 0;
 
 /// The guest's side of a folder.
 pub struct Client {
-    device: u32,
+    pub(super) device: u32,
     /// Number of the file system.
     pub number: u64,
     msize: usize,
     /// A request and a reply, for as long as they are sent and taken.
-    buffers: RefCell<(Vec<u8>, Vec<u8>)>,
+    pub(super) buffers: RefCell<(Vec<u8>, Vec<u8>)>,
     /// Requests that are on their way, by tag, and what has come of them.
     under_way: RefCell<BTreeMap<u16, Option<Vec<u8>>>>,
     /// Who waits for that.
     came: WaitQueue,
-    next: Cell<u32>,
+    pub(super) next: Cell<u32>,
     /// Fids that were given back.
-    free: RefCell<Vec<u32>>,
+    pub(super) free: RefCell<Vec<u32>>,
+    /// Fids that nobody needs, of which the server has not been told yet.
+    pub(super) unneeded: RefCell<Vec<u32>>,
     /// The inodes in use, by their numbers.
     pub(super) nodes: RefCell<BTreeMap<u64, Weak<Node>>>,
 }
@@ -58,6 +62,7 @@ impl Client {
             came: WaitQueue::new(),
             next: Cell::new(ROOT + 1),
             free: RefCell::default(),
+            unneeded: RefCell::default(),
             nodes: RefCell::default(),
         };
         let version = Request::Version {
@@ -86,8 +91,14 @@ impl Client {
         self.ask(&attach, |reply| {
             matches!(reply, Reply::Attach { .. }).then_some(())
         })?;
-        let fid = self.walk(ROOT, None)?;
-        Node::of(self, fid)
+        let fid = self.walk(ROOT)?;
+        let attributes = self.attributes(fid)?;
+        let root = Found {
+            fid,
+            attributes,
+            open: false,
+        };
+        Node::of(self, root, Way::Read)
     }
 
     /// The most bytes of one read, and of one write.
@@ -103,31 +114,79 @@ impl Client {
         request: &Request<'_>,
         read: impl FnOnce(&Reply<'_>) -> Option<R>,
     ) -> Result<R> {
+        self.ask_at_once(core::slice::from_ref(request), |replies| {
+            understand(&replies.one()?, read)
+        })
+    }
+
+    /// Asks several things in one packet: they are done one after the other, each whatever became of those before it. `read` gets the replies in
+    /// the same order.
+    ///
+    /// May sleep as [`ask`](Self::ask) does.
+    pub fn ask_at_once<R>(
+        &self,
+        requests: &[Request<'_>],
+        read: impl FnOnce(&mut Replies<'_>) -> Result<R>,
+    ) -> Result<R> {
         const TAG: u16 = 1;
-        let sleeper = sleeper(request);
+        let sleeper = sleeper(requests);
         if sleeper.is_some() || !self.under_way.borrow().is_empty() {
-            let (tag, reply) = self.exchange(request, sleeper.as_ref())?;
-            return understand(tag, &reply, read);
+            let (tag, reply) = self.exchange(requests, sleeper.as_ref())?;
+            return read(&mut Replies::of(tag, &reply));
         }
         let mut buffers = self.buffers.borrow_mut();
         let (message, reply) = &mut *buffers;
-        let message = self.encoded(TAG, request, message)?;
+        let (message, given_back) = self.packet(TAG, requests, message)?;
         let len = platform::ask_folder(self.device, message, reply)?;
-        understand(TAG, reply.get(..len).unwrap_or_default(), read)
+        self.gone(given_back);
+        read(&mut Replies::of(TAG, reply.get(..len).unwrap_or_default()))
     }
 
-    fn encoded<'a>(&self, tag: u16, request: &Request<'_>, into: &'a mut [u8]) -> Result<&'a [u8]> {
-        let len = request
-            .encode(tag, into)
-            .filter(|len| *len <= self.msize)
-            .ok_or(Errno::ENAMETOOLONG)?;
-        into.get(..len).ok_or(Errno::EIO)
+    /// The requests as they are sent, behind as many fids that nobody needs as there is room for. They come first, so that the server has room for
+    /// what is asked for.
+    pub(super) fn packet<'a>(
+        &self,
+        tag: u16,
+        requests: &[Request<'_>],
+        into: &'a mut [u8],
+    ) -> Result<(&'a [u8], usize)> {
+        let unneeded = self.unneeded.borrow();
+        // What waits for a disk comes alone, so that nothing has to wait behind it.
+        let most = if requests.iter().any(waits_for_disk) {
+            0
+        } else {
+            unneeded.len()
+        };
+        for given_back in [most, 0] {
+            let clunks = unneeded.iter().take(given_back);
+            let clunks = clunks.map(|&fid| (NO_TAG, Request::Clunk { fid }));
+            let all = clunks.chain(requests.iter().map(|request| (tag, *request)));
+            let mut len = 0;
+            let fits = { all }.all(|(tag, request)| {
+                let end = into
+                    .get_mut(len..self.msize)
+                    .and_then(|room| request.encode(tag, room));
+                len += end.unwrap_or(0);
+                end.is_some()
+            });
+            if fits {
+                return Ok((into.get(..len).ok_or(Errno::EIO)?, given_back));
+            }
+        }
+        Err(Errno::ENAMETOOLONG)
     }
 
-    /// Sends a request and waits for its reply, while others may be on their way.
+    /// The first of the fids that nobody needs have been sent: whatever is sent from now on comes behind that, so they are free.
+    pub(super) fn gone(&self, given_back: usize) {
+        let mut unneeded = self.unneeded.borrow_mut();
+        let sent = given_back.min(unneeded.len());
+        self.free.borrow_mut().extend(unneeded.drain(..sent));
+    }
+
+    /// Sends requests and waits for their replies, while others may be on their way.
     fn exchange(
         &self,
-        request: &Request<'_>,
+        requests: &[Request<'_>],
         sleeper: Option<&Rc<Thread>>,
     ) -> Result<(u16, Vec<u8>)> {
         let tag = {
@@ -141,8 +200,12 @@ impl Client {
         let sent = loop {
             let sent = {
                 let mut buffers = self.buffers.borrow_mut();
-                self.encoded(tag, request, &mut buffers.0)
-                    .and_then(|message| platform::ask_folder(self.device, message, &mut []))
+                self.packet(tag, requests, &mut buffers.0)
+                    .and_then(|(message, given_back)| {
+                        platform::ask_folder(self.device, message, &mut [])?;
+                        self.gone(given_back);
+                        Ok(())
+                    })
             };
             match sent {
                 // The server is behind: it has others' requests.
@@ -150,7 +213,7 @@ impl Client {
                 other => break other,
             }
         };
-        let reply = sent.map(|_| {
+        let reply = sent.map(|()| {
             loop {
                 let came = self
                     .under_way
@@ -213,69 +276,6 @@ impl Client {
         self.ask(request, |_| Some(()))
     }
 
-    fn take_fid(&self) -> Result<u32> {
-        if let Some(fid) = self.free.borrow_mut().pop() {
-            return Ok(fid);
-        }
-        let fid = self.next.get();
-        self.next.set(fid.checked_add(1).ok_or(Errno::ENFILE)?);
-        Ok(fid)
-    }
-
-    /// A new fid for what has this name in the folder `from`, or for `from` itself.
-    pub fn walk(&self, from: u32, name: Option<&[u8]>) -> Result<u32> {
-        let new = self.take_fid()?;
-        let names = name.map(Text);
-        let names = Names::new(names.as_slice()).ok_or(Errno::EINVAL)?;
-        let walk = Request::Walk {
-            fid: from,
-            new,
-            names,
-        };
-        let wanted = names.as_slice().len();
-        let found = self.ask(&walk, |reply| match reply {
-            Reply::Walk { qids } if qids.as_slice().len() == wanted => Some(()),
-            _ => None,
-        });
-        if let Err(errno) = found {
-            self.free.borrow_mut().push(new);
-            return Err(errno);
-        }
-        Ok(new)
-    }
-
-    /// A new fid for the extended attribute `name` of a file, or for the list of all, and its length.
-    pub fn walk_attribute(&self, fid: u32, name: &[u8]) -> Result<(u32, u64)> {
-        let new = self.take_fid()?;
-        let walk = Request::XattrWalk {
-            fid,
-            new,
-            name: Text(name),
-        };
-        let size = self.ask(&walk, |reply| match reply {
-            Reply::XattrWalk { size } => Some(*size),
-            _ => None,
-        });
-        if size.is_err() {
-            self.free.borrow_mut().push(new);
-        }
-        size.map(|size| (new, size))
-    }
-
-    /// Gives a fid back, and tells what the server says to that.
-    pub fn give_back(&self, fid: u32) -> Result {
-        let told = self.tell(&Request::Clunk { fid });
-        self.free.borrow_mut().push(fid);
-        told
-    }
-
-    /// Gives a fid back.
-    pub fn clunk(&self, fid: u32) {
-        // Whatever the server answers, it does not know the number any more.
-        let _ = self.tell(&Request::Clunk { fid });
-        self.free.borrow_mut().push(fid);
-    }
-
     /// What `stat` tells.
     pub fn attributes(&self, fid: u32) -> Result<Attributes> {
         let mask = GETATTR_BASIC;
@@ -288,31 +288,16 @@ impl Client {
 
 /// The thread that runs, if it may sleep until a reply comes, and that is of use. A machine with one thread has nobody to run meanwhile, and
 /// waiting for a message without sleeping takes half the time: that is worth it but for what takes as long as a disk.
-fn sleeper(request: &Request<'_>) -> Option<Rc<Thread>> {
+fn sleeper(requests: &[Request<'_>]) -> Option<Rc<Thread>> {
     let thread = sched::running()?;
     let alone = crate::kernel().processes.is_alone();
-    if alone && !matches!(request, Request::Fsync { .. }) {
+    if alone && !requests.iter().any(waits_for_disk) {
         return None;
     }
     let may = thread.may_wait() && !crate::kernel().event.is_detached();
     (may && platform::is_current(&thread)).then_some(thread)
 }
 
-fn understand<R>(tag: u16, reply: &[u8], read: impl FnOnce(&Reply<'_>) -> Option<R>) -> Result<R> {
-    if reply.len() < HEADER {
-        return Err(Errno::EIO);
-    }
-    match Reply::decode(reply) {
-        Ok((_, Reply::Error { errno })) => Err(error(errno)),
-        Ok((told, reply)) if told == tag => read(&reply).ok_or(Errno::EIO),
-        _ => Err(Errno::EIO),
-    }
-}
-
-/// An error number of the server's, which is Linux' own.
-fn error(number: u32) -> Errno {
-    match i32::try_from(number) {
-        Ok(number @ 1..=4095) => Errno(number),
-        _ => Errno::EIO,
-    }
+fn waits_for_disk(request: &Request<'_>) -> bool {
+    matches!(request, Request::Fsync { .. })
 }

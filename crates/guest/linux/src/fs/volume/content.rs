@@ -3,12 +3,16 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use kiln_ninep::{APPEND, Data, Reply, Request, set};
+use kiln_ninep::{APPEND, Data, GETATTR_BASIC, Reply, Request, set};
 
 use super::cache::Cache;
 use super::node::Node;
+use super::replies::understand;
 use crate::io::{Sink, Source};
 use crate::{Errno, Result};
+
+/// Bytes that asking for attributes takes in a packet.
+const ROOM_TO_ASK: usize = 64;
 
 impl Node {
     /// The pages, if the file is mapped shared.
@@ -172,19 +176,24 @@ impl Node {
         let fid = self.writer()?;
         self.found.set(None);
         let mut done = 0;
+        let mut end = None;
         let mut piece = Vec::new();
+        let room = self.client.room() - ROOM_TO_ASK;
         while from.remaining() > 0 {
             piece.clear();
-            let written = from.append(&mut piece, self.client.room()).and_then(|_| {
-                match self.send(fid, APPEND, &piece) {
+            let written = from.append(&mut piece, room).and_then(|_| {
+                match self.send_and_look(fid, &piece) {
                     // The host cannot.
-                    Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => self.send(fid, self.size()?, &piece),
+                    Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                        Ok((self.send(fid, self.size()?, &piece)?, None))
+                    }
                     other => other,
                 }
             });
             match written {
-                Ok(written) => {
+                Ok((written, size)) => {
                     done += written;
+                    end = size;
                     if written < piece.len() {
                         break;
                     }
@@ -197,7 +206,36 @@ impl Node {
             let (start, end) = cache.extent();
             cache.refresh(start, end)?;
         }
-        Ok((done, self.size()?))
+        match end {
+            Some(end) => Ok((done, end)),
+            None => Ok((done, self.size()?)),
+        }
+    }
+
+    /// Writes behind the end, and asks where that is then.
+    fn send_and_look(&self, fid: u32, bytes: &[u8]) -> Result<(usize, Option<u64>)> {
+        let requests = [
+            Request::Write {
+                fid,
+                offset: APPEND,
+                data: Data(bytes),
+            },
+            Request::GetAttr {
+                fid: self.fid,
+                mask: GETATTR_BASIC,
+            },
+        ];
+        self.client.ask_at_once(&requests, |replies| {
+            let sent = understand(&replies.one()?, |reply| match reply {
+                Reply::Write { count } => Some((*count as usize).min(bytes.len())),
+                _ => None,
+            })?;
+            let size = match replies.one() {
+                Ok(Reply::GetAttr { attributes }) => Some(attributes.size),
+                _ => None,
+            };
+            Ok((sent, size))
+        })
     }
 
     pub(super) fn resize_content(&self, size: u64) -> Result {

@@ -30,7 +30,12 @@ impl Node {
         Ok(locker)
     }
 
+    /// Nobody else runs meanwhile: whoever keeps the locks of this machine has borrowed them.
     fn lock(&self, wish: Wish, start: u64, length: u64, flags: u32) -> Result<bool> {
+        at_any_time(|| self.lock_at_once(wish, start, length, flags))
+    }
+
+    fn lock_at_once(&self, wish: Wish, start: u64, length: u64, flags: u32) -> Result<bool> {
         let kind = match wish {
             Wish::Shared => 0,
             Wish::Exclusive => 1,
@@ -85,6 +90,13 @@ impl Node {
     }
 }
 
+fn at_any_time<R>(work: impl FnOnce() -> R) -> R {
+    match crate::process::sched::running() {
+        Some(thread) => thread.at_any_time(work),
+        None => work(),
+    }
+}
+
 /// First byte and number of bytes, 0 for all that follow.
 fn range(start: u64, end: u64) -> (u64, u64) {
     let length = if end >= i64::MAX as u64 {
@@ -108,22 +120,25 @@ impl Outside for Node {
     fn conflict(&self, exclusive: bool, start: u64, end: u64) -> Result<Option<(u64, u64, bool)>> {
         let (start, length) = range(start, end);
         let request = Request::GetLock {
-            fid: self.locker(false)?,
+            fid: at_any_time(|| self.locker(false))?,
             kind: exclusive.into(),
             start,
             length,
             process: 1,
             client: Text(b""),
         };
-        let (kind, start, length) = self.client.ask(&request, |reply| match reply {
-            Reply::GetLock {
-                kind,
-                start,
-                length,
-                ..
-            } => Some((*kind, *start, *length)),
-            _ => None,
-        })?;
+        let asked = at_any_time(|| {
+            self.client.ask(&request, |reply| match reply {
+                Reply::GetLock {
+                    kind,
+                    start,
+                    length,
+                    ..
+                } => Some((*kind, *start, *length)),
+                _ => None,
+            })
+        });
+        let (kind, start, length) = asked?;
         if kind > 1 {
             return Ok(None);
         }

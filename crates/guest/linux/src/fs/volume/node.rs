@@ -2,15 +2,17 @@
 
 use alloc::boxed::Box;
 use alloc::rc::{Rc, Weak};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::cell::{Cell, RefCell};
 
 use kiln_ninep::directory::entries;
-use kiln_ninep::{Attributes, Data, Reply, Request, Text, set};
+use kiln_ninep::{Attributes, NO_FID, Reply, Request, Text, set};
 
 use super::cache::Cache;
 use super::client::Client;
+use super::fids::{Found, READ_WRITE};
 use crate::fs::locks::Outside;
 use crate::fs::{
     Attachment, Changes, Entry, File, FsStatistics, Inode, Kind, Mapped, Metadata, NewInode,
@@ -20,18 +22,28 @@ use crate::io::{Sink, Source};
 use crate::process::Thread;
 use crate::{Errno, Result};
 
-/// Flags of `open(2)` on x86-64, as the server takes them.
-const READ_WRITE: u32 = 0o2;
-const CREATE_NEW: u32 = 0o300;
 /// `AT_REMOVEDIR`
 const REMOVE_FOLDER: u32 = 0x200;
 const RENAME_NOREPLACE: u32 = 1;
 const SECOND: u64 = 1_000_000_000;
+/// Bytes of entries that are asked for at once: what goes into the buffer of the C library's `readdir(3)`.
+const ENTRIES: usize = 32 << 10;
+
+/// How a fid is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// For reading.
+    Read,
+    /// For reading and writing.
+    Write,
+}
 
 /// An inode.
 pub struct Node {
     pub(super) client: Rc<Client>,
     pub(super) fid: u32,
+    /// That fid itself is open, or about to be.
+    is_open: Cell<bool>,
     /// The number by which the server knows it.
     number: u64,
     kind: Kind,
@@ -65,15 +77,18 @@ fn kind_of(mode: u32) -> Result<Kind> {
 }
 
 impl Node {
-    /// The inode behind a fid, which is its own from now on: the one that is in use already, or a new one.
-    pub fn of(client: &Rc<Client>, fid: u32) -> Result<Rc<Self>> {
-        let told = client
-            .attributes(fid)
-            .and_then(|told| Ok((told, kind_of(told.mode)?)));
-        let (attributes, kind) = match told {
-            Ok(told) => told,
+    /// The inode behind a fid that was found, which is its own from now on: the one that is in use already, or a new one. If the fid is open,
+    /// it is so in this way.
+    pub fn of(client: &Rc<Client>, found: Found, way: Way) -> Result<Rc<Self>> {
+        let Found {
+            fid,
+            attributes,
+            open,
+        } = found;
+        let kind = match kind_of(attributes.mode) {
+            Ok(kind) => kind,
             Err(errno) => {
-                client.clunk(fid);
+                client.give_back_later([fid]);
                 return Err(errno);
             }
         };
@@ -83,28 +98,66 @@ impl Node {
         if let Some(known) = known.and_then(|known| known.upgrade())
             && known.kind == kind
         {
-            client.clunk(fid);
-            known.found.set(Some(attributes));
+            if !open || !known.take_opened(fid, way) {
+                client.give_back_later([fid]);
+            }
             return Ok(known);
         }
-        let node = Rc::new_cyclic(|this| Self {
+        let node = Self::new(client, fid, number, kind, None);
+        node.is_open.set(open);
+        if open {
+            node.take_opened(fid, way);
+        }
+        client
+            .nodes
+            .borrow_mut()
+            .insert(number, Rc::downgrade(&node));
+        Ok(node)
+    }
+
+    /// What was made here and is gone: nobody can do anything with it.
+    fn lost(&self, new: &NewInode<'_>) -> Rc<Self> {
+        let told = Attributes {
+            mode: new.kind as u32 | new.mode,
+            ..Attributes::default()
+        };
+        Self::new(&self.client, NO_FID, u64::MAX, new.kind, Some(told))
+    }
+
+    fn new(
+        client: &Rc<Client>,
+        fid: u32,
+        number: u64,
+        kind: Kind,
+        found: Option<Attributes>,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
             client: client.clone(),
             fid,
+            is_open: Cell::new(false),
             number,
             kind,
-            found: Cell::new(Some(attributes)),
+            found: Cell::new(found),
             reader: Cell::new(None),
             writer: Cell::new(None),
             locker: Cell::new(None),
             attachment: Attachment::default(),
             cache: RefCell::default(),
             this: this.clone(),
-        });
-        client
-            .nodes
-            .borrow_mut()
-            .insert(number, Rc::downgrade(&node));
-        Ok(node)
+        })
+    }
+
+    /// A fid that is open in this way is the one to be used, if there is none; else it is not taken, since locks may be held by the one there is.
+    fn take_opened(&self, fid: u32, way: Way) -> bool {
+        let place = match way {
+            Way::Read => &self.reader,
+            Way::Write => &self.writer,
+        };
+        if place.get().is_some() || way == Way::Read && self.writer.get().is_some() {
+            return false;
+        }
+        place.set(Some(fid));
+        true
     }
 
     pub(super) fn attributes(&self) -> Result<Attributes> {
@@ -116,83 +169,66 @@ impl Node {
 
     /// A fid that is open for reading.
     pub(super) fn reader(&self) -> Result<u32> {
-        if let Some(open) = self.reader.get().or(self.writer.get()) {
-            return Ok(open);
+        match self.reader.get().or(self.writer.get()) {
+            Some(open) => Ok(open),
+            None => self.opened(Way::Read),
         }
-        let open = self.opened(0)?;
-        self.reader.set(Some(open));
-        Ok(open)
     }
 
     /// A fid that is open for writing.
     pub(super) fn writer(&self) -> Result<u32> {
-        if let Some(open) = self.writer.get() {
-            return Ok(open);
+        match self.writer.get() {
+            Some(open) => Ok(open),
+            None => self.opened(Way::Write),
         }
-        let open = self.opened(READ_WRITE)?;
-        self.writer.set(Some(open));
-        Ok(open)
     }
 
-    fn opened(&self, flags: u32) -> Result<u32> {
-        let fid = self.client.walk(self.fid, None)?;
-        let opened = self.client.tell(&Request::Open { fid, flags });
-        if let Err(errno) = opened {
-            self.client.clunk(fid);
-            return Err(errno);
+    fn opened(&self, way: Way) -> Result<u32> {
+        let flags = match way {
+            Way::Read => 0,
+            Way::Write => READ_WRITE,
+        };
+        // Its own fid, unless that is open in another way; others may run meanwhile and want it too.
+        let fid = if self.is_open.replace(true) {
+            self.client.open(self.fid, flags)?
+        } else {
+            let fid = self.fid;
+            let opened = self.client.tell(&Request::Open { fid, flags });
+            opened.inspect_err(|_| self.is_open.set(false))?;
+            fid
+        };
+        if self.take_opened(fid, way) {
+            return Ok(fid);
         }
-        Ok(fid)
+        // Somebody else was faster.
+        if fid != self.fid {
+            self.client.give_back_later([fid]);
+        }
+        let there = match way {
+            Way::Read => self.reader.get().or(self.writer.get()),
+            Way::Write => self.writer.get(),
+        };
+        there.ok_or(Errno::EIO)
+    }
+
+    /// What the names lead to, each in the one before, with what it is like. With `read` the last one is opened for reading.
+    fn descend(&self, names: &[&[u8]], read: bool) -> Vec<Result<(Rc<Self>, Attributes)>> {
+        let found = self.client.find(self.fid, names, read).into_iter();
+        found
+            .map(|one| {
+                one.and_then(|one| {
+                    let told = one.attributes;
+                    Ok((Self::of(&self.client, one, Way::Read)?, told))
+                })
+            })
+            .collect()
     }
 
     fn child(&self, name: &[u8]) -> Result<Rc<Self>> {
-        Self::of(&self.client, self.client.walk(self.fid, Some(name))?)
-    }
-
-    /// The value of an extended attribute, or the names of all for an empty name.
-    fn read_attribute(&self, name: &[u8]) -> Result<Vec<u8>> {
-        const MOST: u64 = 65536;
-        let (new, size) = self.client.walk_attribute(self.fid, name)?;
-        let mut value = Vec::new();
-        let mut outcome = if size > MOST {
-            Err(Errno::E2BIG)
-        } else {
-            Ok(())
-        };
-        while outcome.is_ok() && (value.len() as u64) < size {
-            let request = Request::Read {
-                fid: new,
-                offset: value.len() as u64,
-                count: (size - value.len() as u64).min(self.client.room() as u64) as u32,
-            };
-            let read = self.client.ask(&request, |reply| match reply {
-                Reply::Read { data } => Some(data.0.to_vec()),
-                _ => None,
-            });
-            match read {
-                Ok(piece) if piece.is_empty() => break,
-                Ok(piece) => value.extend_from_slice(&piece),
-                Err(errno) => outcome = Err(errno),
-            }
-        }
-        self.client.clunk(new);
-        outcome.map(|()| value)
-    }
-
-    /// Makes a regular file; gives a fid that is open for reading and writing, whatever the file's permissions say.
-    fn make_file(&self, name: &[u8], new: &NewInode<'_>) -> Result<u32> {
-        let fid = self.client.walk(self.fid, None)?;
-        let made = self.client.tell(&Request::Create {
-            fid,
-            name: Text(name),
-            flags: READ_WRITE | CREATE_NEW,
-            mode: new.mode,
-            gid: new.gid,
-        });
-        if let Err(errno) = made {
-            self.client.clunk(fid);
-            return Err(errno);
-        }
-        Ok(fid)
+        let found = self.descend(&[name], false).pop();
+        let (child, told) = found.unwrap_or(Err(Errno::EIO))?;
+        child.found.set(Some(told));
+        Ok(child)
     }
 
     fn make(&self, name: &[u8], new: &NewInode<'_>) -> Result {
@@ -226,11 +262,20 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for fid in [self.reader.get(), self.writer.get(), Some(self.fid)]
-            .into_iter()
-            .flatten()
-        {
-            self.client.clunk(fid);
+        let writer = self.writer.get();
+        let others = [
+            self.reader.get().filter(|fid| *fid != self.fid),
+            Some(self.fid).filter(|fid| *fid != NO_FID),
+        ];
+        let others = others.into_iter().flatten();
+        self.client
+            .give_back_later(others.filter(|fid| Some(*fid) != writer));
+        if let Some(writer) = writer {
+            // The host may execute the file now, or have others see what is in it.
+            let _ = self.client.give_back(writer);
+        } else if self.locker.get().is_some() {
+            // Others may wait for what is left of its locks.
+            self.client.give_back_now();
         }
         let mut nodes = self.client.nodes.borrow_mut();
         if nodes
@@ -239,6 +284,26 @@ impl Drop for Node {
         {
             nodes.remove(&self.number);
         }
+    }
+}
+
+fn metadata_of(told: &Attributes, device: u64, kind: Kind) -> Metadata {
+    Metadata {
+        device,
+        inode: told.qid.path,
+        kind,
+        mode: told.mode & 0o7777,
+        links: u32::try_from(told.links).unwrap_or(u32::MAX),
+        uid: told.uid,
+        gid: told.gid,
+        rdev: told.device,
+        size: told.size,
+        blocks: told.blocks,
+        block_size: 1 << 17,
+        accessed: time(told.atime, told.atime_nanos),
+        modified: time(told.mtime, told.mtime_nanos),
+        changed: time(told.ctime, told.ctime_nanos),
+        born: time(told.ctime, told.ctime_nanos),
     }
 }
 
@@ -253,23 +318,7 @@ fn same(inode: &Rc<dyn Inode>) -> Result<&Node> {
 impl Inode for Node {
     fn metadata(&self) -> Result<Metadata> {
         let told = self.attributes()?;
-        Ok(Metadata {
-            device: self.client.number,
-            inode: told.qid.path,
-            kind: self.kind,
-            mode: told.mode & 0o7777,
-            links: u32::try_from(told.links).unwrap_or(u32::MAX),
-            uid: told.uid,
-            gid: told.gid,
-            rdev: told.device,
-            size: told.size,
-            blocks: told.blocks,
-            block_size: 1 << 17,
-            accessed: time(told.atime, told.atime_nanos),
-            modified: time(told.mtime, told.mtime_nanos),
-            changed: time(told.ctime, told.ctime_nanos),
-            born: time(told.ctime, told.ctime_nanos),
-        })
+        Ok(metadata_of(&told, self.client.number, self.kind))
     }
 
     fn change(&self, changes: Changes) -> Result {
@@ -310,22 +359,41 @@ impl Inode for Node {
         Ok(self.child(name)?)
     }
 
+    fn lookup_many(
+        &self,
+        names: &[&[u8]],
+        read: bool,
+    ) -> Option<Vec<Result<(Rc<dyn Inode>, Metadata)>>> {
+        if self.kind != Kind::Directory {
+            return Some(vec![Err(Errno::ENOTDIR)]);
+        }
+        let found = self.descend(names, read).into_iter();
+        let told = found.map(|one| {
+            one.map(|(node, told)| {
+                let metadata = metadata_of(&told, self.client.number, node.kind);
+                (node as Rc<dyn Inode>, metadata)
+            })
+        });
+        Some(told.collect())
+    }
+
     fn create(&self, name: &[u8], new: &NewInode) -> Result<Rc<dyn Inode>> {
         if self.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
         if new.kind != Kind::Regular {
             self.make(name, new)?;
-            return Ok(self.child(name)?);
+            return match self.child(name) {
+                Ok(made) => Ok(made),
+                // Somebody has taken it away again, and it was made all the same.
+                Err(Errno::ENOENT) => Ok(self.lost(new)),
+                Err(errno) => Err(errno),
+            };
         }
-        let open = self.make_file(name, new)?;
-        let file = self.child(name).inspect_err(|_| self.client.clunk(open))?;
-        // A file that is just made is nobody's yet; if it is, what is open may hold locks.
-        if file.writer.get().is_some() {
-            self.client.clunk(open);
-        } else {
-            file.writer.set(Some(open));
-        }
+        let made = self.client.create(self.fid, name, new.mode, new.gid)?;
+        let told = made.attributes;
+        let file = Self::of(&self.client, made, Way::Write)?;
+        file.found.set(Some(told));
         Ok(file)
     }
 
@@ -361,10 +429,10 @@ impl Inode for Node {
         }
         match flags {
             0 => {}
-            RENAME_NOREPLACE => match to.child(new_name) {
-                Err(Errno::ENOENT) => {}
-                Ok(_) => return Err(Errno::EEXIST),
-                Err(errno) => return Err(errno),
+            RENAME_NOREPLACE => match to.descend(&[new_name], false).pop() {
+                Some(Err(Errno::ENOENT)) => {}
+                Some(Err(errno)) => return Err(errno),
+                Some(Ok(_)) | None => return Err(Errno::EEXIST),
             },
             _ => return Err(Errno::EINVAL),
         }
@@ -395,7 +463,7 @@ impl Inode for Node {
         let fid = self.reader()?;
         let mut offset = from;
         loop {
-            let count = self.client.room().min(16 << 10) as u32;
+            let count = self.client.room().min(ENTRIES) as u32;
             // Copied, since `each` may ask the server too.
             let request = Request::Readdir { fid, offset, count };
             let data = self.client.ask(&request, |reply| match reply {
@@ -407,6 +475,9 @@ impl Inode for Node {
             }
             let before = offset;
             for entry in entries(&data) {
+                if entry.is_end() {
+                    return Ok(());
+                }
                 offset = entry.next;
                 let kind = kind_of(u32::from(entry.kind) << 12).unwrap_or(Kind::Regular);
                 let entry = Entry {
@@ -508,33 +579,7 @@ impl Inode for Node {
     }
 
     fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, flags: u32) -> Result {
-        const REPLACE: u32 = 2;
-        // An attribute of no length is one that is removed: the protocol has no other way to say so.
-        let (value, flags) = match value {
-            Some(value) => (value, flags),
-            None => (&[][..], REPLACE),
-        };
-        self.found.set(None);
-        let fid = self.client.walk(self.fid, None)?;
-        let create = Request::XattrCreate {
-            fid,
-            name: Text(name),
-            size: value.len() as u64,
-            flags,
-        };
-        let mut written = self.client.tell(&create);
-        for (index, piece) in value.chunks(self.client.room()).enumerate() {
-            written = written.and_then(|()| {
-                self.client.tell(&Request::Write {
-                    fid,
-                    offset: (index * self.client.room()) as u64,
-                    data: Data(piece),
-                })
-            });
-        }
-        // It is set when the fid is given back, so that is where the answer comes from.
-        let set = self.client.give_back(fid);
-        written.and(set)
+        self.write_attribute(name, value, flags)
     }
 
     fn xattrs(&self) -> Result<Vec<Vec<u8>>> {

@@ -1,6 +1,6 @@
 //! A folder of this very host, behind its server.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::prelude::v1::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,6 +69,11 @@ impl Drop for Folder {
     }
 }
 
+/// The message of this kind in a packet.
+fn asks(packet: &[u8], kind: u8) -> Option<&[u8]> {
+    kiln_ninep::message::messages(packet).find(|message| message.get(4) == Some(&kind))
+}
+
 fn new(kind: Kind) -> NewInode<'static> {
     NewInode {
         kind,
@@ -129,8 +134,8 @@ fn what_is_to_be_durable_is_asked_of_the_host() {
     let asked = Rc::new(RefCell::new(Vec::<u8>::new()));
     let seen = asked.clone();
     let root = folder.serve(move |request| {
-        if request.get(4) == Some(&FSYNC) {
-            seen.borrow_mut().extend(request.get(11));
+        if let Some(sync) = asks(request, FSYNC) {
+            seen.borrow_mut().extend(sync.get(11));
         }
     });
     crate::fs::mount(b"/mnt", root, "9p", b"volume").unwrap();
@@ -314,10 +319,12 @@ fn what_the_host_does_not_take_is_not_in_the_mapping() {
     let (seen, export) = (full.clone(), Export::open(&folder.0, false, 1000).unwrap());
     let mut session = Session::new(Box::leak(Box::new(export)));
     pretend::set_folder(Box::new(move |request, reply| {
-        if seen.get() && request.get(4) == Some(&118) {
+        if seen.get()
+            && let Some(write) = asks(request, 118)
+        {
             let error = kiln_ninep::Reply::Error { errno: 28 };
             return error
-                .encode(u16::from_le_bytes([request[5], request[6]]), reply)
+                .encode(u16::from_le_bytes([write[5], write[6]]), reply)
                 .unwrap();
         }
         session.answer(request, reply)
@@ -349,9 +356,9 @@ fn a_program_is_told_that_the_hosts_disk_is_full() {
     let export = Box::leak(Box::new(Export::open(&folder.0, false, 1000).unwrap()));
     let mut session = Session::new(export);
     pretend::set_folder(Box::new(move |request, reply| {
-        if request.get(4) == Some(&WRITE) {
+        if let Some(write) = asks(request, WRITE) {
             let error = kiln_ninep::Reply::Error { errno: 28 };
-            let tag = u16::from_le_bytes([request[5], request[6]]);
+            let tag = u16::from_le_bytes([write[5], write[6]]);
             return error.encode(tag, reply).unwrap();
         }
         session.answer(request, reply)
@@ -371,7 +378,7 @@ fn a_file_that_others_make_meanwhile_is_opened() {
     let folder = Folder::new();
     let new = folder.0.join("new");
     let root = folder.serve(move |request| {
-        if request.get(4) == Some(&CREATE) && !new.exists() {
+        if asks(request, CREATE).is_some() && !new.exists() {
             host::write(&new, "theirs").unwrap();
         }
     });
@@ -459,4 +466,156 @@ fn a_program_that_waits_for_the_host_lets_others_run() {
     pretend::while_asleep(|| ());
     assert_eq!(call!(p, "fsync", fd), 0);
     assert_eq!(host::read(folder.0.join("file")).unwrap(), b"written");
+}
+
+/// A program with a folder at `/mnt`, and how many packets it has waited for.
+fn counted(folder: &Folder) -> (crate::fs::testing::Program, Rc<Cell<u32>>) {
+    let p = program();
+    let asked = Rc::new(Cell::new(0));
+    let seen = asked.clone();
+    let root = folder.serve(move |request| {
+        let waits = kiln_ninep::message::messages(request).any(|one| {
+            kiln_ninep::message::tag_of(one).is_some_and(|tag| tag != kiln_ninep::NO_TAG)
+        });
+        seen.set(seen.get() + u32::from(waits));
+    });
+    crate::fs::mount(b"/mnt", root, "9p", b"volume").unwrap();
+    asked.set(0);
+    (p, asked)
+}
+
+#[test]
+fn a_call_asks_the_host_once_where_it_can() {
+    let folder = Folder::new();
+    host::create_dir_all(folder.0.join("sub/a/b")).unwrap();
+    host::write(folder.0.join("sub/a/b/deep"), "deep").unwrap();
+    let (p, asked) = counted(&folder);
+    let stat = p.room(1000);
+    let times = |most: u32| {
+        let times = asked.replace(0);
+        assert!(times <= most, "{times} times, not {most}");
+    };
+    assert_eq!(call!(p, "stat", "/mnt/file", stat), 0);
+    times(1);
+    assert_eq!(call!(p, "stat", "/mnt/sub/a/b/deep", stat), 0);
+    times(1);
+    let missing = crate::fs::testing::failed(Errno::ENOENT);
+    assert_eq!(call!(p, "stat", "/mnt/sub/none/b/deep", stat), missing);
+    times(1);
+    let fd = call!(p, "open", "/mnt/sub/a/b/deep", 0, 0);
+    assert!(fd >= 0);
+    times(1);
+    assert_eq!(call!(p, "read", fd, stat, 100), 4);
+    times(1);
+    assert_eq!(call!(p, "close", fd), 0);
+    times(0);
+    let fd = call!(p, "open", "/mnt/sub", 0o200_000, 0);
+    assert!(call!(p, "getdents64", fd, stat, 1000) > 0);
+    assert_eq!(call!(p, "getdents64", fd, stat, 1000), 0);
+    times(3);
+    let fd = call!(p, "open", "/mnt/new", 0o102, 0o644);
+    assert!(fd >= 0);
+    // Is it there, what is the folder like, make it.
+    times(3);
+    assert_eq!(call!(p, "unlink", "/mnt/new"), 0);
+    times(2);
+}
+
+#[test]
+fn what_the_host_changes_is_seen_by_the_next_call() {
+    let folder = Folder::new();
+    let (p, _) = counted(&folder);
+    let stat = p.room(1000);
+    let path = folder.0.join("file");
+    let size = || crate::user::UserAddr(stat).read::<[u64; 7]>().unwrap()[6];
+    assert_eq!(call!(p, "chdir", "/mnt/sub"), 0);
+    for open in [false, true] {
+        // Whatever was told when it was opened.
+        let fd = call!(p, "open", "/mnt/file", 2, 0);
+        for len in [10, 20] {
+            host::write(&path, vec![b'x'; len]).unwrap();
+            if open {
+                assert_eq!(call!(p, "fstat", fd, stat), 0);
+            } else {
+                assert_eq!(call!(p, "stat", "/mnt/file", stat), 0);
+            }
+            assert_eq!(size(), len as u64);
+        }
+        assert_eq!(call!(p, "close", fd), 0);
+    }
+    let mode = || crate::user::UserAddr(stat).read::<[u64; 4]>().unwrap()[3] & 0o777;
+    for bits in [0o700_u32, 0o750] {
+        use std::os::unix::fs::PermissionsExt;
+        let permissions = host::Permissions::from_mode(bits);
+        host::set_permissions(folder.0.join("sub"), permissions).unwrap();
+        assert_eq!(call!(p, "stat", ".", stat), 0);
+        assert_eq!(mode(), u64::from(bits));
+    }
+    // A folder that is replaced between two calls.
+    host::create_dir_all(folder.0.join("a/b")).unwrap();
+    host::write(folder.0.join("a/b/old"), "").unwrap();
+    assert_eq!(call!(p, "stat", "/mnt/a/b/old", stat), 0);
+    host::rename(folder.0.join("a"), folder.0.join("moved")).unwrap();
+    host::create_dir_all(folder.0.join("a/b")).unwrap();
+    let missing = crate::fs::testing::failed(Errno::ENOENT);
+    assert_eq!(call!(p, "stat", "/mnt/a/b/old", stat), missing);
+    // A link in the middle is followed in the guest's own tree.
+    std::os::unix::fs::symlink("../moved", folder.0.join("a/link")).unwrap();
+    assert_eq!(call!(p, "stat", "/mnt/a/link/b/old", stat), 0);
+    assert_eq!(call!(p, "stat", "/mnt/a/link/../moved/b/old", stat), 0);
+}
+
+#[test]
+fn names_are_asked_for_while_others_run() {
+    let folder = Folder::new();
+    let (p, _) = counted(&folder);
+    let stat = p.room(1000);
+    crate::process::sched::begin(Some(&p.thread));
+    let kernel = crate::kernel();
+    kernel.processes.add_thread(2, p.thread.process.clone());
+    let ran = Rc::new(Cell::new(0));
+    let asleep = |times: u32| {
+        for _ in 0..times {
+            let ran = ran.clone();
+            pretend::while_asleep(move || {
+                ran.set(ran.get() + 1);
+                super::replies_came();
+            });
+        }
+    };
+    asleep(1);
+    assert_eq!(call!(p, "stat", "/mnt/file", stat), 0);
+    assert_eq!(ran.replace(0), 1);
+    asleep(1);
+    let fd = call!(p, "open", "/mnt/sub", 0o200_000, 0);
+    assert_eq!((fd >= 0, ran.replace(0)), (true, 1));
+    asleep(1);
+    assert!(call!(p, "getdents64", fd, stat, 1000) > 0);
+    assert_eq!(ran.replace(0), 1);
+    asleep(3);
+    assert_eq!(call!(p, "rename", "/mnt/file", "/mnt/moved"), 0);
+    assert_eq!(ran.replace(0), 3);
+    asleep(2);
+    assert_eq!(call!(p, "unlink", "/mnt/moved"), 0);
+    assert_eq!(ran.replace(0), 2);
+}
+
+#[test]
+fn what_others_take_away_at_once_was_made_all_the_same() {
+    const WALK: u8 = 110;
+    let p = program();
+    let folder = Folder::new();
+    let new = folder.0.join("new");
+    let root = folder.serve(move |request| {
+        if asks(request, WALK).is_some() {
+            let _ = host::remove_dir(&new);
+        }
+    });
+    crate::fs::mount(b"/mnt", root, "9p", b"volume").unwrap();
+    assert_eq!(call!(p, "mkdir", "/mnt/new", 0o755), 0);
+    assert!(!folder.0.join("new").exists());
+    let stat = p.room(1000);
+    let missing = crate::fs::testing::failed(Errno::ENOENT);
+    assert_eq!(call!(p, "stat", "/mnt/new", stat), missing);
+    assert_eq!(call!(p, "stat", "/mnt/file", stat), 0);
 }
