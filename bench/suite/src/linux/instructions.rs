@@ -16,7 +16,7 @@ use crate::setting::{Setting, workspace};
 use crate::{Result, instance, place, web};
 
 /// Where the machine part ends, and where the program's addresses do (`docs/machine.md`).
-const ENDS: [u64; 2] = [0x20_0000, 0x3000_0000_0000];
+const ENDS: [u64; 2] = [0x20_0000, 0x7000_0000_0000];
 
 const BACKEND: &str = "qemu,accel=tcg,machine=microvm";
 

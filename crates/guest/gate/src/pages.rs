@@ -4,11 +4,15 @@
 //! when they are first touched, shares those of files and takes them back. What is said here is only how the guest comes to them.
 //! The user range is divided into *chunks*. When something in one may be accessed for the first time, it becomes a memory slot of
 //! the machine, whatever is mapped there now and later; and the guest's tables say what may be done with each page.
+//!
+//! Programs reserve many times what a machine can have (shadow memory of 16 TiB), and touch little of it. Of what one operation
+//! opens that is longer than [`LONG`] only those chunks are opened that are memory slots already; the guest asks for
+//! others when it faults on them, by protecting a part as it is.
 
 use core::cell::Cell;
 
 use kiln_abi::op::{OpError, Segment};
-use kiln_abi::user::{USER_END, UserAccess};
+use kiln_abi::user::{LONG, USER_END, UserAccess};
 
 use crate::paging::program::Rights;
 use crate::paging::{HUGE, NoTable};
@@ -45,7 +49,7 @@ impl<'a> Pages<'a> {
     /// # Errors
     /// [`OpError::NoSpace`] if there are too many chunks.
     pub fn prepare(self, range: Segment, access: UserAccess) -> Result<(), OpError> {
-        if access == UserAccess::NONE {
+        if access == UserAccess::NONE || range.len > LONG {
             return Ok(());
         }
         // All or none: a reservation that is refused must not leave nothing for the next.
@@ -140,6 +144,10 @@ impl<'a> Pages<'a> {
 
     fn open(self, range: Segment, rights: Rights) -> Result<(), OpError> {
         for (at, len) in pieces(range) {
+            // Nothing is open in a chunk that has never been a slot.
+            if range.len > LONG && self.place(at)?.get() == 0 {
+                continue;
+            }
             let physical = self.physical(at)?;
             self.machine
                 .change(|tables| tables.open(at, physical, len, rights))

@@ -23,6 +23,8 @@ pub struct Kernel {
     pub active_memory: ActiveMemory,
     /// What tells programs the time without a call.
     pub vdso: Vdso,
+    /// Where core files go.
+    pub core: crate::process::core_file::Store,
     /// The run queue.
     pub scheduler: Scheduler,
     /// Mounted file systems.
@@ -62,6 +64,7 @@ impl Kernel {
             processes: Processes::default(),
             active_memory: ActiveMemory::default(),
             vdso: Vdso::default(),
+            core: crate::process::core_file::Store::default(),
             scheduler: Scheduler::default(),
             vfs: Vfs::default(),
             timers: Timers::default(),

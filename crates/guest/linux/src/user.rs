@@ -12,7 +12,7 @@ use crate::{Errno, Result};
 /// First address that a program may use.
 pub const USER_START: u64 = 0x1_0000;
 /// Behind the last one. The library OS and the monitor's parts lie above.
-pub const USER_END: u64 = 0x3000_0000_0000;
+pub const USER_END: u64 = 0x7000_0000_0000;
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 

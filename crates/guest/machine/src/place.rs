@@ -18,7 +18,7 @@ const REGION: u64 = 1 << 39;
 const REGIONS: core::ops::Range<u64> = 1..253;
 /// The same.
 #[cfg(feature = "program")]
-const REGIONS: core::ops::Range<u64> = USER_END / REGION + 1..FIRST_REGION;
+const REGIONS: core::ops::Range<u64> = USER_END / REGION..FIRST_REGION;
 const PARTS: u64 = if cfg!(feature = "program") { 4 } else { 3 };
 /// Regions of each part.
 const EACH: u64 = (REGIONS.end - REGIONS.start) / PARTS;

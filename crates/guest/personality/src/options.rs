@@ -17,6 +17,8 @@ pub struct Options<'a> {
     pub hostname: Option<&'a [u8]>,
     /// Folders of the host: device name, path, read-only (`--volume=NAME:/path[:ro]`).
     pub volumes: Vec<Volume<'a>>,
+    /// The device of the folder that core files go to (`--core=NAME`).
+    pub core: Option<&'a [u8]>,
     /// Where the program's file is (`--exec=PATH`), if not where its name says.
     pub exec: Option<&'a [u8]>,
     /// Columns and rows of the terminal that the console is (`--terminal=COLUMNSxROWS`).
@@ -65,6 +67,7 @@ impl<'a> Options<'a> {
                 b"--uid" => options.uid = number(value)?,
                 b"--gid" => options.gid = number(value)?,
                 b"--hostname" => options.hostname = Some(value),
+                b"--core" => options.core = Some(value),
                 b"--exec" => options.exec = Some(value),
                 b"--volume" => options.volumes.push(volume(value)?),
                 b"--terminal" => {

@@ -77,6 +77,12 @@ extern "Rust" fn __kiln_main() -> u8 {
             refuse(CANNOT_START, format_args!("the volume {path}: {errno:?}"));
         }
     }
+    if let Some(device) = options.core {
+        match fs::volume::hidden(device) {
+            Ok(folder) => kernel.core.set(folder),
+            Err(errno) => refuse(CANNOT_START, format_args!("core files: {errno:?}")),
+        }
+    }
     if let Some(cwd) = options.cwd
         && let Err(errno) = work_in(&thread, cwd)
     {

@@ -5,6 +5,7 @@
 //! anything is made, and what others need to see of the instance is written while the guest already starts. Only a name
 //! that the user chose is taken before, so that a guest never runs under a name that turns out to be in use.
 
+mod core_file;
 mod detach;
 mod streams;
 
@@ -32,6 +33,7 @@ use crate::spec::{Spec, effective_env};
 use crate::supervise::{self, Channel, Progress, Supervisor};
 use crate::{Error, error, names, report};
 
+use core_file::CoreFile;
 pub use detach::detached;
 use streams::Standard;
 
@@ -57,6 +59,12 @@ fn open(spec: &Spec) -> Result<Image, Error> {
         error.path.clone_from(&spec.image);
         error
     })?;
+    if spec.core.is_some() && image.abi().flags & AbiNote::PROGRAM == 0 {
+        return Err(Error::Manifest(format!(
+            "{} is not a Linux program: --core is for those",
+            spec.image_name()
+        )));
+    }
     if !spec.volumes.is_empty() && image.abi().flags & AbiNote::PROGRAM == 0 {
         return Err(Error::Manifest(format!(
             "{} is not a Linux program: volumes are for those, use --block",
@@ -83,6 +91,8 @@ struct Instance<'a> {
     claim: Option<Claim>,
     /// Taken by the supervisor.
     running: Option<Running>,
+    /// Where a core file goes.
+    core: Option<CoreFile>,
 }
 
 /// What the supervisor gets.
@@ -110,10 +120,9 @@ impl<'a> Instance<'a> {
         let counter = program.then(Sample::begin).flatten();
         let random = registry::random();
         let id = names::id(random);
-        let name = match &spec.name {
-            Some(name) => name.clone(),
-            None => registry.free_name(random),
-        };
+        let name = spec.name.clone();
+        let name = name.unwrap_or_else(|| registry.free_name(random));
+        let (core, opened) = attach(spec, image, &backend, &name, &id)?;
         let Attached {
             devices,
             usernet,
@@ -122,7 +131,7 @@ impl<'a> Instance<'a> {
             described,
             folders,
             ports,
-        } = devices::attach(spec, &name, image.devices(), backend.link_ends())?;
+        } = opened;
         let args = arguments(spec);
         let env = effective_env(&spec.env);
         let (console, write_end) = console()?;
@@ -206,6 +215,7 @@ impl<'a> Instance<'a> {
                 signals,
                 log,
             }),
+            core,
         })
     }
 
@@ -255,6 +265,19 @@ impl<'a> Instance<'a> {
         if let Some(text) = &text {
             supervisor.note(text);
         }
+        let core = self.core.take().map_or(Ok(None), CoreFile::collect);
+        let told = match &core {
+            Ok(Some((path, bytes))) => Some(format!(
+                "core file: {} ({} on disk)",
+                path.display(),
+                crate::size::format(*bytes)
+            )),
+            Ok(None) => None,
+            Err(error) => Some(format!("no core file: {error}")),
+        };
+        if let Some(told) = &told {
+            supervisor.note(&format!("kiln: {told}\n"));
+        }
         let protections = supervise::protections(supervisor.guest);
         let (mut control, captures, outputs, signals) = supervisor.into_parts();
         let end = End {
@@ -266,6 +289,10 @@ impl<'a> Instance<'a> {
             calls: ended.usage.calls,
             host_calls: ended.usage.host_calls,
             protections,
+            core: core
+                .ok()
+                .flatten()
+                .map(|(path, _)| path.display().to_string()),
         };
         let recorded = self.conclude(claim, &end, control.is_some());
         // Only now, so that whoever waited finds the end recorded.
@@ -285,6 +312,9 @@ impl<'a> Instance<'a> {
         }
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));
+        }
+        if let Some(told) = told {
+            tell(&told);
         }
         recorded.map(|()| ended.code)
     }
@@ -307,6 +337,31 @@ impl<'a> Instance<'a> {
         }
         claim.finish(end)
     }
+}
+
+/// Opens the devices of an instance, and the folder for its core file if one is wanted.
+fn attach(
+    spec: &Spec,
+    image: &Image,
+    backend: &backends::Backend,
+    name: &str,
+    id: &str,
+) -> Result<(Option<CoreFile>, Attached), Error> {
+    if spec.core.is_some() && !backend.has_folders() {
+        return Err(Error::option(
+            "--core",
+            &backend.to_string(),
+            "this backend has no way for core files: leave --core out, or use --backend process or kvm",
+        ));
+    }
+    let core = CoreFile::prepare(spec, name, id)?;
+    let mut attached = devices::attach(spec, name, image.devices(), backend.link_ends())?;
+    if let Some(core) = &core {
+        let (device, folder) = core.device(spec)?;
+        attached.devices.push(device);
+        attached.folders.push(folder);
+    }
+    Ok((core, attached))
 }
 
 /// Makes the instance's place visible to others. What was claimed stays in `claim` on failure too.
@@ -345,6 +400,7 @@ fn arguments(spec: &Spec) -> Vec<String> {
     let volumes = spec.volumes.iter().enumerate();
     std::iter::once(program_name(spec))
         .chain(volumes.map(|(number, volume)| volume.argument(number)))
+        .chain(spec.core.is_some().then(|| CoreFile::argument(spec)))
         .chain(spec.args.iter().cloned())
         .collect()
 }

@@ -40,6 +40,8 @@ pub struct Spec {
     pub blocks: Vec<BlockOption>,
     /// Folders of the host, for Linux programs.
     pub volumes: Vec<VolumeOption>,
+    /// Where a core file goes if a signal ends the program: a file, or a folder for one of the instance's name.
+    pub core: Option<PathBuf>,
     /// Environment, as `NAME=value`.
     pub env: Vec<String>,
     /// Arguments behind the program's name.
@@ -65,6 +67,7 @@ impl Spec {
             nets: Vec::new(),
             blocks: Vec::new(),
             volumes: Vec::new(),
+            core: None,
             env: Vec::new(),
             args: Vec::new(),
             remove: false,

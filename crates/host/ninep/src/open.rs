@@ -160,6 +160,7 @@ impl Session<'_> {
         offset: u64,
         data: &[u8],
     ) -> Result<Reply<'static>, Errno> {
+        self.export.spend(data.len())?;
         let fid = self.fids.get_mut(number)?;
         let count = if let Some(attribute) = &mut fid.attribute {
             crate::xattr::append(attribute, offset, data)?

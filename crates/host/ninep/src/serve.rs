@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use kiln_ninep::Reply;
@@ -26,6 +27,8 @@ pub struct Export {
     pub(crate) descriptors: usize,
     /// The longest message in bytes.
     pub(crate) longest: usize,
+    /// How many bytes may still be written, if that is limited.
+    pub(crate) left: Option<AtomicU64>,
 }
 
 impl Export {
@@ -41,6 +44,7 @@ impl Export {
             read_only,
             descriptors,
             longest: MAX_MESSAGE,
+            left: None,
         })
     }
 
@@ -49,6 +53,26 @@ impl Export {
     pub fn with_messages_up_to(mut self, longest: usize) -> Self {
         self.longest = longest.clamp(MIN_MESSAGE as usize, MAX_MESSAGE);
         self
+    }
+
+    /// Lets at most so many bytes be written, in all; what would be more fails with `ENOSPC`.
+    #[must_use]
+    pub fn limited(self, bytes: u64) -> Self {
+        Self {
+            left: Some(AtomicU64::new(bytes)),
+            ..self
+        }
+    }
+
+    /// Takes so many bytes of what may be written.
+    pub(crate) fn spend(&self, bytes: usize) -> Result<(), Errno> {
+        let Some(left) = &self.left else {
+            return Ok(());
+        };
+        let take = |left: u64| left.checked_sub(bytes as u64);
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .map(drop)
+            .map_err(|_| Errno::NOSPC)
     }
 }
 

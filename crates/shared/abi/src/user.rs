@@ -11,8 +11,13 @@ use crate::op::{OpError, RawOp, Segment, code};
 
 /// First address of the user range.
 pub const USER_START: u64 = 0x1_0000;
-/// Behind the last one.
-pub const USER_END: u64 = 0x3000_0000_0000;
+/// Behind the last one: as high as leaves room above for the library OS at random places, because there are programs that want fixed
+/// addresses far up (sanitizers' allocators at `0x5000_0000_0000` and `0x6000_0000_0000`).
+pub const USER_END: u64 = 0x7000_0000_0000;
+
+/// What is mapped or protected by one operation may be out of the guest's reach for now if it is longer than this: an access faults
+/// that the mapping allows. Protecting pages as they are, at most so many bytes of them, brings them into reach.
+pub const LONG: u64 = 1 << 30;
 
 /// What the program may do with pages: a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -347,13 +352,13 @@ mod tests {
             UserOp::Map {
                 range: RANGE,
                 access: UserAccess::WRITE,
-                backing: UserBacking::Shared(0x3100_0000_1000),
+                backing: UserBacking::Shared(0x7100_0000_1000),
                 populate: false,
             },
             UserOp::Map {
                 range: RANGE,
                 access: UserAccess::READ,
-                backing: UserBacking::Private(0x3100_0000_1000),
+                backing: UserBacking::Private(0x7100_0000_1000),
                 populate: false,
             },
             UserOp::Unmap { range: RANGE },
@@ -372,7 +377,7 @@ mod tests {
             },
             UserOp::SystemCalls {
                 entry: 0x3000_1234_5678,
-                deferred: 0x3100_0000_0010,
+                deferred: 0x7100_0000_0010,
             },
             UserOp::ConsoleRead { buffer: RANGE },
             UserOp::NineP {

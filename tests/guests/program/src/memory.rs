@@ -3,7 +3,7 @@
 use alloc::alloc::{Layout, alloc_zeroed};
 
 use kiln_abi::op::{OpError, Segment};
-use kiln_abi::user::{USER_END, USER_START, UserAdvice, UserBacking, UserOp};
+use kiln_abi::user::{LONG, USER_END, USER_START, UserAdvice, UserBacking, UserOp};
 use kiln_rt::boot;
 
 use crate::start::{access, map, pages, peek, poke, user};
@@ -56,25 +56,34 @@ fn zeroes() {
         assert_eq!(user(UserOp::Unmap { range }), Ok(0));
         assert_eq!(user(UserOp::Unmap { range }), Ok(0), "nothing there");
     }
-    // Far more than there is memory: nothing of it exists. In a virtual machine there is an end to what can be accessed.
-    let in_process = boot::info().backend == kiln_abi::boot::Backend::Process as u32;
-    let len = 1 << if in_process { 42 } else { 37 };
+    // Far more than there is memory: nothing of it exists.
+    let len = 1 << 44;
     let range = Segment { addr: 1 << 40, len };
     assert_eq!(map(range, 3, UserBacking::Zero), Ok(0));
-    poke(range.addr + len / 2, 1);
-    let range = Segment {
-        addr: range.addr,
-        len: 1 << 44,
-    };
-    assert_eq!(map(range, 0, UserBacking::Zero), Ok(0));
-    if boot::info().backend == kiln_abi::boot::Backend::Kvm as u32 {
-        assert_eq!(map(range, 3, UserBacking::Zero), Err(OpError::NoSpace));
-        // Which has cost nothing: all else goes on.
-        let next = pages(1 << 41, 1);
-        assert_eq!(map(next, 3, UserBacking::Zero), Ok(0));
-        poke(next.addr, 1);
+    for at in [range.addr, range.addr + len / 2, range.addr + len - 4096] {
+        reach(pages(at, 1));
+        poke(at, 1);
     }
+    // What was in reach is there at once when all of it is changed.
+    let whole = UserOp::Protect {
+        range,
+        access: access(1),
+    };
+    assert_eq!(user(whole), Ok(0));
+    assert_eq!(peek(range.addr), 1);
+    assert_eq!(map(range, 3, UserBacking::Zero), Ok(0));
+    assert_eq!(peek(range.addr), 0);
+    poke(range.addr, 2);
     assert_eq!(user(UserOp::Unmap { range }), Ok(0));
+}
+
+/// Brings pages of a long mapping into reach.
+fn reach(range: Segment) {
+    let as_it_is = UserOp::Protect {
+        range,
+        access: access(3),
+    };
+    assert_eq!(user(as_it_is), Ok(0));
 }
 
 fn shared_and_private() {
@@ -180,6 +189,10 @@ pub fn fill() {
     };
     assert_eq!(map(range, 3, UserBacking::Zero), Ok(0));
     for page in 0..range.len / 4096 {
+        if page % (LONG / 4096) == 0 {
+            let addr = range.addr + page * 4096;
+            reach(Segment { addr, len: LONG });
+        }
         poke(range.addr + page * 4096, 1);
     }
 }

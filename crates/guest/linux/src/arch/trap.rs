@@ -294,13 +294,12 @@ fn debug_code(frame: &TrapFrame) -> i32 {
 
 /// `None` if memory was provided, else the signal and its code.
 fn page_fault(thread: &Rc<Thread>, frame: &TrapFrame) -> Option<(u32, i32)> {
-    let memory = &thread.process.memory;
-    let outcome = memory.fault_of(thread, frame.address, access(frame.error));
-    let signal = outcome.signal()?;
     if frame.signal == signal::BUS {
         return Some((signal::BUS, signal::BUS_ADRERR));
     }
-    Some(signal)
+    let memory = &thread.process.memory;
+    let outcome = memory.fault_of(thread, frame.address, access(frame.error));
+    outcome.signal()
 }
 
 /// Asks the address space whether there should be memory; true if there is now.

@@ -40,7 +40,7 @@ pub use flags::{OpenFlags, Walk};
 pub use mount::{memory_files, mount, mount_call, start, unmount};
 pub use names::{exchange_or_rename, link, make_link, make_node, remove};
 pub use node::{Attachment, Changes, Entry, FsStatistics, Inode, Kind, Metadata, NewInode, Time};
-pub use open::{memory_file, open, open_how, open_place, read_whole};
+pub use open::{memory_file, open, open_how, open_place, read_whole, segment_file};
 pub use permission::permit;
 pub use place::{Dentry, Mount, Place};
 pub use table::FdTable;

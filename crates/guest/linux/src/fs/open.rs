@@ -267,14 +267,27 @@ fn unnamed(
 /// None that are known.
 pub fn memory_file(thread: &Rc<Thread>, name: &[u8], sealable: bool) -> Result<Rc<OpenFile>> {
     let seals = if sealable { 0 } else { super::tmpfs::SEAL_SEAL };
+    let mut shown = b"/memfd:".to_vec();
+    shown.extend_from_slice(name);
+    nameless(thread, &shown, seals)
+}
+
+/// The content of a segment of shared memory (`shmget(2)`).
+///
+/// # Errors
+/// None that are known.
+pub fn segment_file(thread: &Rc<Thread>, key: i32) -> Result<Rc<OpenFile>> {
+    let shown = alloc::format!("/SYSV{key:08x}");
+    nameless(thread, shown.as_bytes(), super::tmpfs::SEAL_SEAL)
+}
+
+fn nameless(thread: &Rc<Thread>, shown: &[u8], seals: u32) -> Result<Rc<OpenFile>> {
     let (uid, gid) = {
         let credentials = thread.process.credentials.borrow();
         (credentials.fsuid, credentials.fsgid)
     };
     let inode = super::memory_files().memory_file(uid, gid, seals);
-    let mut shown = b"/memfd:".to_vec();
-    shown.extend_from_slice(name);
-    let dentry = Dentry::new(inode, anonymous::mount(), None, &shown)?;
+    let dentry = Dentry::new(inode, anonymous::mount(), None, shown)?;
     dentry.gone.set(true);
     let file = content(&dentry);
     let flags = OpenFlags::RDWR | OpenFlags::LARGEFILE;

@@ -239,7 +239,7 @@ fn segments_may_share_pages_but_not_with_the_stack() {
         6,
         0x1000,
         0x1_0000,
-        (0x1000, 0x2fff_f000_0000),
+        (0x1000, 0x6fff_f000_0000),
         0x1000,
     )];
     let low = [entry(1, 5, 0x1000, 0, (0x1000, 0x1000), 0x1000)];

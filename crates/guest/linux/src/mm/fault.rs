@@ -13,6 +13,9 @@ use crate::process::Thread;
 use crate::user::PAGE;
 use crate::{Errno, Result};
 
+/// How much of a long mapping is asked for at once: what a machine gives as one.
+const REACH: u64 = 64 << 20;
+
 /// What becomes of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultOutcome {
@@ -53,6 +56,9 @@ impl AddressSpace {
             };
             if !allows(area, access) {
                 return FaultOutcome::NotAllowed;
+            }
+            if state.reach(at) {
+                return FaultOutcome::Resolved;
             }
             match area.file().map(|file| &file.source) {
                 Some(Source::Pages(_)) if !state.present.contains(at) => false,
@@ -136,6 +142,20 @@ fn allows(area: &Area, access: Access) -> bool {
 }
 
 impl State {
+    /// Asks for what is mapped around `at` and not within reach: a machine gives of long mappings only what is touched. True if it is there now.
+    fn reach(&self, at: u64) -> bool {
+        let Some(area) = self.areas.find(at) else {
+            return false;
+        };
+        let from = at & !(REACH - 1);
+        let (from, to) = (area.start.max(from), area.end.min(from + REACH));
+        let ranges = self.host_ranges(area, from, to);
+        let here = ranges
+            .into_iter()
+            .find(|range| range.0 <= at && at < range.1);
+        here.is_some_and(|(from, to)| platform::reach(from, to - from, area.access))
+    }
+
     /// Extends the area above `at` down to it, if that is a stack.
     fn grow_down(&mut self, at: u64) -> Result {
         let start = at & !(PAGE - 1);

@@ -1,14 +1,15 @@
 //! Where things go: random bases (`randomize_va_space`, 2).
 //!
-//! From the bottom: programs that have an address of their own (0x400000), position-independent programs from 32 TiB on, their
-//! heap behind them, then free ranges that are taken from the top down, the stack above them, the vDSO above that. What is below
-//! 32 TiB belongs to programs with wishes: Go's arenas, shadow memory of sanitizers (up to 16 TiB).
+//! From the bottom: programs that have an address of their own (0x400000), position-independent programs where Linux has them, their
+//! heap behind them, then free ranges that are taken from the top down, the stack above them, the vDSO above that. What is below the
+//! programs, and the middle of what is above, belongs to those with wishes: Go's arenas, shadow memory of sanitizers (up to 16 TiB, Go's up to
+//! 64), their allocators (4 TiB at `0x5000_0000_0000` or `0x6000_0000_0000`).
 
 use crate::platform;
 use crate::user::{PAGE, USER_END};
 
-/// Where position-independent programs start, without the random part.
-pub const PROGRAM_BASE: u64 = 0x2000_0000_0000;
+/// Where position-independent programs start, without the random part: Linux's own place (`ELF_ET_DYN_BASE`).
+pub const PROGRAM_BASE: u64 = 0x5555_5555_4000;
 
 /// Addresses that random numbers are added to, and where the parts of the program came to lie (`proc(5)`, `stat`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -13,6 +13,7 @@
 //! | [`heap`] | `brk` |
 //! | [`advice`] | `madvise`, `msync`, `mlock`, `mincore` |
 //! | [`files`], [`copies`] | content of mapped files: making it present, writing it back, taking it away |
+//! | [`dump`] | what of it belongs into a core file |
 //! | [`fault`] | what an access that the processor refused means |
 //!
 //! The program's ranges are those between [`USER_START`] and [`USER_END`](crate::user::USER_END).
@@ -21,6 +22,7 @@ pub mod advice;
 pub mod area;
 pub mod areas;
 pub mod copies;
+pub mod dump;
 pub mod fault;
 pub mod files;
 pub mod flags;
@@ -168,6 +170,16 @@ impl AddressSpace {
         let state = self.state.borrow();
         let area = state.areas.find(at).filter(|area| area.is_program());
         area.map(Region::from)
+    }
+
+    /// Where a file is mapped: first address, the one behind the last, and the offset in the file, in ascending order.
+    pub fn pieces_of(&self, open: &Rc<crate::fs::OpenFile>) -> Vec<(u64, u64, u64)> {
+        let state = self.state.borrow();
+        let is_it = |area: &&Area| area.file().is_some_and(|file| Rc::ptr_eq(&file.open, open));
+        let areas = state.areas.iter().filter(is_it);
+        areas
+            .map(|area| (area.start, area.end, area.offset))
+            .collect()
     }
 
     /// Sums over all that is mapped.

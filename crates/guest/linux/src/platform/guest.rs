@@ -288,6 +288,16 @@ pub(super) fn populate(at: u64, len: u64) {
     }
 }
 
+pub(super) fn reach(at: u64, len: u64, allowed: Access) -> bool {
+    // Elsewhere all of a mapping is there at once, and a second try would be as bad as the first.
+    let in_parts = boot::info().backend == kiln_abi::boot::Backend::Kvm as u32;
+    let protect = UserOp::Protect {
+        range: range(at, len),
+        access: access(allowed),
+    };
+    in_parts && user(protect).is_ok()
+}
+
 /// Takes the access to a page of the library OS's own memory away, or gives it back.
 pub(crate) fn guard(at: u64, len: u64, closed: bool) {
     let protection = if closed {

@@ -206,6 +206,12 @@ pub fn populate(at: u64, len: u64) {
     ground::populate(at, len);
 }
 
+/// Brings pages into reach that are mapped with this access and were refused all the same: of long mappings a machine gives only what
+/// is asked for. True if another try is worth it.
+pub fn reach(at: u64, len: u64, access: Access) -> bool {
+    ground::reach(at, len, access)
+}
+
 /// Bytes of memory that the machine has, and that are free.
 pub fn memory() -> (u64, u64) {
     ground::memory()

@@ -371,6 +371,10 @@ pub fn mappings() -> Vec<(u64, u64, Access, Backing)> {
 
 pub(super) fn populate(_at: u64, _len: u64) {}
 
+pub(super) fn reach(_at: u64, _len: u64, _access: Access) -> bool {
+    false
+}
+
 pub(super) fn folder(_name: &[u8]) -> Option<u32> {
     with(|p| !p.folders.borrow().is_empty()).then_some(0)
 }

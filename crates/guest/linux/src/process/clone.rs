@@ -2,7 +2,7 @@
 
 use alloc::rc::Rc;
 
-use super::{Resource, RunState, Thread, sched};
+use super::{Process, Resource, RunState, Thread, sched};
 use crate::signal::AlternateStack;
 use crate::user::{USER_END, UserAddr};
 use crate::{Errno, Result, platform};
@@ -80,7 +80,7 @@ const OF_A_THREAD: Flags = Flags::VM.union(Flags::SIGNAL_HANDLERS).union(Flags::
 /// Makes a thread; returns its number.
 ///
 /// # Errors
-/// `EINVAL` for flags that do not go together; `ENOSYS` for a new process; `EAGAIN` if there are too many; `ENOMEM`; `EFAULT`.
+/// `EINVAL` for flags that do not go together; `ENOSYS` for a new process that does not share everything; `EAGAIN` if there are too many; `ENOMEM`; `EFAULT`.
 pub fn clone(parent: &Rc<Thread>, request: &Request) -> Result<u64> {
     let flags = request.flags;
     let has = |flag| flags.contains(flag);
@@ -96,13 +96,32 @@ pub fn clone(parent: &Rc<Thread>, request: &Request) -> Result<u64> {
         return Err(Errno::EPERM);
     }
     if !has(OF_A_THREAD) || has(Flags::VFORK) || has(Flags::PIDFD) {
-        // A process of its own.
-        return Err(Errno::ENOSYS);
+        return helper(parent, request);
     }
-    thread(parent, request)
+    let tid = crate::kernel().processes.free_number();
+    thread(parent, request, tid, parent.process.clone())
 }
 
-fn thread(parent: &Rc<Thread>, request: &Request) -> Result<u64> {
+/// A process of its own: one that shares all of its parent's memory, descriptors and folders, and has a stack of its own there, as the
+/// helpers of sanitizers do.
+fn helper(parent: &Rc<Thread>, request: &Request) -> Result<u64> {
+    let flags = request.flags;
+    let shares = Flags::VM.union(Flags::FS).union(Flags::FILES);
+    let other = Flags::THREAD | Flags::SIGNAL_HANDLERS | Flags::VFORK | Flags::PIDFD;
+    if !flags.contains(shares) || flags.intersects(other | Flags::PARENT) || request.stack == 0 {
+        return Err(Errno::ENOSYS);
+    }
+    let processes = &crate::kernel().processes;
+    let process = processes.sharing(&parent.process, request.exit_signal);
+    processes
+        .all
+        .borrow_mut()
+        .insert(process.pid, process.clone());
+    let pid = process.pid;
+    thread(parent, request, pid, process).inspect_err(|_| processes.forget(pid))
+}
+
+fn thread(parent: &Rc<Thread>, request: &Request, tid: u32, process: Rc<Process>) -> Result<u64> {
     let flags = request.flags;
     let kernel = crate::kernel();
     let most = parent.process.limit(Resource::Processes).0;
@@ -118,7 +137,7 @@ fn thread(parent: &Rc<Thread>, request: &Request) -> Result<u64> {
     if set_tls && request.tls >= USER_END {
         return Err(Errno::EPERM);
     }
-    let child = super::new_thread(kernel.processes.free_number(), parent.process.clone());
+    let child = super::new_thread(tid, process);
     let mut registers = parent.registers.get();
     registers.rax = 0;
     registers.orig_rax = super::Registers::NO_CALL;
@@ -157,7 +176,8 @@ fn thread(parent: &Rc<Thread>, request: &Request) -> Result<u64> {
         child.clear_tid.set(request.child_tid.0);
     }
     kernel.processes.insert(&child);
-    if parent.process.status.get().is_some() || parent.process.signals.stopped.get().is_some() {
+    let process = &child.process;
+    if process.status.get().is_some() || process.signals.stopped.get().is_some() {
         child.signals.attention.set(true);
         child.work.set(true);
     }

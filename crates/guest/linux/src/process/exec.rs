@@ -25,6 +25,10 @@ pub fn execute(
     arguments: &[Vec<u8>],
     environment: &[Vec<u8>],
 ) -> Result {
+    if Rc::strong_count(&thread.process.memory) > 1 {
+        // Another process runs in the same memory.
+        return Err(Errno::ENOSYS);
+    }
     if thread.process.threads.borrow().len() > 1 {
         // Others must not end for a program that is not there.
         check(thread, path)?;

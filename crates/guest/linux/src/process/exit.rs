@@ -5,7 +5,6 @@ use alloc::rc::Rc;
 use super::{Process, RunState, Thread, futex};
 use crate::platform;
 use crate::user::UserAddr;
-use crate::wait::Events;
 
 /// In a status of `wait(2)`: memory was kept for a debugger.
 pub const CORE_DUMPED: u32 = 0x80;
@@ -77,11 +76,14 @@ pub fn exit_group(process: &Rc<Process>, status: u32) {
 /// The process has no threads any more.
 fn ended(process: &Rc<Process>) {
     process.timers.clear();
-    // Descriptions are closed without the table being borrowed: closing may look at it.
-    for fd in process.files.numbers() {
-        drop(process.files.remove(fd));
+    let first = process.pid == 1;
+    // Descriptions are closed without the table being borrowed: closing may look at it. Others may have the same table.
+    if first || Rc::strong_count(&process.files) == 1 {
+        for fd in process.files.numbers() {
+            drop(process.files.remove(fd));
+        }
     }
-    if process.pid == 1 {
+    if first {
         platform::turn();
         let status = process.status.get().unwrap_or(0);
         let signal = status & SIGNAL;
@@ -93,7 +95,5 @@ fn ended(process: &Rc<Process>) {
         };
         platform::end(code, signal);
     }
-    if let Some(parent) = crate::kernel().processes.process(process.parent.get()) {
-        parent.child_wait.wake_all(Events::empty());
-    }
+    super::children::ended(process);
 }

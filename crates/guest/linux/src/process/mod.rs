@@ -3,7 +3,9 @@
 //! A [`Process`] owns an address space, a table of descriptors, signal state, credentials and a working directory; a [`Thread`] is a
 //! flow of control in one. Each is behind an [`Rc`], and what two of them may share (`clone(2)`) is behind one of its own.
 
+pub mod children;
 pub mod clone;
+pub mod core_file;
 pub mod credentials;
 pub mod exec;
 pub mod exit;
@@ -11,6 +13,7 @@ pub mod futex;
 pub mod limits;
 pub mod rseq;
 pub mod sched;
+pub mod trace;
 pub mod usage;
 
 #[cfg(test)]
@@ -96,7 +99,9 @@ pub struct Process {
     pub environment: RefCell<Vec<Vec<u8>>>,
     /// `wait4(2)`: set when the last thread has gone.
     pub status: Cell<Option<u32>>,
-    /// Woken when a child ends.
+    /// The signal that tells the parent of the end; 0 for none.
+    pub exit_signal: Cell<u32>,
+    /// Woken when a child ends, or a thread stops that this process looks at.
     pub child_wait: WaitQueue,
     /// Timers that send it signals.
     pub timers: ProcessTimers,
@@ -209,6 +214,8 @@ pub struct Thread {
     pub used: Cell<u64>,
     /// Base of the program's GS segment (`arch_prctl(2)`).
     pub gs_base: Cell<u64>,
+    /// Who looks at it.
+    pub tracing: trace::Tracing,
     /// What the scheduler keeps of it.
     pub entity: sched::Entity,
     /// Itself.
@@ -358,6 +365,7 @@ impl Processes {
             arguments: RefCell::default(),
             environment: RefCell::default(),
             status: Cell::new(None),
+            exit_signal: Cell::new(0),
             child_wait: WaitQueue::new(),
             timers: ProcessTimers::default(),
             attributes: Attributes::default(),
@@ -368,6 +376,44 @@ impl Processes {
         self.last.set(1);
         self.all.borrow_mut().insert(1, process.clone());
         self.add_thread(1, process)
+    }
+
+    /// Makes a process with the memory, the descriptors and the folders of another one. It has no thread yet, and is in no list.
+    fn sharing(&self, parent: &Process, exit_signal: u32) -> Rc<Process> {
+        let signals = ProcessSignals::default();
+        signals.actions.copy_from(&parent.signals.actions);
+        let attributes = Attributes::default();
+        attributes.dumpable.set(parent.attributes.dumpable.get());
+        Rc::new(Process {
+            pid: self.free_number(),
+            parent: Cell::new(parent.pid),
+            group: parent.group.clone(),
+            session: parent.session.clone(),
+            memory: parent.memory.clone(),
+            files: parent.files.clone(),
+            fs: parent.fs.clone(),
+            signals: Rc::new(signals),
+            credentials: parent.credentials.clone(),
+            limits: parent.limits.clone(),
+            threads: RefCell::default(),
+            executable: parent.executable.clone(),
+            arguments: parent.arguments.clone(),
+            environment: parent.environment.clone(),
+            status: Cell::new(None),
+            exit_signal: Cell::new(exit_signal),
+            child_wait: WaitQueue::new(),
+            timers: ProcessTimers::default(),
+            attributes,
+            told_of_time: Cell::new(0),
+            used_before: Cell::new(0),
+            started: crate::platform::now(),
+        })
+    }
+
+    /// Takes a process that has ended out of the list.
+    fn forget(&self, pid: u32) {
+        let process = self.all.borrow_mut().remove(&pid);
+        drop(process);
     }
 
     /// Adds a thread to a process.
@@ -427,6 +473,7 @@ fn new_thread(tid: u32, process: Rc<Process>) -> Rc<Thread> {
         io_priority: Cell::new(0),
         used: Cell::new(0),
         gs_base: Cell::new(0),
+        tracing: trace::Tracing::default(),
         entity: sched::Entity::default(),
         myself: myself.clone(),
         #[cfg(kiln_guest)]

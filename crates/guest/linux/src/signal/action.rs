@@ -99,6 +99,11 @@ impl Actions {
         }
     }
 
+    /// Takes those of another process over.
+    pub fn copy_from(&self, other: &Self) {
+        *self.all.borrow_mut() = *other.all.borrow();
+    }
+
     /// What `execve(2)` leaves: ignored signals stay ignored, handlers are gone.
     pub fn reset_handlers(&self) {
         for action in self.all.borrow_mut().iter_mut() {

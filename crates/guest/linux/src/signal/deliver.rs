@@ -33,7 +33,9 @@ pub fn before_return(thread: &Rc<Thread>) -> bool {
         let Some(info) = send::take(thread, !thread.signals.blocked.get()) else {
             break;
         };
-        handle(thread, info);
+        if let Some(info) = process::trace::stop(thread, info) {
+            handle(thread, info);
+        }
     }
     resume_call(thread, None);
     process::rseq::before_return(thread);
@@ -87,7 +89,9 @@ fn by_default(thread: &Rc<Thread>, info: Info) {
         number::Default::Terminate => process::exit_group(process, number),
         number::Default::Core => {
             tell(thread, &info);
-            process::exit_group(process, number | process::CORE_DUMPED);
+            let dumped = process::core_file::dump(thread, &info);
+            let kept = if dumped { process::CORE_DUMPED } else { 0 };
+            process::exit_group(process, number | kept);
         }
     }
 }
@@ -161,16 +165,22 @@ fn wait_to_continue(thread: &Rc<Thread>) {
     }
 }
 
-/// Says what has ended the program: nobody else keeps a record of it.
+/// Says what has ended the program.
 fn tell(thread: &Thread, info: &Info) {
     let at = thread.registers.get();
+    // Others than faults carry something else there.
+    let is_fault = info.code > 0 && info.code != super::info::SI_KERNEL;
+    let address = if is_fault {
+        alloc::format!("address {:#x}, ", info.address())
+    } else {
+        alloc::string::String::new()
+    };
     let text = alloc::format!(
-        "kiln: {} at {:#x} in thread {} ({}): address {:#x}, stack {:#x}\n",
+        "kiln: {} at {:#x} in thread {} ({}): {address}stack {:#x}\n",
         number::name(info.signal()),
         at.rip,
         thread.tid,
         thread.name_text(),
-        info.address(),
         at.rsp
     );
     platform::console_write(Stream::Error, text.as_bytes());

@@ -19,6 +19,7 @@ pub mod open;
 pub mod pipe;
 pub mod poll;
 pub mod process;
+pub mod ptrace;
 pub mod sched;
 pub mod signal;
 pub mod signature;

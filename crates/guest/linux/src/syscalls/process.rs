@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Args, Call, thread_or_self};
 use crate::io::{Sink, Source, vectors};
+use crate::process::children::{self, Whom};
 use crate::process::credentials::{CAP_LAST, CAP_SETPCAP, CAP_SYS_RESOURCE};
 use crate::process::limits::COUNT;
 use crate::process::{Process, Resource, Thread, usage};
@@ -21,7 +22,13 @@ pub const CALLS: &[Call] = &[
     Call::full(112, "setsid", 0, setsid),
     Call::full(121, "getpgid", 1, getpgid),
     Call::full(124, "getsid", 1, getsid),
-    Call::partly(61, "wait4", 4, wait4, NO_CHILDREN),
+    Call::partly(
+        61,
+        "wait4",
+        4,
+        wait4,
+        "children that have ended and threads that are looked at",
+    ),
     Call::partly(247, "waitid", 5, waitid, NO_CHILDREN),
     Call::full(97, "getrlimit", 2, getrlimit),
     Call::partly(
@@ -116,16 +123,23 @@ fn setsid(thread: &Rc<Thread>, _args: Args) -> Result<u64> {
     Ok(u64::from(process.pid))
 }
 
-fn wait4(_thread: &Rc<Thread>, args: Args) -> Result<u64> {
+fn wait4(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     // WNOHANG, WUNTRACED, WCONTINUED, and Linux's own four.
-    const OPTIONS: u32 = 1 | 2 | 8 | 0xe000_0000;
+    const NO_HANG: u32 = 1;
+    const OPTIONS: u32 = NO_HANG | 2 | 8 | 0xe000_0000;
     if args.uint(2) & !OPTIONS != 0 {
         return Err(Errno::EINVAL);
     }
     if args.int(0) == i32::MIN {
         return Err(Errno::ESRCH);
     }
-    Err(Errno::ECHILD)
+    let whom = Whom::of(args.int(0), thread.process.group.get());
+    let Some((number, status)) = children::wait(thread, whom, args.uint(2) & NO_HANG == 0)? else {
+        return Ok(0);
+    };
+    args.addr(1).write_if(status)?;
+    args.addr(3).write_if(Usage::default())?;
+    Ok(u64::from(number))
 }
 
 fn waitid(_thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -348,7 +362,7 @@ fn prctl(thread: &Rc<Thread>, args: Args) -> Result<u64> {
         47 => return ambient(thread, &args),
         // PR_SET_VMA: names of mappings, for those who look at /proc/self/maps.
         0x5356_4d41 => {}
-        // PR_GET_SPECULATION_CTRL: nothing to be said of it. PR_SET_PTRACER: nobody traces.
+        // PR_GET_SPECULATION_CTRL: nothing to be said of it. PR_SET_PTRACER: a helper may look without.
         52 => return Ok(0),
         0x5961_6d61 => {}
         _ => return Err(Errno::EINVAL),

@@ -17,7 +17,6 @@ pub const CALLS: &[Call] = &[
     Call::full(170, "sethostname", 2, sethostname),
     Call::full(171, "setdomainname", 2, setdomainname),
     Call::full(318, "getrandom", 3, getrandom),
-    Call::answered(101, "ptrace", 4, not_permitted, "no tracing inside a guest"),
     Call::answered(163, "acct", 1, not_permitted, "not in a container"),
     Call::answered(169, "reboot", 4, not_permitted, "not in a container"),
     Call::answered(172, "iopl", 1, not_permitted, "not in a container"),

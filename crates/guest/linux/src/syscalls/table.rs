@@ -19,6 +19,7 @@ const FAMILIES: &[&[Call]] = &[
     super::futex::CALLS,
     super::identity::CALLS,
     super::process::CALLS,
+    super::ptrace::CALLS,
     super::sched::CALLS,
     super::signal::CALLS,
     super::system::CALLS,

@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::process::testing::{MEMORY, call, first};
+use crate::process::testing::{MEMORY, STACK, call, first};
 use crate::process::{RunState, Thread};
 use crate::user::UserAddr;
 use crate::{Errno, kernel};
@@ -170,7 +170,7 @@ mod threads {
         assert_eq!(thread.fs_base.get(), 0x5000);
         assert_eq!(call(&thread, ARCH_PRCTL, [0x1003, OUT.0]), 0);
         assert_eq!(OUT.read(), Ok(0x5000u64));
-        let outside = call(&thread, ARCH_PRCTL, [0x1002, 1 << 46]);
+        let outside = call(&thread, ARCH_PRCTL, [0x1002, crate::user::USER_END]);
         assert_eq!(outside, error(Errno::EPERM));
         let unknown = call(&thread, ARCH_PRCTL, [0x3001, 0]);
         assert_eq!(unknown, error(Errno::EINVAL));
@@ -456,5 +456,79 @@ mod machine {
                 call(&thread, one.number.into(), args);
             }
         }
+    }
+}
+
+mod helpers {
+    use super::*;
+    use crate::process::trace;
+
+    const CLONE: u64 = 56;
+    const PTRACE: u64 = 101;
+    const WAIT4: u64 = 61;
+    /// `CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_UNTRACED`
+    const SHARES_ALL: u64 = 0x80_0700;
+    const ATTACH: u64 = 16;
+    const GETREGS: u64 = 12;
+    const DETACH: u64 = 17;
+    const NO_HANG: u64 = 1;
+
+    #[test]
+    fn a_child_that_shares_memory_stops_a_thread_reads_it_and_ends() {
+        let thread = first();
+        // A stack of its own is needed, and all three parts shared.
+        for (flags, stack) in [
+            (SHARES_ALL, 0),
+            (0x500, STACK),
+            (SHARES_ALL | 0x4000, STACK),
+        ] {
+            assert_eq!(call(&thread, CLONE, [flags, stack]), error(Errno::ENOSYS));
+        }
+        let pid = call(&thread, CLONE, [SHARES_ALL, STACK - 4096]);
+        let helper = crate::kernel().processes.thread(pid as u32).unwrap();
+        assert_eq!(call(&helper, 39, []), pid);
+        assert_eq!(call(&helper, 110, []), 1);
+        assert!(Rc::ptr_eq(&helper.process.memory, &thread.process.memory));
+        assert_eq!(call(&thread, WAIT4, [pid as u64, 0, NO_HANG, 0]), 0);
+
+        assert_eq!(
+            call(&helper, PTRACE, [GETREGS, 1, 0, OUT.0]),
+            error(Errno::ESRCH)
+        );
+        assert_eq!(
+            call(&helper, PTRACE, [ATTACH, pid as u64, 0, 0]),
+            error(Errno::EPERM)
+        );
+        assert_eq!(call(&helper, PTRACE, [ATTACH, 1, 0, 0]), 0);
+        assert_eq!(
+            call(&helper, PTRACE, [ATTACH, 1, 0, 0]),
+            error(Errno::EPERM)
+        );
+        assert!(thread.has_signal_to_handle());
+        let waiting = crate::signal::take(&thread, u64::MAX).unwrap();
+        assert_eq!(waiting.signal(), 19);
+        // Nobody runs beside it here.
+        trace::pretend_stop(&thread, 19);
+        assert_eq!(call(&helper, WAIT4, [1, OUT.0, 0x4000_0000, 0]), 1);
+        assert_eq!(OUT.read(), Ok(0x137fu32));
+        assert_eq!(call(&helper, WAIT4, [1, 0, NO_HANG, 0]), 0);
+        assert_eq!(call(&helper, PTRACE, [GETREGS, 1, 0, OUT.0]), 0);
+        let words: [u64; trace::REGISTER_WORDS] = OUT.read().unwrap();
+        let registers = thread.registers.get();
+        assert_eq!((words[16], words[19]), (registers.rip, registers.rsp));
+        assert_eq!(call(&helper, PTRACE, [DETACH, 1, 0, 0]), 0);
+        assert_eq!(
+            call(&helper, PTRACE, [DETACH, 1, 0, 0]),
+            error(Errno::ESRCH)
+        );
+
+        assert_eq!(call(&helper, 231, [5]), 0);
+        assert!(!crate::signal::before_return(&helper));
+        assert_eq!(call(&thread, WAIT4, [u64::MAX, OUT.0, 0, 0]), pid);
+        assert_eq!(OUT.read(), Ok(0x500u32));
+        assert_eq!(
+            call(&thread, WAIT4, [u64::MAX, 0, 0, 0]),
+            error(Errno::ECHILD)
+        );
     }
 }

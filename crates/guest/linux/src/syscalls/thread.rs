@@ -11,8 +11,8 @@ use crate::{Errno, Result};
 
 /// The calls.
 pub const CALLS: &[Call] = &[
-    Call::partly(56, "clone", 5, clone, "threads only, no processes"),
-    Call::partly(435, "clone3", 2, clone3, "threads only, no processes"),
+    Call::partly(56, "clone", 5, clone, NO_PROCESSES),
+    Call::partly(435, "clone3", 2, clone3, NO_PROCESSES),
     Call::full(60, "exit", 1, exit),
     Call::full(231, "exit_group", 1, exit_group),
     Call::full(186, "gettid", 0, gettid),
@@ -23,6 +23,9 @@ pub const CALLS: &[Call] = &[
     Call::full(158, "arch_prctl", 2, arch_prctl),
     Call::answered(324, "membarrier", 3, membarrier, "there is one processor"),
 ];
+
+const NO_PROCESSES: &str =
+    "threads, and processes that share memory, descriptors and folders; no others";
 
 fn clone(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     // The lowest byte is the signal that tells of the end.

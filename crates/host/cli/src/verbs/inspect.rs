@@ -67,6 +67,8 @@ struct State {
     reason: String,
     started_at: String,
     finished_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    core_file: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -156,6 +158,7 @@ fn show(instance: Instance) -> Shown {
             exit_code: end.as_ref().map_or(0, |end| end.exit_code),
             started_at: record.started.rfc3339(),
             finished_at: end.as_ref().map(|end| end.finished.rfc3339()),
+            core_file: end.as_ref().and_then(|end| end.core.clone()),
             reason: end.map(|end| end.reason).unwrap_or_default(),
         },
         config: Config {

@@ -66,6 +66,9 @@ pub struct Arguments {
     /// Let a program use a folder of the host: FOLDER:PATH[:ro]
     #[arg(short = 'v', long, value_name = "FOLDER:PATH")]
     volume: Vec<String>,
+    /// Write a core file if a signal ends the program: to FILE, or to a new file in FOLDER
+    #[arg(long, value_name = "FILE|FOLDER")]
+    core: Option<PathBuf>,
     #[command(flatten)]
     program: program::Options,
     /// Print the program's system calls
@@ -183,6 +186,7 @@ fn options(arguments: &Arguments) -> Result<Spec, Failure> {
     for text in &arguments.volume {
         spec.volumes.push(text.parse::<VolumeOption>()?);
     }
+    spec.core.clone_from(&arguments.core);
     for file in &arguments.env_file {
         env_file(file, &mut spec.env)?;
     }

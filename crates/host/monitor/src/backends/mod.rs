@@ -54,6 +54,11 @@ impl Backend {
         }
     }
 
+    /// Guests can be given folders of the host.
+    pub fn has_folders(&self) -> bool {
+        !matches!(self, Self::Foreign(_))
+    }
+
     /// Starts a guest. Returns when its process was made; whether it got to run is known from
     /// [`Guest::wait_started`] or from its end.
     ///

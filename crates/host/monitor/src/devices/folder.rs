@@ -31,6 +31,13 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Lets the guest write at most so many bytes to it, in all.
+    #[must_use]
+    pub fn limited(self, bytes: u64) -> Self {
+        let export = self.export.limited(bytes);
+        Self { export, ..self }
+    }
+
     /// Begins to serve it. Not before the guest's process was made: that is a copy of this one, which may have one thread then.
     ///
     /// # Errors

@@ -110,6 +110,9 @@ pub struct End {
     pub host_calls: u64,
     /// Protections that were around the guest.
     pub protections: Vec<Protection>,
+    /// The core file, if one was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub core: Option<String>,
 }
 
 /// Writes the first line and returns the file for the second one.

@@ -51,6 +51,17 @@ pub fn mount(name: &[u8], path: &[u8], read_only: bool, uid: u32) -> Result {
     Ok(())
 }
 
+/// The folder that is the device `name`, which the program does not see. Files in it are the host user's own.
+///
+/// # Errors
+/// As [`mount`].
+pub fn hidden(name: &[u8]) -> Result<Rc<dyn super::Inode>> {
+    let device = platform::folder(name).ok_or(Errno::ENODEV)?;
+    let client = Rc::new(Client::begin(device, super::new_device())?);
+    let root = client.attach(0)?;
+    Ok(root)
+}
+
 /// All folders.
 #[derive(Default)]
 pub struct Volumes {

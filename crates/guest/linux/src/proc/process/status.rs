@@ -165,9 +165,10 @@ pub(super) fn status(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Resul
     );
     put!(
         text,
-        "Tgid:\t{}\nNgid:\t0\nPid:\t{number}\nPPid:\t{}\nTracerPid:\t0\n",
+        "Tgid:\t{}\nNgid:\t0\nPid:\t{number}\nPPid:\t{}\nTracerPid:\t{}\n",
         process.pid,
-        process.parent.get()
+        process.parent.get(),
+        thread.tracing.tracer()
     );
     put!(
         text,

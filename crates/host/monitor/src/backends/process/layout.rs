@@ -44,16 +44,39 @@ const MIN_FREE: u64 = 64 * 1024;
 /// Unmapped space below each part of the window.
 const GUARD: u64 = 16 * PAGE_SIZE;
 
-/// First addresses of the regions and the number of random page positions in each.
-const IMAGE_REGION: (u64, u64) = (0x1000_0000_0000, 1 << 33);
-/// Begins 8 GiB behind the user range: the filter looks at the sum of a start's and a length's upper halves only.
-const PROGRAM_IMAGE_REGION: (u64, u64) = (USER_END + (2 << 32), 0xe0 << 20);
-const WINDOW_REGION: (u64, u64) = (0x3100_0000_0000, 1 << 33);
-const REPORT_REGION: (u64, u64) = (0x5200_0000_0000, 1 << 31);
-const GATE_REGION: (u64, u64) = (0x5b00_0000_0000, 1 << 32);
+/// First address of a region and the number of random page positions in it.
+type Region = (u64, u64);
+
+/// The regions of the parts.
+struct Regions {
+    image: Region,
+    window: Region,
+    report: Region,
+    gate: Region,
+    root: Region,
+}
+
+/// Those of a guest that has all addresses for itself.
+const ALONE: Regions = Regions {
+    image: (0x1000_0000_0000, 1 << 33),
+    window: (0x3100_0000_0000, 1 << 33),
+    report: (0x5200_0000_0000, 1 << 31),
+    gate: (0x5b00_0000_0000, 1 << 32),
+    root: (0x7500_0000_0000, 1 << 30),
+};
+
+/// Those of a guest that runs a program: above the user range, and below where Linux usually puts the monitor's own libraries. They begin 8 GiB
+/// behind the user range: the filter looks at the sum of a start's and a length's upper halves only.
+const ABOVE_PROGRAM: Regions = Regions {
+    image: (USER_END + (2 << 32), 1 << 29),
+    window: (0x7300_0000_0000, 1 << 29),
+    report: (0x7700_0000_0000, 1 << 28),
+    gate: (0x7810_0000_0000, 1 << 29),
+    root: (0x7b40_0000_0000, 1 << 29),
+};
+
 /// The most pages between the machine's part and the window.
 const MACHINE_GAP: u64 = 256;
-const ROOT_REGION: (u64, u64) = (0x7500_0000_0000, 1 << 30);
 
 /// From the report to the ring of copied frames.
 const RING_AT: u64 = 1 << 24;
@@ -119,15 +142,11 @@ impl Layout {
         machine: bool,
         random: [u64; 6],
     ) -> Result<Self, Error> {
-        let pick = |(base, pages): (u64, u64), random: u64| base + (random % pages) * PAGE_SIZE;
+        let pick = |(base, pages): Region, random: u64| base + (random % pages) * PAGE_SIZE;
         // The first segment has address 0.
         let program = image.abi().flags & AbiNote::PROGRAM != 0;
-        let region = if program {
-            PROGRAM_IMAGE_REGION
-        } else {
-            IMAGE_REGION
-        };
-        let bias = pick(region, random[0]).next_multiple_of(image.alignment());
+        let regions = if program { ABOVE_PROGRAM } else { ALONE };
+        let bias = pick(regions.image, random[0]).next_multiple_of(image.alignment());
         let place = |start: u64, end: u64| Range {
             start: start + bias,
             end: end + bias,
@@ -160,7 +179,7 @@ impl Layout {
         if memory < needed {
             return Err(Error::MemoryTooSmall { memory, needed });
         }
-        let mut next = pick(WINDOW_REGION, random[1]);
+        let mut next = pick(regions.window, random[1]);
         let mut take = |len: u64| {
             let start = next + GUARD;
             next = start + len;
@@ -170,7 +189,7 @@ impl Layout {
         let stack = take(stack_size);
         let trap_stack = take(TRAP_STACK);
         let free = take(memory - fixed);
-        let gate = pick(GATE_REGION, random[3]);
+        let gate = pick(regions.gate, random[3]);
         // The filter compares the upper half of the instruction pointer once.
         let gate = if gate >> 32 == (gate + blob.size()) >> 32 {
             gate
@@ -181,7 +200,7 @@ impl Layout {
             .root()
             .filter(|_| program)
             .map_or(Range::default(), |root| {
-                let start = pick(ROOT_REGION, random[5]);
+                let start = pick(regions.root, random[5]);
                 Range {
                     start,
                     end: start + page_up(root.len),
@@ -211,7 +230,7 @@ impl Layout {
             stack,
             trap_stack,
             free,
-            report: pick(REPORT_REGION, random[2]),
+            report: pick(regions.report, random[2]),
             gate: Range {
                 start: gate / PAGE_SIZE * PAGE_SIZE,
                 end: gate / PAGE_SIZE * PAGE_SIZE + blob.size(),

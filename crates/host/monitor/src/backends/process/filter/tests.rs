@@ -3,12 +3,12 @@
 use super::*;
 
 const GATE: Range = Range {
-    start: 0x5b12_3456_7000,
-    end: 0x5b12_3456_b000,
+    start: 0x7b12_3456_7000,
+    end: 0x7b12_3456_b000,
 };
 const STACK: Range = Range {
-    start: 0x3111_ffff_0000,
-    end: 0x3112_0001_0000,
+    start: 0x7311_ffff_0000,
+    end: 0x7312_0001_0000,
 };
 const DATA: Range = Range {
     start: 0x1000_0000_1000,
