@@ -246,7 +246,7 @@ impl AddressSpace {
     ///
     /// # Errors
     /// `ENOMEM` for holes or beyond the limit, `EPERM` if nothing may be locked.
-    pub fn lock(&self, at: u64, len: u64, lock: bool, populate: bool) -> Result {
+    pub fn lock(&self, at: u64, len: u64, lock: bool) -> Result {
         let start = at & !(PAGE - 1);
         let end = at
             .checked_add(len)
@@ -279,18 +279,19 @@ impl AddressSpace {
         if !self.is_covered(start, end) {
             return Err(Errno::ENOMEM);
         }
-        self.change_flags(start, end, AreaFlags::LOCKED, set)?;
-        if lock && populate {
-            self.populate(start, end);
-        }
-        Ok(())
+        self.change_flags(start, end, AreaFlags::LOCKED, set)
+    }
+
+    /// True if new mappings are locked (`MCL_FUTURE`).
+    pub fn locks_all(&self) -> bool {
+        self.state.borrow().lock_future
     }
 
     /// `mlockall(2)`, and with no flags `munlockall(2)`.
     ///
     /// # Errors
     /// `ENOMEM` beyond the limit, `EPERM` if nothing may be locked.
-    pub fn lock_all(&self, current: bool, future: bool, populate: bool) -> Result {
+    pub fn lock_all(&self, current: bool, future: bool) -> Result {
         {
             let mut state = self.state.borrow_mut();
             if (current || future) && state.limits.locked == 0 {
@@ -308,11 +309,6 @@ impl AddressSpace {
         };
         if current || !future {
             self.change_flags(0, USER_END, AreaFlags::LOCKED, set)?;
-        }
-        if current && populate {
-            for region in self.regions() {
-                self.populate(region.start, region.end);
-            }
         }
         Ok(())
     }

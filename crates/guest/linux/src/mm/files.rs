@@ -177,7 +177,7 @@ impl AddressSpace {
     }
 
     /// Makes a range present that will be used (`MAP_POPULATE`, `MADV_POPULATE_READ`).
-    pub(super) fn populate(&self, start: u64, end: u64) {
+    pub fn populate(&self, start: u64, end: u64) {
         self.make_present(start, end - start, Access::empty());
         let state = self.state.borrow();
         for area in state.areas.overlapping(start, end) {

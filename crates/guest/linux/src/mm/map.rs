@@ -54,7 +54,7 @@ fn range(at: u64, len: u64, error: Errno) -> Result<(u64, u64)> {
 }
 
 impl AddressSpace {
-    /// `mmap(2)`: returns where the mapping is.
+    /// `mmap(2)`: returns where the mapping is. What is to be present at once (`MAP_POPULATE`, locked memory) is the caller's to [populate](Self::populate).
     ///
     /// # Errors
     /// Those of `mmap(2)`.
@@ -108,9 +108,6 @@ impl AddressSpace {
         if let Err(error) = self.fill(thread, &area) {
             let _ = self.unmap(start, len);
             return Err(error);
-        }
-        if lock || request.flags.contains(MapFlags::POPULATE) {
-            self.populate(start, end);
         }
         Ok(start)
     }

@@ -4,9 +4,9 @@ use alloc::rc::Rc;
 
 use super::{Args, Call};
 use crate::mm::{MapFlags, MapRequest, MemoryLimits, Purpose, RemapFlags};
-use crate::platform::Access;
-use crate::process::Thread;
-use crate::user::PAGE;
+use crate::platform::{self, Access};
+use crate::process::{Thread, sched};
+use crate::user::{PAGE, USER_END};
 use crate::{Errno, Result};
 
 /// The calls of this family.
@@ -47,8 +47,45 @@ pub const CALLS: &[Call] = &[
 /// `PROT_READ | PROT_WRITE | PROT_EXEC`
 const PROTECTION: u64 = 7;
 
+/// Bytes of a long range that are dealt with at once, to begin with.
+const PIECE: u64 = 32 << 20;
+/// The most, where hardly anything is present.
+const MOST: u64 = 16 << 30;
+
+/// Does something with a long range piece by piece, and lets others run in between. How long a piece takes depends on what is present there:
+/// the next one is shorter if that was long, and longer if it was nothing.
+fn in_pieces(
+    thread: &Rc<Thread>,
+    at: u64,
+    len: u64,
+    mut each: impl FnMut(u64, u64) -> Result,
+) -> Result {
+    const LONG: u64 = 4_000_000;
+    const SHORT: u64 = 500_000;
+    let end = at.checked_add(len).filter(|&end| end <= USER_END);
+    let Some(end) = end.filter(|_| len > PIECE && at.is_multiple_of(PAGE)) else {
+        return each(at, len);
+    };
+    let (mut at, mut piece) = (at, PIECE);
+    loop {
+        let count = piece.min(end - at);
+        let began = platform::now();
+        each(at, count)?;
+        at += count;
+        if at >= end {
+            return Ok(());
+        }
+        piece = match platform::now().saturating_sub(began) {
+            took if took > LONG => (piece / 2).max(PAGE),
+            took if took < SHORT => (piece * 2).min(MOST),
+            _ => piece,
+        };
+        sched::breathe(thread)?;
+    }
+}
+
 /// Memory calls look at the limits that hold now.
-fn with_limits(thread: &Rc<Thread>) {
+pub(super) fn with_limits(thread: &Rc<Thread>) {
     let memory = &thread.process.memory;
     memory.set_limits(MemoryLimits::of(&thread.process));
 }
@@ -90,7 +127,21 @@ fn mmap(thread: &Rc<Thread>, args: Args) -> Result<u64> {
         file,
         purpose: Purpose::Ordinary,
     };
-    thread.process.memory.map(thread, &request)
+    let memory = &thread.process.memory;
+    let start = memory.map(thread, &request)?;
+    if flags.intersects(MapFlags::POPULATE | MapFlags::LOCKED) || memory.locks_all() {
+        populate(thread, start, request.len)?;
+    }
+    Ok(start)
+}
+
+/// Makes a range present.
+fn populate(thread: &Rc<Thread>, at: u64, len: u64) -> Result {
+    let memory = &thread.process.memory;
+    in_pieces(thread, at, len, |at, len| {
+        memory.populate(at, at + len.next_multiple_of(PAGE));
+        Ok(())
+    })
 }
 
 fn mprotect(thread: &Rc<Thread>, args: Args) -> Result<u64> {
@@ -109,13 +160,22 @@ fn mprotect(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     with_limits(thread);
     let access = Access::from_bits_truncate((protection & PROTECTION) as u32);
     let memory = &thread.process.memory;
-    memory.protect(args.word(0), args.word(1), access, grows_down)?;
+    let (at, len) = (args.word(0), args.word(1));
+    if grows_down {
+        memory.protect(at, len, access, true)?;
+    } else {
+        in_pieces(thread, at, len, |at, len| {
+            memory.protect(at, len, access, false)
+        })?;
+    }
     Ok(0)
 }
 
 fn munmap(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let memory = &thread.process.memory;
-    memory.unmap(args.word(0), args.word(1))?;
+    in_pieces(thread, args.word(0), args.word(1), |at, len| {
+        memory.unmap(at, len)
+    })?;
     Ok(0)
 }
 
@@ -147,14 +207,25 @@ fn mincore(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 
 fn madvise(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let memory = &thread.process.memory;
-    memory.advise(args.word(0), args.word(1), args.uint(2))?;
-    Ok(0)
+    let mut hole = false;
+    in_pieces(thread, args.word(0), args.word(1), |at, len| {
+        match memory.advise(at, len, args.uint(2)) {
+            // What is mapped behind is served all the same.
+            Err(Errno::ENOMEM) => {
+                hole = true;
+                Ok(())
+            }
+            result => result,
+        }
+    })?;
+    if hole { Err(Errno::ENOMEM) } else { Ok(0) }
 }
 
 fn mlock(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     with_limits(thread);
     let memory = &thread.process.memory;
-    memory.lock(args.word(0), args.word(1), true, true)?;
+    memory.lock(args.word(0), args.word(1), true)?;
+    populate_around(thread, args)?;
     Ok(0)
 }
 
@@ -165,14 +236,22 @@ fn mlock2(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     }
     with_limits(thread);
     let memory = &thread.process.memory;
-    let populate = args.uint(2) & ONFAULT == 0;
-    memory.lock(args.word(0), args.word(1), true, populate)?;
+    memory.lock(args.word(0), args.word(1), true)?;
+    if args.uint(2) & ONFAULT == 0 {
+        populate_around(thread, args)?;
+    }
     Ok(0)
+}
+
+/// Makes the pages present that a range touches, which need not begin at a page's start.
+fn populate_around(thread: &Rc<Thread>, args: Args) -> Result {
+    let start = args.word(0) & !(PAGE - 1);
+    populate(thread, start, args.word(0) - start + args.word(1))
 }
 
 fn munlock(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let memory = &thread.process.memory;
-    memory.lock(args.word(0), args.word(1), false, false)?;
+    memory.lock(args.word(0), args.word(1), false)?;
     Ok(0)
 }
 
@@ -185,13 +264,17 @@ fn mlockall(thread: &Rc<Thread>, args: Args) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     with_limits(thread);
-    let populate = flags & ONFAULT == 0;
     let memory = &thread.process.memory;
-    memory.lock_all(flags & CURRENT != 0, flags & FUTURE != 0, populate)?;
+    memory.lock_all(flags & CURRENT != 0, flags & FUTURE != 0)?;
+    if flags & CURRENT != 0 && flags & ONFAULT == 0 {
+        for region in memory.regions() {
+            populate(thread, region.start, region.end - region.start)?;
+        }
+    }
     Ok(0)
 }
 
 fn munlockall(thread: &Rc<Thread>, _args: Args) -> Result<u64> {
-    thread.process.memory.lock_all(false, false, false)?;
+    thread.process.memory.lock_all(false, false)?;
     Ok(0)
 }
