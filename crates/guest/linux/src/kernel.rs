@@ -23,6 +23,8 @@ pub struct Kernel {
     pub active_memory: ActiveMemory,
     /// What tells programs the time without a call.
     pub vdso: Vdso,
+    /// Shared memory and semaphores of System V.
+    pub ipc: crate::ipc::State,
     /// Where core files go.
     pub core: crate::process::core_file::Store,
     /// The run queue.
@@ -64,6 +66,7 @@ impl Kernel {
             processes: Processes::default(),
             active_memory: ActiveMemory::default(),
             vdso: Vdso::default(),
+            ipc: crate::ipc::State::default(),
             core: crate::process::core_file::Store::default(),
             scheduler: Scheduler::default(),
             vfs: Vfs::default(),

@@ -19,6 +19,7 @@
 //! | [`dev`], [`proc`] | `/dev`, `/proc`, `/sys` |
 //! | [`event`] | pipes, eventfd, timerfd, signalfd, epoll, poll |
 //! | [`net`] | sockets |
+//! | [`ipc`] | shared memory and semaphores of System V |
 //! | [`shortage`] | what is refused while memory runs low |
 //! | [`report`] | what a program used of all this, and what it may use |
 //! | [`syscalls`] | the calls, a family to a file, and the table of them |
@@ -57,6 +58,7 @@ pub mod errno;
 pub mod event;
 pub mod fs;
 pub mod io;
+pub mod ipc;
 pub mod kernel;
 pub mod loader;
 pub mod mm;

@@ -9,6 +9,7 @@ pub mod pseudo;
 pub mod sysctl;
 pub mod sysfs;
 pub mod system;
+mod sysvipc;
 
 use alloc::format;
 use alloc::rc::Rc;

@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 
 use super::pseudo::{Named, Subject, Text, file, fixed, folder, link};
-use super::{cpuinfo, sysctl};
+use super::{cpuinfo, sysctl, sysvipc};
 use crate::net::listing;
 use crate::process::{Thread, usage};
 use crate::syscalls::system::{RELEASE, VERSION};
@@ -51,6 +51,7 @@ pub const ENTRIES: &[Named] = &[
         "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n",
     ),
     folder("sys", sysctl::ENTRIES),
+    folder("sysvipc", sysvipc::ENTRIES),
     link("thread-self", |thread, _, text| {
         put!(text, "{}/task/{}", thread.process.pid, thread.tid);
         Ok(())

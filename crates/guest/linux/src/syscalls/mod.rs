@@ -21,6 +21,8 @@ pub mod poll;
 pub mod process;
 pub mod ptrace;
 pub mod sched;
+pub mod sem;
+pub mod shm;
 pub mod signal;
 pub mod signature;
 pub mod socket;

@@ -21,6 +21,8 @@ const FAMILIES: &[&[Call]] = &[
     super::process::CALLS,
     super::ptrace::CALLS,
     super::sched::CALLS,
+    super::sem::CALLS,
+    super::shm::CALLS,
     super::signal::CALLS,
     super::system::CALLS,
     super::thread::CALLS,
