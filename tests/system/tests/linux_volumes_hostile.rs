@@ -240,11 +240,9 @@ assert os.readlink(b'link') == b'\xfe' * 3000
 ";
     volume.python(script).succeeds();
     let mut at = volume.folder.clone();
-    for first in (1..256).step_by(16) {
-        let name: Vec<u8> = (first..(first + 16).min(256))
-            .map(|byte| byte as u8)
-            .filter(|byte| *byte != b'/')
-            .collect();
+    let bytes: Vec<u8> = (1..=u8::MAX).collect();
+    for part in bytes.chunks(16) {
+        let name: Vec<u8> = part.iter().copied().filter(|byte| *byte != b'/').collect();
         at.push(OsStr::from_bytes(&name));
     }
     at.push(OsStr::from_bytes(&[0xff; 255]));

@@ -267,6 +267,7 @@ impl<'a> Start<'a> {
                 disk.describe(&mut info);
                 Driver::Block(disk)
             }
+            #[allow(unreachable_patterns, reason = "not every machine part has all kinds")]
             _ => return Ok(()),
         };
         let index = self.state.device_count;

@@ -193,7 +193,7 @@ impl State {
         request: Segment,
         reply: Segment,
     ) -> Result<u64, OpError> {
-        let (asks, takes) = (request.len != 0, reply.len != 0);
+        let asks = request.len != 0;
         if asks {
             let link = self.link(index).ok_or(OpError::NoDevice)?;
             link.send(NetHeader::PLAIN, buffers(&[request]))?;
@@ -202,10 +202,10 @@ impl State {
         let mut waited = false;
         let result = loop {
             let link = self.link(index).ok_or(OpError::NoDevice)?;
-            let taken = if takes {
-                link.receive(buffers(&[reply]))
-            } else {
+            let taken = if reply.len == 0 {
                 Ok((0, NetHeader::PLAIN))
+            } else {
+                link.receive(buffers(&[reply]))
             };
             if !asks || taken != Err(OpError::Again) {
                 break taken;
