@@ -61,7 +61,10 @@ fn gdb(core: &Path, commands: &[&str]) -> Option<String> {
 
 #[test]
 fn a_debugger_finds_where_it_was_all_threads_and_the_memory() {
-    if !backend::only_on(&["process", "kvm"], "others have no folders of the host") {
+    if !backend::only_on(
+        &["process", "kvm", "qemu"],
+        "others have no folders of the host",
+    ) {
         return;
     }
     let folder = Folder::new("segv");
@@ -71,7 +74,7 @@ fn a_debugger_finds_where_it_was_all_threads_and_the_memory() {
     let Some(outcome) = run(&session, &[&option], "segv") else {
         return;
     };
-    outcome.ends_with(139).tells("SIGSEGV at 0x");
+    outcome.ends_with(139).says("SIGSEGV at 0x");
     outcome.tells(&format!("core file: {}", core.display()));
     assert_eq!(folder.names(), ["here"]);
     let metadata = core.metadata().expect("it was written");
@@ -113,7 +116,10 @@ fn a_debugger_finds_where_it_was_all_threads_and_the_memory() {
 
 #[test]
 fn in_a_folder_it_has_the_instances_name_and_abort_is_told_too() {
-    if !backend::only_on(&["process", "kvm"], "others have no folders of the host") {
+    if !backend::only_on(
+        &["process", "kvm", "qemu"],
+        "others have no folders of the host",
+    ) {
         return;
     }
     let folder = Folder::new("abort");
@@ -122,7 +128,7 @@ fn in_a_folder_it_has_the_instances_name_and_abort_is_told_too() {
     let Some(outcome) = run(&session, &[&option], "abort") else {
         return;
     };
-    outcome.ends_with(134).tells("SIGABRT at 0x");
+    outcome.ends_with(134).says("SIGABRT at 0x");
     let names = folder.names();
     assert!(
         names.len() == 1 && names[0].starts_with("core.crash."),
@@ -138,14 +144,17 @@ fn in_a_folder_it_has_the_instances_name_and_abort_is_told_too() {
 
 #[test]
 fn the_program_may_forbid_it() {
-    if !backend::only_on(&["process", "kvm"], "others have no folders of the host") {
+    if !backend::only_on(
+        &["process", "kvm", "qemu"],
+        "others have no folders of the host",
+    ) {
         return;
     }
     let folder = Folder::new("forbidden");
     let option = format!("--core={}", folder.0.display());
     for (what, why) in [("limit", "RLIMIT_CORE"), ("secret", "PR_SET_DUMPABLE")] {
         if let Some(outcome) = run(&Session::new(), &[&option], what) {
-            outcome.ends_with(139).tells("no core file: ").tells(why);
+            outcome.ends_with(139).says("no core file: ").says(why);
         }
         assert!(folder.names().is_empty());
     }
@@ -157,7 +166,7 @@ fn where_it_cannot_be_it_is_refused_in_one_line() {
         return;
     };
     outcome.ends_with(125).is_one_line_error();
-    if backend::is_machine() && backend::kind() != "kvm" {
+    if ["firecracker", "cloud-hypervisor"].contains(&backend::kind()) {
         let outcome = run(&Session::new(), &["--core=/tmp"], "segv");
         outcome
             .expect("it was there")

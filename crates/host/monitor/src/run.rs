@@ -351,13 +351,13 @@ fn attach(
         return Err(Error::option(
             "--core",
             &backend.to_string(),
-            "this backend has no way for core files: leave --core out, or use --backend process or kvm",
+            "this backend has no way for core files: leave --core out, or use --backend process, kvm or qemu",
         ));
     }
     let core = CoreFile::prepare(spec, name, id)?;
     let mut attached = devices::attach(spec, name, image.devices(), backend.link_ends())?;
     if let Some(core) = &core {
-        let (device, folder) = core.device(spec)?;
+        let (device, folder) = core.device(spec, backend.link_ends())?;
         attached.devices.push(device);
         attached.folders.push(folder);
     }

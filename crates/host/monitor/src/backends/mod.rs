@@ -56,7 +56,10 @@ impl Backend {
 
     /// Guests can be given folders of the host.
     pub fn has_folders(&self) -> bool {
-        !matches!(self, Self::Foreign(_))
+        match self {
+            Self::Foreign(monitor) => monitor.has_folders(),
+            _ => true,
+        }
     }
 
     /// Starts a guest. Returns when its process was made; whether it got to run is known from

@@ -109,11 +109,7 @@ pub fn attach(
         ));
         attached.devices.push(device);
     }
-    // Other monitors carry messages as if they were frames.
-    let longest = match ends {
-        LinkEnds::Offloaded => kiln_ninep_server::MAX_MESSAGE,
-        LinkEnds::Plain | LinkEnds::Taps | LinkEnds::Names => kiln_abi::net::MAX_FRAME,
-    };
+    let longest = longest_message(ends);
     for (number, option) in spec.volumes.iter().enumerate() {
         let (device, folder) = folder::open(option, number, spec.volumes.len(), longest)?;
         let read_only = if option.read_only { ":ro" } else { "" };
@@ -125,6 +121,14 @@ pub fn attach(
         attached.folders.push(folder);
     }
     Ok(attached)
+}
+
+/// The longest message of a folder, in bytes: other monitors carry messages as if they were frames.
+pub(crate) fn longest_message(ends: LinkEnds) -> usize {
+    match ends {
+        LinkEnds::Offloaded => kiln_ninep_server::MAX_MESSAGE,
+        LinkEnds::Plain | LinkEnds::Taps | LinkEnds::Names => kiln_abi::net::MAX_FRAME,
+    }
 }
 
 /// A device name as it stands in a device record. `name` is valid by [`kiln_abi::note::valid_name`].

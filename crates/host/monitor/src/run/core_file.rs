@@ -8,8 +8,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
-use crate::backend::Device;
+use crate::backend::{Device, LinkEnds};
 use crate::devices::folder::{self, Folder};
+use crate::devices::longest_message;
 use crate::spec::{Spec, VolumeOption};
 
 /// The file's name in the folder.
@@ -58,15 +59,15 @@ impl CoreFile {
     ///
     /// # Errors
     /// The host's.
-    pub fn device(&self, spec: &Spec) -> Result<(Device, Folder), Error> {
+    pub fn device(&self, spec: &Spec, ends: LinkEnds) -> Result<(Device, Folder), Error> {
         let option = VolumeOption {
             folder: self.folder.clone(),
             path: String::new(),
             read_only: false,
         };
         let number = spec.volumes.len();
-        let (device, folder) =
-            folder::open(&option, number, number + 1, kiln_ninep_server::MAX_MESSAGE)?;
+        let longest = longest_message(ends);
+        let (device, folder) = folder::open(&option, number, number + 1, longest)?;
         Ok((device, folder.limited(spec.memory.bytes() + BESIDE)))
     }
 

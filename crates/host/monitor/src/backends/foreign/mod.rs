@@ -184,7 +184,7 @@ impl Monitor {
     /// [`Error`]; nothing is left behind then.
     pub fn start(&self, launch: Launch) -> Result<ForeignGuest, Error> {
         let token = words::token().map_err(Error::host("read random numbers"))?;
-        if !self.is_qemu() && launch.devices.iter().any(Device::is_folder) {
+        if !self.has_folders() && launch.devices.iter().any(Device::is_folder) {
             return Err(Error::Unable(format!(
                 "{} has no way for volumes: leave out -v, or use --backend process, kvm or qemu",
                 self.title()
@@ -198,6 +198,11 @@ impl Monitor {
             Kind::CloudHypervisor => cloud_hypervisor::tell(&plan)?,
         };
         guest::start(self, told, launch, &files, &token)
+    }
+
+    /// Whether it can be given folders of the host.
+    pub fn has_folders(&self) -> bool {
+        self.is_qemu()
     }
 
     fn is_qemu(&self) -> bool {
