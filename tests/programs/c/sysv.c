@@ -70,6 +70,7 @@ static void memory(key_t key) {
     strcpy(one + 9000, "seen from both sides");
     printf("%s\n", other + 9000);
     stat_of(id);
+    tell("writing to what was attached to read", mprotect(other, 4096, PROT_READ | PROT_WRITE));
     tell("shmat unaligned", (long)shmat(id, (void *)0x700000001001, 0));
     tell("shmat on something", (long)shmat(id, one, 0));
     printf("remap: %d\n", shmat(id, one, SHM_REMAP) == one);

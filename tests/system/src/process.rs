@@ -114,15 +114,23 @@ impl Outcome {
     }
 }
 
+/// So many characters of an output's beginning, and of its end, are shown.
+const SHOWN: usize = 3000;
+
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = self.text();
-        let end = text
-            .char_indices()
-            .nth(4000)
-            .map_or(text.len(), |(at, _)| at);
+        let beginning: String = text.chars().take(SHOWN).collect();
         writeln!(f, "ended with {} after {:?}", self.code, self.took)?;
-        writeln!(f, "--- output ---\n{}", &text[..end])?;
+        writeln!(f, "--- output ---\n{beginning}")?;
+        let behind = text.chars().count().saturating_sub(SHOWN);
+        if behind > 0 {
+            let end: String = text
+                .chars()
+                .skip(SHOWN + behind - behind.min(SHOWN))
+                .collect();
+            writeln!(f, "--- and at its end ---\n{end}")?;
+        }
         write!(f, "--- error output ---\n{}", self.stderr)
     }
 }

@@ -72,6 +72,29 @@ fn a_read_only_folder_stays_as_it_is() {
 }
 
 #[test]
+fn there_are_folders_without_a_network() {
+    let Some(volume) = Volume::new() else { return };
+    let program = program::installed("cat").expect("a program of every system");
+    let folder = format!("{}:/data", volume.folder.display());
+    let program = program.display().to_string();
+    volume
+        .session
+        .kiln([
+            "run",
+            "--rm",
+            "-q",
+            "--net",
+            "none",
+            "-v",
+            &folder,
+            &program,
+            "/data/file",
+        ])
+        .ends_with(0)
+        .prints("from the host");
+}
+
+#[test]
 fn links_do_not_lead_to_the_hosts_files() {
     let Some(volume) = Volume::new() else { return };
     let secret = volume.session.file("secret");

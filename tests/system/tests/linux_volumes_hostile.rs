@@ -19,7 +19,10 @@ struct Volume {
 impl Volume {
     /// `None` where such programs do not run.
     fn new() -> Option<Self> {
-        if !backend::only_on(&["process", "kvm"], "other monitors have no volumes") {
+        if !backend::only_on(
+            &["process", "kvm", "qemu"],
+            "other monitors have no volumes",
+        ) {
             return None;
         }
         program::installed("python3")?;

@@ -173,6 +173,14 @@ impl<'a> Start<'a> {
             let Some(kind) = DeviceKind::from_raw(declared.kind) else {
                 continue;
             };
+            #[cfg(feature = "program")]
+            if kind == DeviceKind::Net
+                && declared.flags & DeviceNote::OPTIONAL != 0
+                && self.free_links() <= folders(line).count()
+            {
+                // Those that are left are for folders.
+                continue;
+            }
             let of_kind =
                 |slot: &&mut Slot<Found>| slot.peek().is_some_and(|found| found.kind == kind);
             let slot = self.found.iter_mut().find(of_kind);
@@ -200,10 +208,7 @@ impl<'a> Start<'a> {
     /// Folders of the host: network devices that carry messages of 9P instead of frames. Images do not declare them.
     #[cfg(feature = "program")]
     fn attach_folders(&mut self, line: &[u8]) -> Result<(), Failure> {
-        for word in cmdline::words(line) {
-            let Word::Folder(device, settings) = word else {
-                continue;
-            };
+        for (device, settings) in folders(line) {
             let mut info = DeviceInfo {
                 kind: DeviceKind::Files as u32,
                 flags: if settings == b"ro" {
@@ -227,6 +232,13 @@ impl<'a> Start<'a> {
             self.attach_one(DeviceKind::Files, found.transport, info, line)?;
         }
         Ok(())
+    }
+
+    /// Network devices that nobody has taken.
+    #[cfg(feature = "program")]
+    fn free_links(&self) -> usize {
+        let found = self.found.iter().filter_map(Slot::peek);
+        found.filter(|found| found.kind == DeviceKind::Net).count()
     }
 
     fn attach_one(
@@ -258,7 +270,9 @@ impl<'a> Start<'a> {
             DeviceKind::Files => {
                 let receive = self.region(RECEIVE)?;
                 let send = self.region(SEND)?;
-                Driver::Net(Net::new(transport, receive, send).map_err(broken)?)
+                let mut network = Net::new(transport, receive, send).map_err(broken)?;
+                network.carry_messages();
+                Driver::Net(network)
             }
             #[cfg(feature = "block")]
             DeviceKind::Block => {
@@ -281,4 +295,13 @@ impl<'a> Start<'a> {
         }
         Ok(())
     }
+}
+
+/// The folders of a command line, and their settings.
+#[cfg(feature = "program")]
+fn folders(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    cmdline::words(line).filter_map(|word| match word {
+        Word::Folder(device, settings) => Some((device, settings)),
+        _ => None,
+    })
 }

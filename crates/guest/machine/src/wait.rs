@@ -193,31 +193,35 @@ impl State {
         request: Segment,
         reply: Segment,
     ) -> Result<u64, OpError> {
-        let asks = request.len != 0;
-        if asks {
-            let link = self.link(index).ok_or(OpError::NoDevice)?;
-            link.send(NetHeader::PLAIN, buffers(&[request]))?;
-            link.notify();
-        }
+        let both = request.len != 0 && reply.len != 0;
+        let mut sent = request.len == 0;
         let mut waited = false;
         let result = loop {
             let link = self.link(index).ok_or(OpError::NoDevice)?;
-            let taken = if reply.len == 0 {
-                Ok((0, NetHeader::PLAIN))
-            } else {
-                link.receive(buffers(&[reply]))
-            };
-            if !asks || taken != Err(OpError::Again) {
-                break taken;
+            if !sent {
+                match link.send(NetHeader::PLAIN, buffers(&[request])) {
+                    Ok(()) => sent = true,
+                    Err(OpError::Again) if both => {}
+                    Err(error) => break Err(error),
+                }
+                link.notify();
             }
-            link.notify();
+            if sent {
+                let taken = if reply.len == 0 {
+                    Ok((0, NetHeader::PLAIN))
+                } else {
+                    link.receive(buffers(&[reply]))
+                };
+                if !both || taken != Err(OpError::Again) {
+                    break taken;
+                }
+                link.notify();
+            }
             waited = true;
             // An interrupt between here and the wait must end the wait, and with ticks it would be taken before.
             self.timer.pause();
-            if self
-                .link(index)
-                .is_some_and(|link| link.listen(true, false))
-            {
+            let link = self.link(index);
+            if link.is_some_and(|link| link.listen(sent, !sent)) {
                 self.timer.resume();
             } else {
                 let deadline = self.clock.now() + PATIENCE;

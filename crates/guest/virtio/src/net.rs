@@ -38,8 +38,11 @@ const SEND: u16 = 1;
 
 const HEADER: usize = NetHeader::SIZE;
 
-/// The shortest message that comes over a link: one of 9P, where it carries those instead of frames.
-const SHORTEST: u64 = 7;
+/// The shortest frame: an Ethernet header.
+const SHORTEST: u64 = 14;
+
+/// The shortest message of 9P.
+const SHORTEST_MESSAGE: u64 = 7;
 
 /// Ethernet header and a VLAN tag.
 const LINK_HEADER: u64 = 18;
@@ -60,6 +63,8 @@ pub struct Net {
     mtu: u16,
     /// Bytes, header included, of the frame that found no room; else of an ordinary one.
     wanted: u64,
+    /// What comes is dropped if it has fewer bytes, header not included.
+    shortest: u64,
 }
 
 impl Net {
@@ -112,11 +117,17 @@ impl Net {
             features,
             mtu,
             wanted: 0,
+            shortest: SHORTEST,
         };
         net.wanted = net.ordinary();
         while net.receive.offer() {}
         net.notify();
         Ok(net)
+    }
+
+    /// From now on it carries messages of 9P instead of frames.
+    pub fn carry_messages(&mut self) {
+        self.shortest = SHORTEST_MESSAGE;
     }
 
     /// Fills in what is known of the link: kind, features, MTU, and the Ethernet address if the device has one.
@@ -189,7 +200,7 @@ impl Net {
             if self.receive.is_broken() {
                 break;
             }
-            if count > 1 || u64::from(first.len) >= HEADER as u64 + SHORTEST {
+            if count > 1 || u64::from(first.len) >= HEADER as u64 + self.shortest {
                 let copied = copied as u64;
                 return Ok((copied, self.incoming(header, copied)));
             }

@@ -74,6 +74,9 @@ impl Session<'_> {
             return Err(Errno::INVAL);
         };
         let fid = self.fids.get(fid)?;
+        if valid & set::UID != 0 && uid == u32::MAX || valid & set::GID != 0 && gid == u32::MAX {
+            return Err(Errno::INVAL);
+        }
         if valid & (set::UID | set::GID) != 0 {
             let (own_user, own_group) = (rustix::process::geteuid(), rustix::process::getegid());
             let user = (valid & set::UID != 0)

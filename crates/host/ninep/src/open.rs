@@ -160,7 +160,7 @@ impl Session<'_> {
         offset: u64,
         data: &[u8],
     ) -> Result<Reply<'static>, Errno> {
-        self.export.spend(data.len())?;
+        self.export.spend(room_on_disk(offset, data.len()))?;
         let fid = self.fids.get_mut(number)?;
         let count = if let Some(attribute) = &mut fid.attribute {
             crate::xattr::append(attribute, offset, data)?
@@ -190,4 +190,17 @@ pub fn sync(file: &OwnedFd, how: u32) -> Result<(), Errno> {
         WHOLE => rustix::fs::syncfs(file),
         _ => rustix::fs::fdatasync(file),
     }
+}
+
+/// Bytes that a write may take of a disk: whole blocks.
+fn room_on_disk(offset: u64, len: usize) -> u64 {
+    const BLOCK: u64 = 4096;
+    let len = len as u64;
+    // Where the end of a file is, is not known.
+    let start = if offset == APPEND {
+        BLOCK - 1
+    } else {
+        offset % BLOCK
+    };
+    (start + len).next_multiple_of(BLOCK)
 }

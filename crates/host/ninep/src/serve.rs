@@ -18,6 +18,9 @@ use crate::session::{MIN_MESSAGE, Session, failure};
 /// The longest message in bytes, header included.
 pub const MAX_MESSAGE: usize = 128 << 10;
 
+/// Files that wait for a disk at a time; with more, what comes behind them waits, too.
+const MOST_SYNCS: usize = 16;
+
 /// A folder that is served.
 #[derive(Debug)]
 pub struct Export {
@@ -65,11 +68,11 @@ impl Export {
     }
 
     /// Takes so many bytes of what may be written.
-    pub(crate) fn spend(&self, bytes: usize) -> Result<(), Errno> {
+    pub(crate) fn spend(&self, bytes: u64) -> Result<(), Errno> {
         let Some(left) = &self.left else {
             return Ok(());
         };
-        let take = |left: u64| left.checked_sub(bytes as u64);
+        let take = |left: u64| left.checked_sub(bytes);
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .map(drop)
             .map_err(|_| Errno::NOSPC)
@@ -83,7 +86,7 @@ impl Export {
 pub fn serve(export: &Export, socket: &OwnedFd) {
     unshare_mask();
     std::thread::scope(|scope| {
-        let (to_sync, syncs) = mpsc::channel::<Sync>();
+        let (to_sync, syncs) = mpsc::sync_channel::<Sync>(MOST_SYNCS);
         let syncer = std::thread::Builder::new().stack_size(256 << 10);
         let syncer = syncer.spawn_scoped(scope, move || {
             for (tag, file, how) in syncs {
@@ -91,7 +94,9 @@ pub fn serve(export: &Export, socket: &OwnedFd) {
                 // The guest is gone if it cannot be told, which the other thread finds, too.
                 let mut message = [0; 64];
                 let len = reply.encode(tag, &mut message).unwrap_or(0);
-                send(socket, message.get(..len).unwrap_or(&[]));
+                if !send(socket, message.get(..len).unwrap_or(&[])) {
+                    break;
+                }
             }
         });
         // The other thread ends with its sender.
@@ -104,7 +109,7 @@ pub fn serve(export: &Export, socket: &OwnedFd) {
 /// Tag of the request, file, and how.
 type Sync = (u16, Arc<OwnedFd>, u32);
 
-fn answer_all(export: &Export, socket: &OwnedFd, to_sync: Option<&mpsc::Sender<Sync>>) {
+fn answer_all(export: &Export, socket: &OwnedFd, to_sync: Option<&mpsc::SyncSender<Sync>>) {
     let mut session = Session::new(export);
     let mut request = vec![0; MAX_MESSAGE];
     let mut reply = vec![0; MAX_MESSAGE];
@@ -118,7 +123,7 @@ fn answer_all(export: &Export, socket: &OwnedFd, to_sync: Option<&mpsc::Sender<S
         // A message that is longer than the buffer was cut, and its size does not fit.
         let message = request.get(..len).unwrap_or(&[]);
         if let (Some(to_sync), Some(sync)) = (to_sync, session.to_sync(message))
-            && to_sync.send(sync).is_ok()
+            && to_sync.try_send(sync).is_ok()
         {
             continue;
         }

@@ -13,6 +13,9 @@ use rustix::io::Errno;
 use crate::Export;
 use crate::fid::{Fid, Fids, checked, qid};
 
+/// What a new file counts where there is a limit, in bytes.
+const NEW_FILE: u64 = 1 << 20;
+
 /// The shortest messages that make sense: a name and a little data.
 pub(crate) const MIN_MESSAGE: u32 = 4096;
 
@@ -116,6 +119,20 @@ impl<'a> Session<'a> {
     fn perform(&mut self, request: &Request<'_>, into: &mut [u8]) -> Result<Done, Errno> {
         if self.export.read_only && changes(request) {
             return Err(Errno::ROFS);
+        }
+        if self.export.left.is_some() {
+            // It is for a few ordinary files.
+            match request {
+                Request::Create { .. } => self.export.spend(NEW_FILE)?,
+                Request::Symlink { .. }
+                | Request::Mknod { .. }
+                | Request::Link { .. }
+                | Request::Mkdir { .. }
+                | Request::Rename { .. }
+                | Request::RenameAt { .. }
+                | Request::XattrCreate { .. } => return Err(Errno::PERM),
+                _ => {}
+            }
         }
         let reply = match *request {
             Request::Version { msize, version } => self.begin(msize, version)?,

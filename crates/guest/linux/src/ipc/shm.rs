@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 
 use super::{Object, Owner, seconds};
-use crate::fs::{self, OpenFile};
-use crate::mm::{MapFlags, MapRequest, Purpose};
+use crate::fs::{self, OpenFile, OpenFlags};
+use crate::mm::{AddressSpace, MapFlags, MapRequest, Purpose};
 use crate::platform::Access;
 use crate::process::Thread;
 use crate::user::PAGE;
@@ -30,6 +30,8 @@ pub struct Segment {
     owner: Cell<Owner>,
     /// Its content.
     file: Rc<OpenFile>,
+    /// The same, as those have it who may only read.
+    to_read: Rc<OpenFile>,
     /// Bytes, as they were asked for.
     pub size: u64,
     /// Seconds of the last `shmat(2)`.
@@ -63,9 +65,11 @@ impl Segment {
         let file = fs::segment_file(thread, owner.key)?;
         let place = file.place.as_ref().ok_or(Errno::ENOSPC)?;
         place.inode.resize(size.next_multiple_of(PAGE))?;
+        let to_read = OpenFile::at(file.file.clone(), file.place.clone(), OpenFlags::LARGEFILE);
         Ok(Self {
             owner: Cell::new(owner),
             file,
+            to_read,
             size,
             attached: Cell::new(0),
             detached: Cell::new(0),
@@ -77,13 +81,21 @@ impl Segment {
 
     /// Where it is attached: the addresses of its first byte there, in the memory of this process.
     pub fn places(&self, thread: &Thread) -> Vec<u64> {
-        let pieces = thread.process.memory.pieces_of(&self.file);
+        let pieces = self.pieces(&thread.process.memory);
         let mut places: Vec<u64> = pieces
             .iter()
             .map(|(start, _, offset)| start.wrapping_sub(*offset))
             .collect();
         places.dedup();
         places
+    }
+
+    /// Where pieces of it are mapped: first address, the one behind the last, and the offset.
+    fn pieces(&self, memory: &AddressSpace) -> Vec<(u64, u64, u64)> {
+        let mut pieces = memory.pieces_of(&self.file);
+        pieces.extend(memory.pieces_of(&self.to_read));
+        pieces.sort_unstable();
+        pieces
     }
 
     /// Bytes that are present: what has been written to or read.
@@ -131,9 +143,11 @@ pub fn attach(thread: &Rc<Thread>, id: i32, at: u64, flags: u32) -> Result<u64> 
     }
     let mut access = Access::READ;
     let mut wanted = super::READ;
+    let mut file = &segment.to_read;
     if flags & READ_ONLY == 0 {
         access |= Access::WRITE;
         wanted |= super::WRITE;
+        file = &segment.file;
     }
     if flags & EXECUTE != 0 {
         access |= Access::EXEC;
@@ -150,7 +164,7 @@ pub fn attach(thread: &Rc<Thread>, id: i32, at: u64, flags: u32) -> Result<u64> 
         len: segment.size,
         access,
         flags: place | MapFlags::SHARED,
-        file: Some((segment.file.clone(), 0)),
+        file: Some((file.clone(), 0)),
         purpose: Purpose::Ordinary,
     };
     let before = segment.places(thread).len();
@@ -176,7 +190,7 @@ pub fn detach(thread: &Rc<Thread>, at: u64) -> Result {
     let memory = &thread.process.memory;
     for (id, segment) in crate::kernel().ipc.segments.all() {
         let mut found = false;
-        for (start, end, offset) in memory.pieces_of(&segment.file) {
+        for (start, end, offset) in segment.pieces(memory) {
             if start.wrapping_sub(offset) == at {
                 memory.unmap(start, end - start)?;
                 found = true;

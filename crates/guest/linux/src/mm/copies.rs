@@ -53,8 +53,14 @@ impl AddressSpace {
         }
     }
 
-    /// A thread of the process whose memory this is: files want to know on whose behalf they are read.
+    /// A thread whose memory this is, the running one if it is one: files want to know on whose behalf they are read, and who sleeps meanwhile.
     fn any_thread(&self) -> Option<Rc<Thread>> {
+        let running = crate::process::sched::running();
+        if let Some(thread) = running
+            && core::ptr::eq(&raw const *thread.process.memory, self)
+        {
+            return Some(thread);
+        }
         let all = platform::kernel().processes.all();
         let process = all
             .into_iter()

@@ -113,6 +113,9 @@ fn helper(parent: &Rc<Thread>, request: &Request) -> Result<u64> {
     }
     let processes = &crate::kernel().processes;
     let process = processes.sharing(&parent.process, request.exit_signal);
+    if flags.contains(Flags::CLEAR_HANDLERS) {
+        process.signals.actions.reset_handlers();
+    }
     processes
         .all
         .borrow_mut()

@@ -25,14 +25,12 @@ pub fn execute(
     arguments: &[Vec<u8>],
     environment: &[Vec<u8>],
 ) -> Result {
-    if Rc::strong_count(&thread.process.memory) > 1 {
-        // Another process runs in the same memory.
-        return Err(Errno::ENOSYS);
-    }
+    alone_in_memory(thread)?;
     if thread.process.threads.borrow().len() > 1 {
         // Others must not end for a program that is not there.
         check(thread, path)?;
         end_others(thread)?;
+        alone_in_memory(thread)?;
     }
     let back = thread.registers.get().rip;
     if let Err(error) = loader::execute(thread, path, arguments, environment) {
@@ -44,6 +42,18 @@ pub fn execute(
     }
     begin(thread);
     Ok(())
+}
+
+/// Another process that runs in the same memory would lose it.
+fn alone_in_memory(thread: &Thread) -> Result {
+    let own = &thread.process;
+    let others = crate::kernel().processes.all();
+    let shares = others.iter().any(|other| {
+        other.pid != own.pid
+            && Rc::ptr_eq(&other.memory, &own.memory)
+            && !other.threads.borrow().is_empty()
+    });
+    if shares { Err(Errno::ENOSYS) } else { Ok(()) }
 }
 
 fn check(thread: &Rc<Thread>, path: &[u8]) -> Result {

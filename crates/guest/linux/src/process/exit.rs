@@ -5,6 +5,7 @@ use alloc::rc::Rc;
 use super::{Process, RunState, Thread, futex};
 use crate::platform;
 use crate::user::UserAddr;
+use crate::wait::Events;
 
 /// In a status of `wait(2)`: memory was kept for a debugger.
 pub const CORE_DUMPED: u32 = 0x80;
@@ -36,6 +37,10 @@ pub fn exit_thread(thread: &Rc<Thread>, code: u32) {
     }
     crate::kernel().processes.remove_thread(thread);
     thread.state.set(RunState::Dead);
+    let tracer = thread.tracing.tracer();
+    if let Some(tracer) = crate::kernel().processes.process(tracer) {
+        tracer.child_wait.wake_all(Events::empty());
+    }
     if process.threads.borrow().is_empty() {
         if process.status.get().is_none() {
             process.status.set(Some((code & 0xff) << 8));

@@ -95,7 +95,7 @@ pub fn stop(thread: &Rc<Thread>, info: Info) -> Option<Info> {
     tracing.told.set(false);
     tracing.stopped.set(Some(number));
     tracer.child_wait.wake_all(Events::empty());
-    while tracing.stopped.get().is_some() && !signal::is_ending(thread) {
+    while tracing.stopped.get().is_some() && !signal::is_killed(thread) {
         sched::park(thread, None);
     }
     tracing.stopped.set(None);

@@ -137,6 +137,13 @@ pub fn is_pending(thread: &Thread) -> bool {
     thread.signals.attention.get() && mask::look(thread)
 }
 
+/// True if nothing keeps the thread from ending: its process ends, or it is killed.
+pub fn is_killed(thread: &Thread) -> bool {
+    thread.process.status.get().is_some()
+        || thread.signals.ending.get()
+        || waiting_for(thread) >> (number::KILL - 1) & 1 != 0
+}
+
 /// True if the thread will end on its way back to the program: its process does, or a signal waits that ends it.
 pub fn is_ending(thread: &Thread) -> bool {
     let process = &thread.process;

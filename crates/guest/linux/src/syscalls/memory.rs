@@ -2,6 +2,8 @@
 
 use alloc::rc::Rc;
 
+use kiln_abi::user::LONG as LONG_RANGE;
+
 use super::{Args, Call};
 use crate::mm::{MapFlags, MapRequest, MemoryLimits, Purpose, RemapFlags};
 use crate::platform::{self, Access};
@@ -54,7 +56,10 @@ const MOST: u64 = 16 << 30;
 
 /// Does something with a long range piece by piece, and lets others run in between. How long a piece takes depends on what is present there:
 /// the next one is shorter if that was long, and longer if it was nothing.
-fn in_pieces(
+///
+/// No piece is shorter than `least`.
+fn in_pieces_of(
+    least: u64,
     thread: &Rc<Thread>,
     at: u64,
     len: u64,
@@ -66,9 +71,14 @@ fn in_pieces(
     let Some(end) = end.filter(|_| len > PIECE && at.is_multiple_of(PAGE)) else {
         return each(at, len);
     };
-    let (mut at, mut piece) = (at, PIECE);
+    let (mut at, mut piece) = (at, PIECE.max(least));
     loop {
-        let count = piece.min(end - at);
+        let left = end - at;
+        let count = if left.saturating_sub(piece) < least {
+            left
+        } else {
+            piece
+        };
         let began = platform::now();
         each(at, count)?;
         at += count;
@@ -76,12 +86,22 @@ fn in_pieces(
             return Ok(());
         }
         piece = match platform::now().saturating_sub(began) {
-            took if took > LONG => (piece / 2).max(PAGE),
+            took if took > LONG => (piece / 2).max(least),
             took if took < SHORT => (piece * 2).min(MOST),
             _ => piece,
         };
         sched::breathe(thread)?;
     }
+}
+
+/// The same with pieces of any length.
+fn in_pieces(
+    thread: &Rc<Thread>,
+    at: u64,
+    len: u64,
+    each: impl FnMut(u64, u64) -> Result,
+) -> Result {
+    in_pieces_of(PAGE, thread, at, len, each)
 }
 
 /// Memory calls look at the limits that hold now.
@@ -164,7 +184,13 @@ fn mprotect(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     if grows_down {
         memory.protect(at, len, access, true)?;
     } else {
-        in_pieces(thread, at, len, |at, len| {
+        // Of what is long, monitors only open what is used; they must not take its pieces for something short.
+        let least = if len > LONG_RANGE {
+            LONG_RANGE + PAGE
+        } else {
+            PAGE
+        };
+        in_pieces_of(least, thread, at, len, |at, len| {
             memory.protect(at, len, access, false)
         })?;
     }

@@ -42,6 +42,9 @@ fn semget(thread: &Rc<Thread>, args: Args) -> Result<u64> {
             if count == 0 {
                 return Err(Errno::EINVAL);
             }
+            // Each operation has a copy of it while it lasts.
+            crate::shortage::room(count * 2 * size_of::<crate::ipc::sem::Semaphore>() as u64)
+                .map_err(|_| Errno::ENOMEM)?;
             Ok(Set::new(owner, count))
         })
 }

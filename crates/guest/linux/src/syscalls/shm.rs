@@ -38,6 +38,7 @@ fn shmget(thread: &Rc<Thread>, args: Args) -> Result<u64> {
 
 fn shmat(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     super::memory::with_limits(thread);
+    shm::tidy(thread);
     shm::attach(thread, args.int(0), args.word(1), args.uint(2))
 }
 

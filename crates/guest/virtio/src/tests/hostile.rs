@@ -35,7 +35,7 @@ fn runts_are_dropped() {
         let core = &mut device.borrow_mut().core;
         core::iter::from_fn(|| core.take(0)).collect()
     };
-    for (len, chain) in [0, 1, 11, 12, 18].into_iter().zip(chains.drain(..)) {
+    for (len, chain) in [0, 1, 11, 12, 25].into_iter().zip(chains.drain(..)) {
         device.borrow_mut().core.give(0, chain.head, len);
     }
     assert_eq!(net.receive(buffers(&into(&memory))), Err(OpError::Again));

@@ -110,8 +110,9 @@ pub fn attach(
         attached.devices.push(device);
     }
     let longest = longest_message(ends);
+    let folders = spec.volumes.len() + usize::from(spec.core.is_some());
     for (number, option) in spec.volumes.iter().enumerate() {
-        let (device, folder) = folder::open(option, number, spec.volumes.len(), longest)?;
+        let (device, folder) = folder::open(option, number, folders, longest)?;
         let read_only = if option.read_only { ":ro" } else { "" };
         let (folder_name, path) = (option.folder.display(), &option.path);
         attached

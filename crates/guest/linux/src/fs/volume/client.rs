@@ -26,6 +26,9 @@ use crate::{Errno, Result};
 /// The longest message.
 const MSIZE: usize = kiln_abi::user::MAX_NINEP as usize;
 
+/// So many fids that nobody needs go along with a packet.
+const MOST_WITH_A_PACKET: usize = 64;
+
 /// The fid of the root, which is kept.
 const ROOT: u32 = 0;
 
@@ -46,6 +49,8 @@ pub struct Client {
     pub(super) free: RefCell<Vec<u32>>,
     /// Fids that nobody needs, of which the server has not been told yet.
     pub(super) unneeded: RefCell<Vec<u32>>,
+    /// Packets that bring no answer, sent since the last that did.
+    pub(super) unanswered: Cell<u32>,
     /// The inodes in use, by their numbers.
     pub(super) nodes: RefCell<BTreeMap<u64, Weak<Node>>>,
 }
@@ -63,6 +68,7 @@ impl Client {
             next: Cell::new(ROOT + 1),
             free: RefCell::default(),
             unneeded: RefCell::default(),
+            unanswered: Cell::new(0),
             nodes: RefCell::default(),
         };
         let version = Request::Version {
@@ -138,6 +144,7 @@ impl Client {
         let (message, reply) = &mut *buffers;
         let (message, given_back) = self.packet(TAG, requests, message)?;
         let len = platform::ask_folder(self.device, message, reply)?;
+        self.unanswered.set(0);
         self.gone(given_back);
         read(&mut Replies::of(TAG, reply.get(..len).unwrap_or_default()))
     }
@@ -155,7 +162,7 @@ impl Client {
         let most = if requests.iter().any(waits_for_disk) {
             0
         } else {
-            unneeded.len()
+            unneeded.len().min(MOST_WITH_A_PACKET)
         };
         for given_back in [most, 0] {
             let clunks = unneeded.iter().take(given_back);
@@ -251,6 +258,7 @@ impl Client {
             let mut buffers = self.buffers.borrow_mut();
             match platform::ask_folder(self.device, &[], &mut buffers.1) {
                 Ok(len) => {
+                    self.unanswered.set(0);
                     let reply = buffers.1.get(..len).unwrap_or_default();
                     let tag = kiln_ninep::message::tag_of(reply).unwrap_or(NO_TAG);
                     // A tag that nobody uses is the server's fault.

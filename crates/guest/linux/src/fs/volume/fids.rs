@@ -13,6 +13,9 @@ use crate::{Errno, Result};
 /// The server is told of fids that nobody needs when there are so many: what they lead to is kept by it until then.
 const MOST_UNNEEDED: usize = 32;
 
+/// Packets that bring no answer are sent at most so many between two that do.
+const MOST_UNANSWERED: u32 = 8;
+
 /// Flags of `open(2)` on x86-64, as the server takes them.
 pub const READ_WRITE: u32 = 0o2;
 const CREATE_NEW: u32 = 0o300;
@@ -225,7 +228,7 @@ impl Client {
     /// Gives a fid back, and tells what the server says to that.
     pub fn give_back(&self, fid: u32) -> Result {
         let told = self.tell(&Request::Clunk { fid });
-        self.free.borrow_mut().push(fid);
+        self.not_taken(fid, told.is_err());
         told
     }
 
@@ -242,12 +245,18 @@ impl Client {
         }
     }
 
+    /// Whether the server has to be told of fids.
+    pub fn has_unneeded(&self) -> bool {
+        !self.unneeded.borrow().is_empty()
+    }
+
     /// Tells the server of fids that nobody needs, and does not wait for it. If it is behind they go later.
     pub fn give_back_now(&self) {
         let Ok(mut buffers) = self.buffers.try_borrow_mut() else {
             return;
         };
-        if self.unneeded.borrow().is_empty() {
+        // Where nobody answers, nobody who waits for room would be woken: so little is sent unanswered that there is always room.
+        if self.unneeded.borrow().is_empty() || self.unanswered.get() >= MOST_UNANSWERED {
             return;
         }
         let sent = self
@@ -258,6 +267,7 @@ impl Client {
             });
         if let Ok(given_back) = sent {
             self.gone(given_back);
+            self.unanswered.set(self.unanswered.get() + 1);
         }
     }
 }

@@ -77,6 +77,9 @@ impl Volumes {
             let all = self.all.borrow();
             for client in all.iter().filter_map(Weak::upgrade) {
                 client.give_back_now();
+                if client.has_unneeded() {
+                    self.unneeded.set(true);
+                }
             }
         }
     }

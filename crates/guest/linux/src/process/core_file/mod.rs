@@ -45,6 +45,10 @@ pub fn dump(thread: &Rc<Thread>, info: &Info) -> bool {
     let folder = crate::kernel().core.0.borrow().clone();
     let Some(folder) = folder else { return false };
     let process = &thread.process;
+    if process.pid != 1 {
+        // A helper of the program's, which goes on.
+        return false;
+    }
     let limit = process.limit(Resource::Core).0;
     let problem = if process.attributes.dumpable.get() != 1 {
         "the program does not allow it (PR_SET_DUMPABLE)"
@@ -53,8 +57,14 @@ pub fn dump(thread: &Rc<Thread>, info: &Info) -> bool {
     } else {
         match write(thread, info, &folder, limit) {
             Ok(()) => return true,
-            Err(Errno::ENOSPC | Errno::EDQUOT) => "there is no space left",
-            Err(_) => "it cannot be written",
+            Err(error) => {
+                // Half of it is of no use. If it cannot be removed there is nothing to be done about it.
+                let _ = folder.unlink(NAME, false);
+                match error {
+                    Errno::ENOSPC | Errno::EDQUOT => "there is no space left",
+                    _ => "it cannot be written",
+                }
+            }
         }
     };
     let text = alloc::format!("kiln: no core file: {problem}\n");
