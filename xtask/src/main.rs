@@ -82,11 +82,13 @@ const ON_QEMU: &[&str] = &[
     "tasks",
     "program_abi",
     "linux_calls",
+    "linux_core",
     "linux_databases",
     "linux_machines",
     "linux_sanitizers",
     "linux_sysv",
     "linux_volumes",
+    "linux_volumes_hostile",
 ];
 /// Seconds for each fuzz target in `cargo xtask fuzz`.
 const FUZZ_SECONDS: &str = "30";
