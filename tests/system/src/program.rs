@@ -183,9 +183,9 @@ fn answers(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
         return false;
     };
-    // A guest's refusal arrives as an end or a reset; who serves waits for a request. Machines take longer to refuse.
+    // A guest's refusal arrives as an end or a reset; who serves waits for a request. Machines take longer to refuse, and guests on a busy host.
     let quiet = if crate::backend::kind() == "process" {
-        100
+        400
     } else {
         1000
     };
