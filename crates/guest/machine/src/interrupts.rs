@@ -43,13 +43,18 @@ fn write(register: u64, value: u32) {
     unsafe { (reach::at(LOCAL + register) as *mut u32).write_volatile(value) }
 }
 
-/// Enables the local controller, and lets no interrupt through that comes by the PC's old ones.
+/// Enables the local controller, lets no interrupt through that comes by the PC's old ones, and silences its interval timer: left as
+/// the reset leaves it, it costs a monitor 36 wakes a second for nothing.
 pub fn start() {
     const BASE: u32 = 0x1b;
     const ON: u64 = 1 << 11;
     const X2APIC: u64 = 1 << 10;
     cpu::out8(0x21, 0xff);
     cpu::out8(0xa1, 0xff);
+    // Channel 0, both bytes, mode 0: it counts from 1 to the end once (Intel 8254, "Control Word Format").
+    cpu::out8(0x43, 0x30);
+    cpu::out8(0x40, 1);
+    cpu::out8(0x40, 0);
     // SAFETY: every processor with long mode has the register; the values are allowed (SDM volume 3, figure 11-27).
     unsafe {
         let base = cpu::read_msr(BASE);
