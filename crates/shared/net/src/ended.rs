@@ -57,17 +57,16 @@ impl Ended {
 
     /// Remembers a connection.
     pub(crate) fn insert(&mut self, pair: Pair, ended: TimeWait) {
-        self.remove(&pair);
+        let secret = self.secret;
+        let hash = secret.hash(&pair);
+        self.forget(hash, &pair, Instant::FOREVER);
         while (self.by_pair.len() >= self.limit || self.order.len() >= 2 * self.limit)
             && !self.order.is_empty()
         {
             self.forget_first();
         }
-        let secret = self.secret;
-        self.by_pair
-            .insert_unique(secret.hash(&pair), (pair, ended), |known| {
-                secret.hash(&known.0)
-            });
+        let rehash = |known: &(Pair, TimeWait)| secret.hash(&known.0);
+        self.by_pair.insert_unique(hash, (pair, ended), rehash);
         self.order.push_back((ended.until, pair));
     }
 
@@ -97,8 +96,14 @@ impl Ended {
     }
 
     pub(crate) fn remove(&mut self, pair: &Pair) {
-        let hash = self.secret.hash(pair);
-        if let Ok(found) = self.by_pair.find_entry(hash, |known| known.0 == *pair) {
+        self.forget(self.secret.hash(pair), pair, Instant::FOREVER);
+    }
+
+    /// Forgets one, if its time is over at `now`.
+    fn forget(&mut self, hash: u64, pair: &Pair, now: Instant) {
+        if let Ok(found) = self.by_pair.find_entry(hash, |known| known.0 == *pair)
+            && found.get().1.until <= now
+        {
             found.remove();
         }
     }
@@ -118,12 +123,7 @@ impl Ended {
         let Some((listed, pair)) = self.order.pop_front() else {
             return;
         };
-        let hash = self.secret.hash(&pair);
-        if let Ok(found) = self.by_pair.find_entry(hash, |known| known.0 == pair)
-            && found.get().1.until <= listed
-        {
-            found.remove();
-        }
+        self.forget(self.secret.hash(&pair), &pair, listed);
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
             snd_nxt: Seq(100),
             rcv_nxt: Seq(200),
             until: now + PERIOD,
-            period: PERIOD,
+            period: PERIOD.into(),
             ..TimeWait::default()
         }
     }

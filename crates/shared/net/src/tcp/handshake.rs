@@ -14,6 +14,7 @@ use super::recovery::Recovery;
 use super::send::SendBuffer;
 use super::settings::Settings;
 use super::tcb::Milliseconds;
+use super::time_wait::Challenges;
 use super::window::Tuning;
 use super::{Block, Changed, Ecn, Flags, Options, Outgoing, Segment, Seq, Tcb, Timestamps};
 use crate::error::Error;
@@ -131,12 +132,11 @@ impl Tcb {
             },
             unacked_segments: 0,
             quick_acks: QUICK_ACKS,
-            challenges: 0,
             persist_backoff: 0,
             unanswered_probes: 0,
             keepalive_probes: 0,
             ack_at: Instant::FOREVER,
-            challenges_since: Instant::ZERO,
+            challenges: Challenges::default(),
             path: PathMtu::new(mss),
             tuning: Tuning::new(settings.receive_limit, now),
             state_until: now + settings.handshake_timeout,

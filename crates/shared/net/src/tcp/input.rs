@@ -24,9 +24,6 @@ use crate::error::Error;
 
 /// Text of which a segment counts as two: it comes from a link with large packets.
 const LARGE: usize = 4096;
-/// RFC 5961 section 7: answers that an attacker may provoke, in the time below.
-const CHALLENGES: u8 = 10;
-const CHALLENGE_PERIOD: Duration = Duration::from_secs(5);
 /// RFC 7323 section 5.5: after 24 days a timestamp says nothing. In the units of [`days`].
 const TS_RECENT_LIFE: u32 = ((24 * 86_400 * 1_000_000_000_u64) >> 30) as u32;
 
@@ -169,7 +166,7 @@ impl Tcb {
             && segment.flags.has(Flags::SYN)
             && segment.seq == self.irs
         {
-            if self.may_answer(now) {
+            if self.challenges.may_answer(now) {
                 self.marks.set(Marks::SYN);
             }
             return;
@@ -513,10 +510,15 @@ impl Tcb {
         let Some(mut rest) = self.time_wait() else {
             return;
         };
-        if !matches!(rest.receive(segment, now), Verdict::Ignore) {
-            self.challenge(now);
-        }
+        let verdict = rest.receive(segment, now);
         self.state_until = rest.until;
+        self.challenges = rest.challenges;
+        match verdict {
+            Verdict::Ignore => {}
+            Verdict::Answer(_) => self.marks.set(Marks::ACK_NOW),
+            // While the last acknowledgement has not left nobody else can have these ends.
+            Verdict::Reopen(_) => self.challenge(now),
+        }
     }
 
     /// CLOSED, and the program is to know.
@@ -527,19 +529,9 @@ impl Tcb {
 
     /// An acknowledgement that somebody else than the peer may have asked for, RFC 5961 section 7.
     fn challenge(&mut self, now: Instant) {
-        if self.may_answer(now) {
+        if self.challenges.may_answer(now) {
             self.marks.set(Marks::ACK_NOW);
         }
-    }
-
-    fn may_answer(&mut self, now: Instant) -> bool {
-        if now.since(self.challenges_since) >= CHALLENGE_PERIOD {
-            self.challenges_since = now;
-            self.challenges = 0;
-        }
-        let may = self.challenges < CHALLENGES;
-        self.challenges += u8::from(may);
-        may
     }
 
     /// The next acknowledgement says that this came twice, RFC 2883.

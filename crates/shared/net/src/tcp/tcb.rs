@@ -15,7 +15,7 @@ use super::receive::ReceiveBuffer;
 use super::recovery::Recovery;
 use super::send::{Pieces, SendBuffer};
 use super::settings::KeepAlive;
-use super::time_wait::TimeWait;
+use super::time_wait::{Challenges, TimeWait};
 use super::window::Tuning;
 use super::{Block, Changed, Flags, Outgoing, Segment, Seq};
 use crate::error::Error;
@@ -66,12 +66,11 @@ pub struct Tcb {
     // Acknowledgements.
     pub(super) unacked_segments: u8,
     pub(super) quick_acks: u8,
-    pub(super) challenges: u8,
     pub(super) persist_backoff: u8,
     pub(super) unanswered_probes: u8,
     pub(super) keepalive_probes: u8,
     pub(super) ack_at: Instant,
-    pub(super) challenges_since: Instant,
+    pub(super) challenges: Challenges,
 
     pub(super) path: PathMtu,
     pub(super) tuning: Tuning,
@@ -108,9 +107,10 @@ pub struct Tcb {
 
 /// A duration in four bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Milliseconds(pub u32);
+pub struct Milliseconds(pub(super) u32);
 
 impl Milliseconds {
+    /// The duration.
     pub const fn get(self) -> Duration {
         Duration::from_millis(self.0 as u64)
     }
@@ -360,7 +360,8 @@ impl Tcb {
             window: self.window_to_offer(self.rcv_scale).0,
             timestamps: timestamps.then_some((self.ts_recent, self.ts_offset)),
             until: self.state_until,
-            period: self.time_wait.get(),
+            period: self.time_wait,
+            challenges: self.challenges,
         })
     }
 

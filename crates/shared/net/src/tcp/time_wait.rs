@@ -2,12 +2,10 @@
 //!
 //! A [`TimeWait`] is what is left of a [`Tcb`](super::Tcb) then: a few numbers. Resets do not end it (RFC 1337).
 
-use core::time::Duration;
-
 use kiln_abi::Instant;
 
 use super::input::later;
-use super::tcb::timestamp_clock;
+use super::tcb::{Milliseconds, timestamp_clock};
 use super::{Flags, Options, Outgoing, Segment, Seq, Timestamps};
 
 /// Between the numbers of two incarnations: more than a window without scaling.
@@ -27,13 +25,44 @@ pub struct TimeWait {
     /// When it may be forgotten.
     pub until: Instant,
     /// 2 MSL: from the peer's last FIN to `until`.
-    pub period: Duration,
+    pub period: Milliseconds,
+    /// Answers of the last period that somebody else than the peer may have asked for, RFC 5961 section 7.
+    pub challenges: Challenges,
+}
+
+/// Counts challenges within a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Challenges {
+    /// By [`timestamp_clock`].
+    since: u32,
+    count: u8,
+}
+
+/// RFC 5961 section 7 leaves the numbers open and suggests these.
+const CHALLENGES: u8 = 10;
+const CHALLENGE_PERIOD: u32 = 5000;
+
+impl Challenges {
+    /// Counts one more, if there may be one.
+    #[inline(never)]
+    pub(super) fn may_answer(&mut self, now: Instant) -> bool {
+        let now = timestamp_clock(now);
+        if now.wrapping_sub(self.since) >= CHALLENGE_PERIOD {
+            *self = Self {
+                since: now,
+                count: 0,
+            };
+        }
+        let may = self.count < CHALLENGES;
+        self.count += u8::from(may);
+        may
+    }
 }
 
 /// What is to be done about a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// Nothing; also if too much has been answered lately.
     Ignore,
     /// The answer leaves. If the segment repeated the peer's FIN, the time has started again.
     Answer(Outgoing),
@@ -55,23 +84,32 @@ impl TimeWait {
             return if opens {
                 Verdict::Reopen(self.snd_nxt + DISTANCE)
             } else {
-                Verdict::Answer(self.answer(now))
+                self.challenge(now)
             };
         }
         if let (Some((recent, _)), Some(timestamps)) = (self.timestamps, segment.options.timestamps)
             && !later(timestamps.value, recent)
         {
-            return Verdict::Answer(self.answer(now));
+            return self.challenge(now);
         }
         if flags.has(Flags::FIN) && segment.end() == self.rcv_nxt {
-            self.until = now + self.period;
+            self.until = now + self.period.get();
             return Verdict::Answer(self.answer(now));
         }
         // An acknowledgement of this end's FIN, or of its acknowledgement: there is nothing to say.
         if segment.seq == self.rcv_nxt && segment.payload.is_empty() {
             return Verdict::Ignore;
         }
-        Verdict::Answer(self.answer(now))
+        self.challenge(now)
+    }
+
+    /// The answer to what the peer has no reason to send. The last FIN once more is none of these: the peer sends it until it hears.
+    fn challenge(&mut self, now: Instant) -> Verdict {
+        if self.challenges.may_answer(now) {
+            Verdict::Answer(self.answer(now))
+        } else {
+            Verdict::Ignore
+        }
     }
 
     /// True if a SYN cannot be an old duplicate of this connection: RFC 6191 section 2.

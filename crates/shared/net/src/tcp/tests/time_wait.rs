@@ -16,7 +16,8 @@ fn remembered(timestamps: bool) -> TimeWait {
         window: 700,
         timestamps: timestamps.then_some((100, 0)),
         until: NOW + Duration::from_secs(7),
-        period: Duration::from_mins(1),
+        period: Duration::from_mins(1).into(),
+        ..TimeWait::default()
     }
 }
 
@@ -105,4 +106,26 @@ fn a_newer_syn_opens_again() {
     }
     // Who acknowledges does not open.
     answered(remembered(false).receive(&segment(Flags::SYN | Flags::ACK, 6, None), NOW));
+}
+
+#[test]
+fn strays_are_answered_a_few_times_and_repeated_fins_always() {
+    // RFC 5961 section 7: the limit is no reason to forget the peer, who may have lost the last acknowledgement.
+    let mut rest = remembered(false);
+    let stray = segment(Flags::ACK, 1000, None);
+    let syn = segment(Flags::SYN, 5, None);
+    let fin = segment(Flags::FIN | Flags::ACK, 4, None);
+    for one in [&stray, &syn].into_iter().cycle().take(10) {
+        answered(rest.receive(one, NOW));
+    }
+    for _ in 0..10 {
+        assert_eq!(rest.receive(&stray, NOW), Verdict::Ignore);
+        assert_eq!(rest.receive(&syn, NOW), Verdict::Ignore);
+        answered(rest.receive(&fin, NOW));
+    }
+    let later = NOW + Duration::from_secs(5);
+    answered(rest.receive(&stray, later));
+    // And a newer SYN opens, whatever was there before.
+    let opened = rest.receive(&segment(Flags::SYN, 6, None), NOW);
+    assert!(matches!(opened, Verdict::Reopen(_)));
 }
