@@ -257,12 +257,8 @@ impl Core {
             return Err(Error::Exhausted);
         }
         let settings = self.settings(port, remote.ip());
-        let tcb = Tcb::connect(
-            &settings,
-            self.iss(&pair),
-            self.clock_offset(&pair),
-            self.now,
-        );
+        let (iss, clock) = self.iss_and_clock_offset(&pair);
+        let tcb = Tcb::connect(&settings, iss, clock, self.now);
         self.stats.connected += 1;
         let key = self.enter(tcb, pair, port, way.next_hop, Phase::Open);
         self.make_ready(key);
@@ -284,13 +280,19 @@ impl Core {
 
     /// RFC 6528: a clock, and for each pair of ends a different place on it.
     pub(crate) fn iss(&self, pair: &Pair) -> Seq {
-        let clock = (self.now.as_nanos() / ISS_TICK_NANOS) as u32;
-        Seq(clock.wrapping_add(self.connections.secret.hash(pair) as u32))
+        self.iss_and_clock_offset(pair).0
     }
 
     /// RFC 7323 section 5.4: timestamps of different peers have nothing to do with each other.
     pub(crate) fn clock_offset(&self, pair: &Pair) -> u32 {
-        (self.connections.secret.hash(pair) >> 32) as u32
+        self.iss_and_clock_offset(pair).1
+    }
+
+    /// [`iss`](Self::iss) and [`clock_offset`](Self::clock_offset): two halves of one hash.
+    pub(crate) fn iss_and_clock_offset(&self, pair: &Pair) -> (Seq, u32) {
+        let clock = (self.now.as_nanos() / ISS_TICK_NANOS) as u32;
+        let hash = self.connections.secret.hash(pair);
+        (Seq(clock.wrapping_add(hash as u32)), (hash >> 32) as u32)
     }
 
     /// Adds a connection.
@@ -426,10 +428,9 @@ impl Core {
             State::TimeWait if !owes(connection) => {
                 let (pair, ended) = (connection.pair, connection.tcb.time_wait());
                 if let Some(ended) = ended
-                    && self.connections.table.find(&pair) == Some(key)
+                    && self.connections.table.hide(key)
                 {
                     self.ended.insert(pair, ended);
-                    self.connections.table.hide(key);
                 }
                 if !is_held {
                     self.remove(key);

@@ -212,7 +212,7 @@ impl Core {
         };
         let (id, local) = self.bind_tcp(address, bind, only)?;
         if let Err(error) = self.start_listening(local.port(), id, options.backlog) {
-            self.release_listener(id);
+            self.release_listener(local.port(), id);
             return Err(error);
         }
         Ok((id, local))
@@ -404,8 +404,8 @@ impl Core {
                 };
                 let mut settings = self.settings(port, peer);
                 settings.handshake_timeout = HANDSHAKE_TIMEOUT;
-                let iss = iss.unwrap_or_else(|| self.iss(pair));
-                let clock = self.clock_offset(pair);
+                let (first, clock) = self.iss_and_clock_offset(pair);
+                let iss = iss.unwrap_or(first);
                 let tcb = Tcb::accept(&settings, segment, iss, clock, self.now);
                 let phase = Phase::HalfOpen {
                     port: pair.local.port(),
@@ -517,8 +517,8 @@ impl Core {
     }
 
     /// The program has dropped a listener: connections that it has not accepted are reset.
-    pub(crate) fn release_listener(&mut self, id: u32) {
-        let known = self.listeners.by_port.take(|known| known.id == id);
+    pub(crate) fn release_listener(&mut self, port: u16, id: u32) {
+        let known = self.listeners.by_port.take(port, |known| known.id == id);
         if known.is_none_or(|known| !known.listening) {
             return;
         }
@@ -526,13 +526,12 @@ impl Core {
             Phase::HalfOpen { listener, .. } | Phase::Queued { listener, .. } => listener == id,
             _ => false,
         };
-        let orphans: Vec<Key> = self
-            .connections
-            .table
-            .iter()
-            .filter(|(_, connection)| of_listener(connection.phase))
-            .map(|(key, _)| key)
-            .collect();
+        let mut orphans = Vec::new();
+        for (key, connection) in self.connections.table.iter() {
+            if of_listener(connection.phase) {
+                orphans.push(key);
+            }
+        }
         let until = self.now + self.config.linger;
         for key in orphans {
             if let Some(connection) = self.connections.get(key) {

@@ -71,7 +71,8 @@ impl TcpListener {
 impl Drop for TcpListener {
     /// Connections that have not been accepted are reset.
     fn drop(&mut self) {
-        self.stack.release(Orphan::Listener(self.id));
+        self.stack
+            .release(Orphan::Listener(self.local.port(), self.id));
     }
 }
 

@@ -42,19 +42,15 @@ impl<T> Ports<T> {
         }
     }
 
-    /// Unbinds the first for which `which` holds.
-    pub(crate) fn take(&mut self, which: impl Fn(&T) -> bool) -> Option<T> {
-        for place in 0..self.0.len() {
-            let items = &mut self.0[place].1;
-            if let Some(found) = items.iter().position(&which) {
-                let item = items.swap_remove(found);
-                if items.is_empty() {
-                    self.0.remove(place);
-                }
-                return Some(item);
-            }
+    /// Unbinds the first of a port for which `which` holds.
+    pub(crate) fn take(&mut self, port: u16, which: impl Fn(&T) -> bool) -> Option<T> {
+        let place = self.place(port).ok()?;
+        let items = &mut self.0[place].1;
+        let item = items.swap_remove(items.iter().position(which)?);
+        if items.is_empty() {
+            self.0.remove(place);
         }
-        None
+        Some(item)
     }
 
     /// All of them.
@@ -75,10 +71,12 @@ mod tests {
         }
         assert_eq!(ports.at(80), [(80, 0), (80, 3)]);
         assert_eq!(ports.at(81), []);
-        assert_eq!(ports.take(|item| item.1 == 0), Some((80, 0)));
+        assert_eq!(ports.take(443, |item| item.1 == 0), None);
+        assert_eq!(ports.take(81, |_| true), None);
+        assert_eq!(ports.take(80, |item| item.1 == 0), Some((80, 0)));
         assert_eq!(ports.at(80), [(80, 3)]);
-        assert_eq!(ports.take(|item| item.1 == 0), None);
-        assert_eq!(ports.take(|item| item.1 == 3), Some((80, 3)));
+        assert_eq!(ports.take(80, |item| item.1 == 0), None);
+        assert_eq!(ports.take(80, |item| item.1 == 3), Some((80, 3)));
         assert_eq!(ports.at_mut(80), []);
         assert_eq!(ports.iter().count(), 4);
     }

@@ -60,8 +60,9 @@ pub(crate) enum Orphan {
     Connection(Key),
     /// Only the writing half.
     Writer(Key),
-    Listener(u32),
-    Udp(u32),
+    /// With its port, by which it is found.
+    Listener(u16, u32),
+    Udp(u16, u32),
     Ping(u32),
 }
 
@@ -259,8 +260,8 @@ impl Core {
         match orphan {
             Orphan::Connection(key) => self.release_connection(key),
             Orphan::Writer(key) => self.close(key),
-            Orphan::Listener(id) => self.release_listener(id),
-            Orphan::Udp(id) => self.release_udp(id),
+            Orphan::Listener(port, id) => self.release_listener(port, id),
+            Orphan::Udp(port, id) => self.release_udp(port, id),
             Orphan::Ping(id) => self.release_ping(id),
         }
     }

@@ -116,10 +116,11 @@ impl<T: Ends> Table<T> {
         let place = &mut self.slots[slot as usize];
         place.entry = Some(Box::new(entry));
         let generation = place.generation;
-        self.hide_pair(&pair);
+        let hash = self.secret.hash(&pair);
+        self.hide_pair(hash, &pair, None);
         let (slots, secret) = (&self.slots, self.secret);
         let rehash = |slot: &u32| hash_of(slots, secret, *slot);
-        self.by_pair.insert_unique(secret.hash(&pair), slot, rehash);
+        self.by_pair.insert_unique(hash, slot, rehash);
         Key { slot, generation }
     }
 
@@ -149,20 +150,25 @@ impl<T: Ends> Table<T> {
         slot.entry.as_deref_mut()
     }
 
-    /// Makes an entry one that is not found by its ends any more.
-    pub(crate) fn hide(&mut self, key: Key) {
-        if let Some(pair) = self.get(key).map(Ends::pair)
-            && self.find(&pair) == Some(key)
-        {
-            self.hide_pair(&pair);
-        }
+    /// Makes an entry one that is not found by its ends any more. True if it was until now.
+    pub(crate) fn hide(&mut self, key: Key) -> bool {
+        let Some(pair) = self.get(key).map(Ends::pair) else {
+            return false;
+        };
+        self.hide_pair(self.secret.hash(&pair), &pair, Some(key.slot))
     }
 
-    fn hide_pair(&mut self, pair: &Pair) {
+    /// Whoever has these ends is not found by them any more, if it is in this slot.
+    #[inline(never)]
+    fn hide_pair(&mut self, hash: u64, pair: &Pair, slot: Option<u32>) -> bool {
         let slots = &self.slots;
         let same = |slot: &u32| has_pair(slots, *slot, pair);
-        if let Ok(found) = self.by_pair.find_entry(self.secret.hash(pair), same) {
-            found.remove();
+        match self.by_pair.find_entry(hash, same) {
+            Ok(found) if slot.is_none_or(|slot| *found.get() == slot) => {
+                found.remove();
+                true
+            }
+            _ => false,
         }
     }
 
@@ -256,7 +262,7 @@ mod tests {
     fn a_hidden_entry_lives_on_and_leaves_its_ends_to_another() {
         let mut table = Table::new(Secret(1, 2));
         let old = table.insert(Entry(pair(1)));
-        table.hide(old);
+        assert!(table.hide(old) && !table.hide(old));
         assert_eq!(table.find(&pair(1)), None);
         let new = table.insert(Entry(pair(1)));
         assert_eq!(table.find(&pair(1)), Some(new));

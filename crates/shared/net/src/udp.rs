@@ -504,8 +504,8 @@ impl Core {
     }
 
     /// The program has dropped a socket.
-    pub(crate) fn release_udp(&mut self, id: u32) {
-        let Some(entry) = self.udp.by_port.take(|entry| entry.id == id) else {
+    pub(crate) fn release_udp(&mut self, port: u16, id: u32) {
+        let Some(entry) = self.udp.by_port.take(port, |entry| entry.id == id) else {
             return;
         };
         self.udp.held -= entry.held;

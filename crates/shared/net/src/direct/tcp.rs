@@ -90,7 +90,8 @@ impl Binding {
 
 impl Drop for Binding {
     fn drop(&mut self) {
-        self.stack.release(Orphan::Listener(self.id));
+        self.stack
+            .release(Orphan::Listener(self.local.port(), self.id));
     }
 }
 

@@ -219,7 +219,7 @@ impl Datagrams {
 
 impl Drop for Datagrams {
     fn drop(&mut self) {
-        self.stack.release(Orphan::Udp(self.id));
+        self.stack.release(Orphan::Udp(self.local.port(), self.id));
     }
 }
 

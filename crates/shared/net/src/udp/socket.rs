@@ -139,7 +139,7 @@ impl UdpSocket {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        self.stack.release(Orphan::Udp(self.id));
+        self.stack.release(Orphan::Udp(self.local.port(), self.id));
     }
 }
 
