@@ -135,13 +135,18 @@ struct LinkDriver {
     device: u32,
     link: Link,
     counters: Option<Counters>,
+    /// Where frames are received.
     buffers: Vec<u8>,
     buffer_len: usize,
+    /// A segment for each of them; these stay where they are.
+    buffer_segments: Vec<Segment>,
+    /// The operation that receives into a buffer, but for the place of its segment.
+    receive: RawOp,
     /// Frames that a call asks for: some more than have arrived lately, as each costs something whether or not it is filled.
     asked: usize,
-    /// Segments of the operations under way: pieces of frames to send, then buffers to receive into.
+    /// Pieces of the frames that are being sent.
     segments: Vec<Segment>,
-    /// Where each operation's segments start, and for a frame its place in the queue.
+    /// Where each frame's pieces start, and its place in the queue.
     starts: Vec<(usize, usize)>,
     /// Frames to send with one call at the most.
     max_sends: usize,
@@ -173,12 +178,26 @@ impl LinkDriver {
         let share = memory::statistics().capacity / BUFFER_SHARE / links;
         let operations = MAX_OPS as usize / links;
         let count = (share / buffer_len).clamp(MIN_BUFFERS, MAX_BUFFERS.min(operations / 2));
+        let mut buffers = vec![0; count * buffer_len];
+        let start = buffers.as_mut_ptr() as u64;
+        let segment = |number| Segment {
+            addr: start + (number * buffer_len) as u64,
+            len: buffer_len as u64,
+        };
+        let buffer_segments = (0..count).map(segment).collect();
+        let unplaced = SegmentList { addr: 0, count: 1 };
+        let receive = Op::NetReceive {
+            device,
+            buffers: unplaced,
+        };
         Self {
             device,
             link,
             counters,
-            buffers: vec![0; count * buffer_len],
+            buffers,
             buffer_len,
+            buffer_segments,
+            receive: receive.encode(),
             asked: FEW_BUFFERS,
             segments: Vec::new(),
             starts: Vec::new(),
@@ -235,24 +254,16 @@ impl Driver for LinkDriver {
             0
         });
         self.sends = self.starts.len();
-        let buffers = self.buffers.chunks_exact_mut(self.buffer_len);
-        for buffer in buffers.take(self.asked) {
-            self.starts.push((self.segments.len(), 0));
-            self.segments.push(Segment {
-                addr: buffer.as_mut_ptr() as u64,
-                len: buffer.len() as u64,
-            });
-            let unplaced = SegmentList { addr: 0, count: 1 };
-            let receive = Op::NetReceive {
-                device: self.device,
-                buffers: unplaced,
-            };
-            ops.push(receive.encode());
-        }
         // The segments have their final place only now.
         for (op, (start, _)) in ops[first..].iter_mut().zip(&self.starts) {
             op.args[0] = &raw const self.segments[*start] as u64;
         }
+        let (receive, segments) = (self.receive, &self.buffer_segments);
+        ops.extend(segments.iter().take(self.asked).map(|segment| {
+            let mut op = receive;
+            op.args[0] = &raw const *segment as u64;
+            op
+        }));
         let bit = 1 << self.device;
         Wait {
             receive: bit,
@@ -285,10 +296,7 @@ impl Driver for LinkDriver {
             self.link.transmit(|_| sent);
         }
         let mut arrived = 0;
-        for (op, buffer) in receives
-            .iter()
-            .zip(self.buffers.chunks_exact(self.buffer_len))
-        {
+        for (number, op) in receives.iter().enumerate() {
             let len = match op.outcome() {
                 Ok(len) => {
                     arrived += 1;
@@ -301,7 +309,10 @@ impl Driver for LinkDriver {
                 }
                 Err(_) => continue,
             };
-            if let Some(frame) = buffer.get(..len as usize) {
+            let (start, len) = (number * self.buffer_len, len as usize);
+            if len <= self.buffer_len
+                && let Some(frame) = self.buffers.get(start..start + len)
+            {
                 self.link.receive(op.received_header(), frame, now);
             }
         }
