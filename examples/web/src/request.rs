@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 
 use crate::reply::Status;
 
-/// Longest head of a request, in bytes: request line and fields. It is also the memory for each connection's input.
+/// Longest head of a request, in bytes: request line and fields. It is also the most memory for a connection's input.
 pub const MAX_HEAD: usize = 4096;
 /// Longest request target, in bytes.
 pub const MAX_TARGET: usize = 2048;

@@ -3,7 +3,6 @@
 //! A client may send requests without waiting for the replies to earlier ones (pipelining); they are answered in order,
 //! and the caller gathers the replies to those that have arrived together.
 
-use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -12,6 +11,9 @@ use crate::answer::{Reply, answer, refuse};
 use crate::date::HttpDate;
 use crate::reply::Status;
 use crate::request::{MAX_HEAD, parse};
+
+/// Memory for a connection's input at first. Most requests are shorter; with what the heap keeps it takes 1 KiB.
+const FIRST_ROOM: usize = 1024 - 8;
 
 /// What a connection does next.
 #[derive(Debug)]
@@ -34,7 +36,8 @@ pub enum Expecting {
 /// A connection's state.
 #[derive(Debug)]
 pub struct Session {
-    buffer: Box<[u8]>,
+    /// All of it may be written to: [`FIRST_ROOM`] or [`MAX_HEAD`].
+    buffer: Vec<u8>,
     filled: Range<usize>,
     /// Bytes still to come of a body that nobody reads.
     skip: u64,
@@ -52,7 +55,7 @@ impl Session {
     /// A new connection.
     pub fn new() -> Self {
         Self {
-            buffer: vec![0; MAX_HEAD].into_boxed_slice(),
+            buffer: vec![0; FIRST_ROOM],
             filled: 0..0,
             skip: 0,
             line: 0..0,
@@ -61,14 +64,21 @@ impl Session {
 
     /// Room for what arrives: never empty after [`next`](Self::next) said [`Next::Read`].
     pub fn room(&mut self) -> &mut [u8] {
-        if self.filled.is_empty() {
+        if self.filled.end == self.buffer.len() {
+            self.make_room();
+        } else if self.filled.is_empty() {
             self.filled = 0..0;
-        } else if self.filled.end == self.buffer.len() {
-            // Happens once for each buffer full of pipelined requests, and moves less than one request.
-            self.buffer.copy_within(self.filled.clone(), 0);
-            self.filled = 0..self.filled.len();
         }
         &mut self.buffer[self.filled.end..]
+    }
+
+    #[inline(never)]
+    fn make_room(&mut self) {
+        // Happens once for each buffer full of pipelined requests, and moves less than one request.
+        self.buffer.copy_within(self.filled.clone(), 0);
+        self.filled = 0..self.filled.len();
+        // A long request, or many at once: the next will be no shorter.
+        self.buffer.resize(MAX_HEAD, 0);
     }
 
     /// Takes note that so many bytes have arrived in the [`room`](Self::room).

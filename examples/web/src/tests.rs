@@ -222,6 +222,18 @@ fn requests_larger_than_the_buffer_end_the_connection() {
     assert!(reply.starts_with("HTTP/1.1 431 ") && closed);
 }
 
+#[test]
+fn a_head_as_long_as_may_be_is_read_in_any_pieces() {
+    let start = "GET /bench/612 HTTP/1.1\r\nHost: a\r\nCookie: ";
+    let cookie = "x".repeat(MAX_HEAD - start.len() - 4);
+    let request = format!("{start}{cookie}\r\n\r\n");
+    let expected = get("/bench/612", "");
+    for piece in [1, 100, 1016, 1017, 2032, 4095, MAX_HEAD] {
+        let (reply, closed) = converse(request.as_bytes(), piece);
+        assert!(reply == expected && !closed, "{piece}");
+    }
+}
+
 proptest! {
     #[test]
     fn pieces_and_pipelines_make_no_difference(
