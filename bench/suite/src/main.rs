@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod counted;
 mod figures;
 mod http;
 mod instance;

@@ -1,18 +1,18 @@
-//! Guest instructions for each request, counted by QEMU's translator with a plugin (`bench/suite/plugin/instructions.rs`) and told apart by address:
+//! Guest instructions for each request, counted by QEMU's translator ([`counted`](crate::counted)) and told apart by address:
 //! machine part, program, library OS. No noise of the machine is in them, and no peer: the goals are figures.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{REDIS, text};
+use crate::counted::Counted;
 use crate::figures::{Table, count, number};
 use crate::janitor::Kept;
 use crate::process::{self, PATIENCE};
-use crate::setting::{Setting, workspace};
+use crate::setting::Setting;
 use crate::{Result, instance, place, web};
 
 /// Where the machine part ends, and where the program's addresses do (`docs/machine.md`).
@@ -27,63 +27,22 @@ const GOALS: [(&str, u32); 3] = [
     ("nginx, 612 bytes, 64 connections", 22_000),
 ];
 
-/// A QEMU that counts.
-struct Counting {
-    folder: PathBuf,
-}
+/// A QEMU that counts, by the ranges that [`ENDS`] has the ends of.
+struct Counting(Counted);
 
 impl Counting {
-    fn new() -> Result<Self> {
-        let qemu = process::need("qemu-system-x86_64", "qemu-system-x86")?;
-        let rustc = process::need("rustc", "rustc")?;
-        let folder = super::folder()?.join("instructions");
-        let explain = |error: std::io::Error| error.to_string();
-        fs::create_dir_all(&folder).map_err(explain)?;
-        let plugin = folder.join("plugin.so");
-        let mut compile = Command::new(rustc);
-        compile
-            .args(["--edition=2024", "-O", "--crate-type=cdylib", "-o"])
-            .arg(&plugin)
-            .arg(workspace().join("bench/suite/plugin/instructions.rs"));
-        process::output(&mut compile, PATIENCE)?;
-        let counting = Self { folder };
-        // QEMU runs as somebody who may nothing.
-        fs::write(counting.counts(), [0; 24]).map_err(explain)?;
-        let everybody = fs::Permissions::from_mode(0o666);
-        fs::set_permissions(counting.counts(), everybody).map_err(explain)?;
-        let wrapper = counting.folder.join("qemu-system-x86_64");
-        let script = format!(
-            "#!/bin/sh\nexec {} -plugin {},counts={},end0={},end1={} \"$@\"\n",
-            qemu.display(),
-            plugin.display(),
-            counting.counts().display(),
-            ENDS[0],
-            ENDS[1]
-        );
-        fs::write(&wrapper, script).map_err(explain)?;
-        let executable = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&wrapper, executable).map_err(explain)?;
-        Ok(counting)
-    }
-
-    fn counts(&self) -> PathBuf {
-        self.folder.join("counts")
-    }
-
     fn now(&self) -> Result<[u64; 3]> {
-        let bytes = fs::read(self.counts()).map_err(|error| error.to_string())?;
-        let mut counts = [0; 3];
-        for (to, from) in counts.iter_mut().zip(bytes.chunks_exact(8)) {
-            *to = from.try_into().map_or(0, u64::from_ne_bytes);
+        let mut ranges = [0; 3];
+        for (address, count) in self.0.read()? {
+            ranges[ENDS.iter().filter(|&&end| end <= address).count()] += count;
         }
-        Ok(counts)
+        Ok(ranges)
     }
 
     /// Starts a server and waits until it accepts a connection and keeps it.
     fn serve(&self, setting: &Setting, options: &[&str], command: &[&str]) -> Result<Kept> {
         let mut run = setting.kiln();
-        let path = std::env::var("PATH").unwrap_or_default();
-        run.env("PATH", format!("{}:{path}", self.folder.display()))
+        run.env("PATH", self.0.path()?)
             .args(["run", "--rm", "--backend", BACKEND])
             .args(options)
             .args(command)
@@ -107,7 +66,13 @@ impl Counting {
 
 /// Measures and prints.
 pub fn run(setting: &Setting) -> Result<()> {
-    let counting = Counting::new()?;
+    let counting = match Counted::prepare(setting) {
+        Ok(counted) => Counting(counted),
+        Err(message) => {
+            println!("skipped: {message}");
+            return Ok(());
+        }
+    };
     let mut table = Table::new(&[
         "instructions a request",
         "machine part",

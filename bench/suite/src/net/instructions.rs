@@ -1,32 +1,27 @@
 //! Instructions that the guest executes for a request, counted by a plugin of QEMU's translator: a figure without the
 //! noise of time, to be watched from change to change.
 //!
-//! The plugin is `plugin/instructions.c`, compiled here; it counts into a file, and [`profile`] tells the parts of the
-//! guest apart. One client makes one request after the
+//! [`profile`] tells the parts of the guest apart. One client makes one request after the
 //! other, so that nothing is batched: a few requests, then many, and what the second run takes beyond the first is divided
 //! by the requests that it makes beyond. What remains of noise is where interrupts and the guest's clock fall: it is in the
 //! parts that wait, `runtime` and `machine part`, and hardly in the others.
 
 mod profile;
 
-use std::fs::{self, Permissions};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::Result;
+use crate::counted::{self, Counted};
 use crate::figures::{self, Table, number};
 use crate::instance::Instance;
 use crate::place::{self, Place};
-use crate::process::{self, PATIENCE};
-use crate::setting::{self, Setting};
-use profile::{Counts, Image};
+use crate::process;
+use crate::setting::Setting;
+use profile::Image;
 
 const BACKEND: &str = "qemu,accel=tcg";
-const PROGRAM: &str = "qemu-system-x86_64";
-const SOURCE: &str = "bench/suite/plugin/instructions.c";
 
 /// How long a run of requests may take; translated code is slow.
 const RUN: Duration = Duration::from_mins(2);
@@ -42,20 +37,16 @@ const FEW: u64 = 4;
 
 /// Measures and prints.
 pub fn run(setting: &Setting, place: &Place) -> Result<()> {
-    let (qemu, compiler) = match (
-        process::need(PROGRAM, "qemu-system-x86"),
-        process::need("gcc", "gcc"),
-    ) {
-        (Ok(qemu), Ok(compiler)) => (qemu, compiler),
-        (Err(message), _) | (_, Err(message)) => {
+    if !place.has_tap() {
+        return Ok(());
+    }
+    let counted = match Counted::prepare(setting) {
+        Ok(counted) => counted,
+        Err(message) => {
             println!("skipped: {message}");
             return Ok(());
         }
     };
-    if !place.has_tap() {
-        return Ok(());
-    }
-    let counted = Counted::prepare(setting, &qemu, &compiler)?;
     setting.set_backend(BACKEND);
     let web = setting.image("web")?;
     let web = web.to_string_lossy();
@@ -84,8 +75,8 @@ pub fn run(setting: &Setting, place: &Place) -> Result<()> {
             ask(setting, place, place::TAP_GUEST, path, kind, FEW + requests)?;
             let end = counted.read()?;
             let split = |counts| image.split(&counts, base);
-            let first = split(profile::since(&middle, &start));
-            let second = split(profile::since(&end, &middle));
+            let first = split(counted::since(&middle, &start));
+            let second = split(counted::since(&end, &middle));
             // What is not there for each request may go either way.
             let beyond = |part: usize| figures::count(second[part]) - figures::count(first[part]);
             splits.push(
@@ -133,61 +124,4 @@ fn ask(
         kind,
     ]);
     process::output(&mut place.near(&ask), RUN).map(drop)
-}
-
-/// A QEMU with the plugin in it, in a folder of its own, under the name of the real one.
-struct Counted {
-    folder: PathBuf,
-}
-
-impl Counted {
-    fn prepare(setting: &Setting, qemu: &Path, compiler: &Path) -> Result<Self> {
-        let folder = setting.folder.join("counted");
-        let explain = |error: std::io::Error| format!("{}: {error}", folder.display());
-        fs::create_dir(&folder).map_err(explain)?;
-        // QEMU runs as another user.
-        let passable = Permissions::from_mode(0o711);
-        fs::set_permissions(&setting.folder, passable.clone()).map_err(explain)?;
-        fs::set_permissions(&folder, passable).map_err(explain)?;
-        let counted = Self { folder };
-        let plugin = counted.folder.join("instructions.so");
-        let mut build = Command::new(compiler);
-        build
-            .args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o"])
-            .arg(&plugin)
-            .arg(setting::workspace().join(SOURCE));
-        process::output(&mut build, PATIENCE)?;
-        fs::write(counted.file(), []).map_err(|error| error.to_string())?;
-        let script = format!(
-            "#!/bin/sh\nexec {} -plugin {},out={} \"$@\"\n",
-            qemu.display(),
-            plugin.display(),
-            counted.file().display()
-        );
-        let wrapper = counted.folder.join(PROGRAM);
-        fs::write(&wrapper, script).map_err(|error| error.to_string())?;
-        for (path, mode) in [(wrapper, 0o755), (plugin, 0o755), (counted.file(), 0o666)] {
-            fs::set_permissions(&path, Permissions::from_mode(mode))
-                .map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-        Ok(counted)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.join("count")
-    }
-
-    /// Where `kiln` finds this QEMU before any other.
-    fn path(&self) -> Result<std::ffi::OsString> {
-        let others = std::env::var_os("PATH").unwrap_or_default();
-        let folders = [self.folder.clone()]
-            .into_iter()
-            .chain(std::env::split_paths(&others));
-        std::env::join_paths(folders).map_err(|error| error.to_string())
-    }
-
-    fn read(&self) -> Result<Counts> {
-        let bytes = fs::read(self.file()).map_err(|error| error.to_string())?;
-        Ok(profile::parse(&bytes))
-    }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Result;
+use crate::counted::Counts;
 use crate::process::{self, PATIENCE};
 
 /// Images are put at multiples of a page.
@@ -24,29 +25,8 @@ pub const PARTS: [&str; 5] = [
 ];
 const MACHINE: usize = 4;
 
-/// Counts of addresses.
-pub type Counts = HashMap<u64, u64>;
-
 /// Counts of the [`PARTS`].
 pub type Split = [u64; PARTS.len()];
-
-/// Reads the plugin's table: pairs of an address and a count.
-pub fn parse(bytes: &[u8]) -> Counts {
-    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
-    bytes
-        .chunks_exact(16)
-        .map(|pair| (number(&pair[..8]), number(&pair[8..])))
-        .filter(|&(_, count)| count > 0)
-        .collect()
-}
-
-/// What `counts` has beyond `earlier`.
-pub fn since(counts: &Counts, earlier: &Counts) -> Counts {
-    counts
-        .iter()
-        .map(|(&address, &count)| (address, count - earlier.get(&address).unwrap_or(&0)))
-        .collect()
-}
 
 /// The functions of an image: where each begins, and the part that it belongs to.
 pub struct Image {
@@ -160,20 +140,5 @@ mod tests {
         ]);
         assert_eq!(image.place(&counts), Some(base));
         assert_eq!(image.split(&counts, base), [2, 10, 0, 200, 1000]);
-    }
-
-    #[test]
-    fn a_table_is_read_and_compared() {
-        let table: Vec<u8> = [0x10u64, 5, 0, 0, 0x20, 7]
-            .iter()
-            .flat_map(|number| number.to_ne_bytes())
-            .collect();
-        let counts = parse(&table);
-        assert_eq!(counts, Counts::from([(0x10, 5), (0x20, 7)]));
-        let later = Counts::from([(0x10, 6), (0x20, 7), (0x30, 1)]);
-        assert_eq!(
-            since(&later, &counts),
-            Counts::from([(0x10, 1), (0x20, 0), (0x30, 1)])
-        );
     }
 }
