@@ -1,10 +1,11 @@
 //! Programs that hardly call: they should take as long as without Kiln.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::text;
-use crate::figures::{Table, median, number, ratio};
+use crate::figures::{Table, count, median, number, ratio};
 use crate::setting::Setting;
 use crate::{Result, process};
 
@@ -50,6 +51,25 @@ SELECT c, count(*) FROM a GROUP BY c ORDER BY 2 DESC, 1 LIMIT 5;
 DELETE FROM a WHERE n % 5 = 0;
 ";
 
+/// Names the folder into which `pip install --target` has put pyperformance.
+const FOLDER: &str = "KILN_BENCH_PYPERFORMANCE";
+
+/// Of its benchmarks those that need nothing but the interpreter, of each kind: numbers, objects, text, data, generators, big integers.
+const PYPERFORMANCE: [&str; 12] = [
+    "nbody",
+    "richards",
+    "float",
+    "chaos",
+    "deltablue",
+    "fannkuch",
+    "json_dumps",
+    "regex_compile",
+    "generators",
+    "pidigits",
+    "hexiom",
+    "xml_etree",
+];
+
 /// Measures and prints.
 pub fn run(setting: &Setting) -> Result<()> {
     let mut table = Table::new(&["seconds", "process", "guest", "ratio", "goal"]);
@@ -58,12 +78,7 @@ pub fn run(setting: &Setting) -> Result<()> {
         ("sqlite3", vec![":memory:", SQL]),
     ];
     for (name, arguments) in programs {
-        // Not a version manager's: what a package has installed.
-        let Some(program) = ["/usr/bin", "/bin"]
-            .iter()
-            .map(|folder| std::path::Path::new(folder).join(name))
-            .find(|file| file.is_file())
-        else {
+        let Some(program) = packaged(name) else {
             println!("skipped: {name} is not installed");
             continue;
         };
@@ -83,7 +98,76 @@ pub fn run(setting: &Setting) -> Result<()> {
         ]);
     }
     table.print();
+    pyperformance(setting)
+}
+
+/// pyperformance's own measure: seconds within the interpreter, its start not counted.
+fn pyperformance(setting: &Setting) -> Result<()> {
+    let (Some(folder), Some(python)) = (std::env::var_os(FOLDER), packaged("python3")) else {
+        println!(
+            "skipped: {FOLDER} names no folder with pyperformance (pip install --target FOLDER pyperformance)"
+        );
+        return Ok(());
+    };
+    let folder = PathBuf::from(folder);
+    let mut table = Table::new(&["pyperformance, ms", "process", "guest", "ratio", "goal"]);
+    let mut logarithms = Vec::new();
+    for name in PYPERFORMANCE {
+        let script = format!("pyperformance/data-files/benchmarks/bm_{name}/run_benchmark.py");
+        let script = text(&folder.join(script));
+        // The worker alone: what starts workers forks.
+        let words = [&script, "--worker", "--worker-task=0", "-l1", "-w1", "-n7"];
+        let path = format!("PYTHONPATH={}", text(&folder));
+        let (mut guest, mut peer) = (Vec::new(), Vec::new());
+        for _ in 0..setting.pick(5, 3) {
+            let mut process = Command::new("env");
+            process.arg(&path).arg(&python).args(words);
+            peer.push(mean(&mut process)?);
+            let mut run = setting.kiln();
+            run.args(["run", "--rm", "--memory", "1G", "-e", &path])
+                .args(["--include", &text(&folder), &text(&python)])
+                .args(words);
+            guest.push(mean(&mut run)?);
+        }
+        logarithms.push(ratio(&guest, &peer).ln());
+        table.row([
+            name.to_owned(),
+            number(1e3 * median(&peer)),
+            number(1e3 * median(&guest)),
+            number(ratio(&guest, &peer)),
+            String::new(),
+        ]);
+    }
+    let mean = logarithms.iter().sum::<f64>() / count(PYPERFORMANCE.len() as u64);
+    let (all, none) = ("all, geometric mean".to_owned(), String::new());
+    table.row([all, none.clone(), none, number(mean.exp()), number(GOAL)]);
+    table.print();
     Ok(())
+}
+
+/// Seconds of `NAME: Mean +- std dev: 110 ms +- 14 ms`.
+fn mean(command: &mut Command) -> Result<f64> {
+    let said = process::output(command, Duration::from_mins(2))?;
+    let words = said.rsplit_once("std dev: ").map(|(_, words)| words);
+    let mut words = words.unwrap_or_default().split_whitespace();
+    let number = words.next().and_then(|word| word.parse::<f64>().ok());
+    let unit = match words.next() {
+        Some("sec") => 1.0,
+        Some("ms") => 1e-3,
+        Some("us") => 1e-6,
+        Some("ns") => 1e-9,
+        _ => return Err(format!("pyperf says no mean: {said}")),
+    };
+    let number = number.ok_or_else(|| format!("pyperf says no mean: {said}"))?;
+    Ok(number * unit)
+}
+
+/// Not a version manager's program: what a package has installed.
+fn packaged(name: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/bin"]
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|file| file.is_file())
 }
 
 fn seconds(command: &mut Command) -> Result<f64> {
