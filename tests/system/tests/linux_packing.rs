@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kiln_system_tests::process::{Outcome, Running};
 use kiln_system_tests::program::installed;
-use kiln_system_tests::{Session, backend};
+use kiln_system_tests::{Session, backend, skip};
 
 const CANNOT_RUN: i32 = 126;
 const NOT_FOUND: i32 = 127;
@@ -150,6 +150,21 @@ fn scripts_and_what_arguments_name_come_along() {
         .finish()
         .ends_with(0)
         .prints("content\nmore\n");
+}
+
+#[test]
+fn time_zones_are_known_by_their_names() {
+    if elsewhere() {
+        return;
+    }
+    if !Path::new("/usr/share/zoneinfo/Asia/Kolkata").exists() {
+        return skip("this machine has no time zones (Debian: tzdata)");
+    }
+    let session = Session::new();
+    let zone = "TZ=Asia/Kolkata";
+    kiln(&session, &["run", "-e", zone, "date", "-d@0", "+%H:%M %Z"])
+        .ends_with(0)
+        .prints("05:30 IST\n");
 }
 
 #[test]

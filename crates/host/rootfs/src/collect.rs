@@ -147,7 +147,8 @@ impl Collector {
         names.sort_unstable_by_key(fs::DirEntry::file_name);
         for entry in names {
             let path = real.join(entry.file_name());
-            let useless = watch == Watch::Package && is_for_building(&path);
+            let useless =
+                watch == Watch::Package && (is_for_building(&path) || says_again(&path));
             let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             // A folder may be there because of one of its files only.
             let taken = !folder && self.taken.contains(&path);
@@ -341,6 +342,12 @@ pub(crate) fn is_for_building(path: &Path) -> bool {
         ending,
         Some("a" | "la" | "o" | "h" | "hi" | "cmxa" | "cmx" | "cmt" | "cmti")
     )
+}
+
+/// Folders that have another folder's files once more: time zones as they are, and with leap seconds.
+fn says_again(path: &Path) -> bool {
+    let again = ["posix", "right"].map(|name| Path::new("/usr/share/zoneinfo").join(name));
+    again.iter().any(|other| other == path)
 }
 
 const fn libc_eloop() -> i32 {

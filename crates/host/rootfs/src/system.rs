@@ -45,7 +45,7 @@ const HOSTS: &str = "\
 ";
 
 /// Files of the host that are taken as they are if they are there.
-const TAKEN: [&str; 12] = [
+const TAKEN: [&str; 11] = [
     "/etc/protocols",
     "/etc/services",
     "/etc/mime.types",
@@ -57,8 +57,10 @@ const TAKEN: [&str; 12] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
-    "/usr/share/zoneinfo/UTC",
 ];
+
+/// Where time zones are described, and how many files and folders that may be.
+const ZONES: (&str, usize) = ("/usr/share/zoneinfo", 2_000);
 
 /// Where terminals are described, and which that always are.
 const TERMINFO: [&str; 3] = ["/etc/terminfo", "/lib/terminfo", "/usr/share/terminfo"];
@@ -86,12 +88,9 @@ pub(crate) fn add(request: &Request, linker: &mut Linker, to: &mut Collector) ->
     for path in TAKEN {
         to.add_if_there(Path::new(path), Watch::File);
     }
-    if let Some(zone) = request.variable("TZ") {
-        let zone = zone.trim_start_matches(':');
-        if !zone.is_empty() && !zone.contains("..") {
-            to.add_if_there(&Path::new("/usr/share/zoneinfo").join(zone), Watch::File);
-        }
-    }
+    // All of them: programs ask for zones by names that only their users know.
+    let (zones, most) = ZONES;
+    let _ = to.add_tree(Path::new(zones), Watch::Package, most);
     to.write("/etc/nsswitch.conf", NSSWITCH)?;
     to.write("/etc/hosts", HOSTS)?;
     for path in ["/etc/passwd", "/etc/group"] {
