@@ -147,8 +147,7 @@ impl Collector {
         names.sort_unstable_by_key(fs::DirEntry::file_name);
         for entry in names {
             let path = real.join(entry.file_name());
-            let useless =
-                watch == Watch::Package && (is_for_building(&path) || says_again(&path));
+            let useless = watch == Watch::Package && (is_for_building(&path) || says_again(&path));
             let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             // A folder may be there because of one of its files only.
             let taken = !folder && self.taken.contains(&path);

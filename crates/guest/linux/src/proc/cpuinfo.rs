@@ -75,6 +75,12 @@ pub(super) fn cpuinfo(_: &Rc<Thread>, _: Subject, text: &mut Text) -> Result {
         put!(text, "model name\t: {}\n", text_of(&words));
     }
     put!(text, "stepping\t: {}\n", one.eax & 0xf);
+    // Left out where it is not known: programs divide by it.
+    let hz = crate::platform::counter().frequency;
+    if hz != 0 {
+        let khz = hz / 1_000;
+        put!(text, "cpu MHz\t\t: {}.{:03}\n", khz / 1_000, khz % 1_000);
+    }
     put!(
         text,
         "cache size\t: 1024 KB\nphysical id\t: 0\nsiblings\t: 1\ncore id\t\t: 0\ncpu cores\t: 1\n"
@@ -87,10 +93,18 @@ pub(super) fn cpuinfo(_: &Rc<Thread>, _: Subject, text: &mut Text) -> Result {
     for name in features() {
         put!(text, " {name}");
     }
-    put!(
-        text,
-        "\nbugs\t\t:\nclflush size\t: 64\ncache_alignment\t: 64\n"
-    );
+    put!(text, "\nbugs\t\t:\n");
+    if hz != 0 {
+        // Two rounds of the kernel's delay loop a tick, as Linux counts where it knows the counter's frequency.
+        let hundredths = hz / 5_000;
+        put!(
+            text,
+            "bogomips\t: {}.{:02}\n",
+            hundredths / 100,
+            hundredths % 100
+        );
+    }
+    put!(text, "clflush size\t: 64\ncache_alignment\t: 64\n");
     put!(
         text,
         "address sizes\t: 48 bits physical, 48 bits virtual\npower management:\n\n"

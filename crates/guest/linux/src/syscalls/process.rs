@@ -29,7 +29,7 @@ pub const CALLS: &[Call] = &[
         wait4,
         "children that have ended and threads that are looked at",
     ),
-    Call::partly(247, "waitid", 5, waitid, NO_CHILDREN),
+    Call::partly(247, "waitid", 5, waitid, "finds no children; wait4 does"),
     Call::full(97, "getrlimit", 2, getrlimit),
     Call::partly(
         160,
@@ -52,8 +52,6 @@ pub const CALLS: &[Call] = &[
     Call::full(311, "process_vm_writev", 6, process_vm_writev),
     Call::partly(312, "kcmp", 5, kcmp, "descriptors of one process"),
 ];
-
-const NO_CHILDREN: &str = "there are no children yet";
 
 fn getpid(thread: &Rc<Thread>, _args: Args) -> Result<u64> {
     Ok(u64::from(thread.process.pid))
