@@ -34,6 +34,21 @@
 //! # }
 //! ```
 //!
+//! # The end of a guest
+//!
+//! What the guest has sent and we have acknowledged is ours to deliver: a host's client that reads slowly may have 1 MiB of
+//! it to come, and frames may still be in the link. So whoever runs the network calls [`drain`](Usernet::drain) instead of
+//! [`run`](Usernet::run) once the guest has ended, for as long as its patience lasts, before the network is dropped.
+//!
+//! A client is told by the guest's FIN that a stream is complete, and by nothing else. A guest that ends in good order
+//! closes its connections as the exit of a process does, by FIN, or by RST over data that nobody has read, and waits a
+//! moment for the frames to leave. A connection without a FIN is therefore one of a guest that was killed, that crashed,
+//! or that had more to send than our window let through, and nobody knows how much: what was in the guest's memory is
+//! lost. Linux may end the connections of a process that was killed with a FIN, since it still has and sends all that the
+//! process has written. We cannot, so that the host's peer sees a reset, even if all that reached us was delivered. The same
+//! holds for a stream with FIN whose data have not all been given to the host when the network is dropped. A stream that was
+//! cut never looks complete.
+//!
 //! | file | subject |
 //! | --- | --- |
 //! | `config`, `forward`, `policy` | what is wanted, and what is allowed |
@@ -98,6 +113,9 @@ const LINK_EVENTS: Flags = Flags::IN.union(Flags::RDHUP).union(Flags::ET);
 /// Rounds of frames and service in one call of [`Usernet::run`].
 const ROUNDS: usize = 8;
 
+/// The same for one call of [`Usernet::drain`]: more frames than a link holds.
+const LAST_ROUNDS: usize = 1024;
+
 /// One guest's network.
 // Reason: each flag is a condition of its own that comes and goes in any order with the others.
 #[allow(clippy::struct_excessive_bools)]
@@ -116,6 +134,8 @@ pub struct Usernet {
     /// The last slice left something undone.
     unfinished: bool,
     closed: bool,
+    /// The guest has ended, see [`Usernet::drain`].
+    ended: bool,
 }
 
 impl Usernet {
@@ -150,6 +170,7 @@ impl Usernet {
             awaits_room: false,
             unfinished: true,
             closed: false,
+            ended: false,
         };
         for forward in &requested {
             network.forward(forward)?;
@@ -198,6 +219,9 @@ impl Usernet {
         if self.unfinished {
             return Some(self.cx.now);
         }
+        if self.ended {
+            return None;
+        }
         [
             self.tcp.deadline(),
             self.udp.deadline(),
@@ -218,13 +242,7 @@ impl Usernet {
     ///
     /// `now` is the present. Returns true if work is left: call again, after looking at other things that wait.
     pub fn run(&mut self, now: Instant) -> bool {
-        self.cx.now = now.max(self.cx.now);
-        let events = self.cx.poller.poll();
-        for index in 0..events {
-            if let Some((token, flags)) = self.cx.poller.event(index) {
-                self.event(token, flags);
-            }
-        }
+        self.take_events(now);
         self.expire();
         let mut rounds = 0;
         loop {
@@ -243,6 +261,60 @@ impl Usernet {
         self.unfinished = self.link_readable || self.tcp.has_work() || self.cx.poller.overflowed();
         self.unfinished &= !self.closed;
         self.unfinished
+    }
+
+    /// Delivers what a guest that has ended has left behind: takes all frames that are still in the link, and goes on giving
+    /// the host's sockets the data that wait for them. Returns true while such data are left.
+    ///
+    /// To be called instead of [`run`](Self::run) once nobody can send on the guest's end of the link any more. It does not
+    /// block; the time it takes is bounded by what a link holds. While it returns true, the caller waits as before, for
+    /// [`AsFd`] or [`deadline`](Self::deadline), and calls again, until its patience ends: a client that never reads makes
+    /// this return true for ever. Then it drops the network, which resets the connections that are left:
+    ///
+    /// ```no_run
+    /// # fn wait(_: &kiln_usernet::Usernet, _: std::time::Instant) {}
+    /// # fn demo(mut network: kiln_usernet::Usernet) {
+    /// # use std::time::{Duration, Instant};
+    /// let limit = Instant::now() + Duration::from_secs(5);
+    /// while network.drain(Instant::now()) && Instant::now() < limit {
+    ///     wait(&network, network.deadline().unwrap_or(limit).min(limit));
+    /// }
+    /// drop(network);
+    /// # }
+    /// ```
+    ///
+    /// The first call closes the forwarded ports of TCP, and frames to the guest are dropped from then on. A connection that
+    /// has nothing left to deliver ends at once: in good order if the guest has sent its FIN, else by a reset.
+    pub fn drain(&mut self, now: Instant) -> bool {
+        if !self.ended {
+            self.ended = true;
+            self.link_readable = true;
+            self.cx.out.shut();
+            self.tcp.close_listeners();
+            self.tcp.unblocked(&self.cx);
+        }
+        self.take_events(now);
+        for _ in 0..LAST_ROUNDS {
+            self.take_frames();
+            self.tcp.serve(&mut self.cx);
+            if !self.link_readable && !self.tcp.has_work() {
+                break;
+            }
+        }
+        let more = self.link_readable || self.tcp.has_work();
+        self.unfinished = more || self.cx.poller.overflowed();
+        // As long as frames are left, a connection may still get its FIN.
+        more || self.tcp.settle()
+    }
+
+    fn take_events(&mut self, now: Instant) {
+        self.cx.now = now.max(self.cx.now);
+        let events = self.cx.poller.poll();
+        for index in 0..events {
+            if let Some((token, flags)) = self.cx.poller.event(index) {
+                self.event(token, flags);
+            }
+        }
     }
 
     /// Begins to watch the link for room when something waits for it. It ends with the first room that nobody waits for:

@@ -59,20 +59,34 @@ pub(crate) struct Inbound {
     header: usize,
     /// The other end is gone: an empty message is then the end, not a frame without a header.
     pub hung_up: bool,
+    /// The link has failed: once it is empty it stays so.
+    failed: bool,
 }
 
 impl Inbound {
     pub fn receive(&mut self) -> Received<'_> {
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        self.buffer.clear();
-        match rustix::net::recv(&*self.fd, spare_capacity(&mut self.buffer), flags) {
+        let mut attempt = || {
+            self.buffer.clear();
+            rustix::net::recv(&*self.fd, spare_capacity(&mut self.buffer), flags)
+        };
+        let mut outcome = attempt();
+        // Linux tells a socket's error once, before what was received earlier. The end of a guest that has not read all
+        // frames is one (ECONNRESET, unix_release_sock): its last words lie behind it.
+        if !self.failed && !matches!(outcome, Ok(_) | Err(Errno::AGAIN | Errno::INTR)) {
+            outcome = attempt();
+            self.failed = true;
+            self.hung_up = true;
+        }
+        match outcome {
             Ok((_, 0)) if self.hung_up => Received::Closed,
             // With TRUNC the length is the message's own, which may exceed what fitted.
             Ok((_, length)) if length < self.header + ETHERNET || length > self.buffer.len() => {
                 Received::Malformed
             }
             Ok((_, length)) => Received::Frame(&self.buffer[self.header..length]),
-            Err(Errno::AGAIN | Errno::INTR) => Received::Empty,
+            Err(Errno::INTR) => Received::Empty,
+            Err(Errno::AGAIN) if !self.failed => Received::Empty,
             Err(_) => Received::Closed,
         }
     }
@@ -102,6 +116,8 @@ pub(crate) struct Outbound {
     waiting: VecDeque<Box<[u8]>>,
     waiting_bytes: usize,
     limit: usize,
+    /// Nobody takes frames any more.
+    shut: bool,
     offload: bool,
     gateway_mac: EthernetAddress,
     guest_mac: EthernetAddress,
@@ -122,6 +138,7 @@ pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound)
             buffer: Vec::with_capacity(NetHeader::SIZE + MAX_FRAME),
             header: config.framing.header(),
             hung_up: false,
+            failed: false,
         },
         Outbound {
             fd,
@@ -130,6 +147,7 @@ pub(crate) fn open(link: OwnedFd, config: &crate::Config) -> (Inbound, Outbound)
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             limit: config.limits.link_bytes,
+            shut: false,
             offload: config.leaves_checksums(),
             gateway_mac: EthernetAddress(config.gateway_mac),
             guest_mac: EthernetAddress(config.guest_mac),
@@ -145,6 +163,13 @@ impl Outbound {
     /// Frames wait for the guest: nothing that can wait should be sent now.
     pub fn blocked(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Forgets what waits and all that comes: the guest has ended.
+    pub fn shut(&mut self) {
+        self.shut = true;
+        self.waiting.clear();
+        self.waiting_bytes = 0;
     }
 
     /// Room for one more frame that nobody waits for; else it counts as dropped.
@@ -200,6 +225,9 @@ impl Outbound {
         data: impl Iterator<Item = &'a [u8]> + Clone,
         fill: impl FnOnce(&mut [u8]),
     ) {
+        if self.shut {
+            return;
+        }
         self.begin(head, EthernetProtocol::Ipv4, self.guest_mac);
         fill(&mut self.buffer[PREFIX..]);
         self.name_family();
@@ -289,6 +317,9 @@ impl Outbound {
     }
 
     fn transmit(&mut self, header: NetHeader, urgent: bool) {
+        if self.shut {
+            return;
+        }
         let start = self.place(header);
         let message = &self.buffer[start..];
         if self.waiting.is_empty() {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{DNS, GATEWAY, Guest, Host, PATIENCE, echo, loopback_config, with_forwards};
 use kiln_usernet::{Config, Error, Framing, Limits, PortForward, Usernet};
-use smoltcp::iface::SocketHandle;
+use rustix::net::{AddressFamily, SocketType};
+use smoltcp::iface::{PollResult, SocketHandle};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpAddress;
 
@@ -174,6 +175,190 @@ fn a_slow_reader_slows_the_guest_and_loses_nothing() {
     });
     assert!(client.join().unwrap() == data);
     drop(host);
+}
+
+/// A connection over a forward whose network is run by the test itself, so that it can end at any moment.
+struct Ending {
+    network: Usernet,
+    guest: Guest,
+    server: SocketHandle,
+    client: TcpStream,
+    /// What the guest's program has written.
+    written: Vec<u8>,
+}
+
+impl Ending {
+    fn new() -> Self {
+        let config = with_forwards(&["127.0.0.1:0:80"]);
+        let (ours, theirs) = common::link();
+        let network = Usernet::new(config.clone(), ours).unwrap();
+        let mut guest = Guest::new(theirs, &config, true);
+        let server = guest.listen(80, 1 << 18);
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        rustix::net::connect(&socket, &network.forwards()[0].host).unwrap();
+        let client = TcpStream::from(socket);
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut ending = Self {
+            network,
+            guest,
+            server,
+            client,
+            written: Vec::new(),
+        };
+        ending.run(|ending| ending.guest.state(server) == State::Established);
+        ending
+    }
+
+    fn run(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
+        let start = Instant::now();
+        loop {
+            self.guest.poll();
+            self.network.run(Instant::now());
+            if done(self) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE);
+        }
+    }
+
+    /// The guest writes a piece, and we acknowledge all of it.
+    fn write(&mut self, length: usize) {
+        let piece = pattern(length);
+        let server = self.server;
+        assert_eq!(self.guest.socket(server).send_slice(&piece), Ok(length));
+        self.written.extend(piece);
+        self.run(|ending| ending.guest.socket(server).send_queue() == 0);
+    }
+
+    /// The guest writes until so many bytes that we acknowledged wait for the client, who does not read.
+    fn write_until_waiting(&mut self, bytes: u64) {
+        loop {
+            self.write(16 << 10);
+            let delivered = self.network.stats().tcp_bytes_out;
+            if self.written.len() as u64 - delivered >= bytes {
+                return;
+            }
+            assert!(self.written.len() < 64 << 20, "the host takes all of it");
+        }
+    }
+
+    /// The guest's FIN, acknowledged.
+    fn close(&mut self) {
+        let server = self.server;
+        self.guest.socket(server).close();
+        self.run(|ending| ending.guest.state(server) == State::FinWait2);
+    }
+
+    /// The guest ends. What the client then reads to the end, and what was written.
+    fn end(self, drained: bool) -> (std::io::Result<Vec<u8>>, Vec<u8>) {
+        let Self {
+            mut network,
+            guest,
+            client: mut stream,
+            written,
+            ..
+        } = self;
+        drop(guest);
+        let mut read = || {
+            let mut data = Vec::new();
+            stream.read_to_end(&mut data).map(|_| data)
+        };
+        if !drained {
+            // It may notice the end; nobody waits for the client.
+            while network.run(Instant::now()) {}
+            drop(network);
+            return (read(), written);
+        }
+        let address = network.forwards()[0].host;
+        let client = thread::scope(|scope| {
+            let client = scope.spawn(&mut read);
+            let limit = Instant::now() + PATIENCE;
+            while network.drain(Instant::now()) {
+                assert!(Instant::now() < limit, "it never ends");
+                let deadline = network.deadline().unwrap_or(limit);
+                common::wait_readable(&network, deadline.saturating_duration_since(Instant::now()));
+            }
+            assert_eq!(network.stats().tcp_now, 0);
+            // Nobody can be served any more.
+            let refused = TcpStream::connect(address).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            drop(network);
+            client.join().unwrap()
+        });
+        (client, written)
+    }
+}
+
+#[test]
+fn what_waits_for_a_slow_client_outlives_the_guest() {
+    let mut ending = Ending::new();
+    ending.write_until_waiting(24 << 10);
+    ending.close();
+    let (read, written) = ending.end(true);
+    assert!(read.unwrap() == written);
+}
+
+#[test]
+fn a_client_that_is_not_waited_for_sees_a_reset() {
+    let mut ending = Ending::new();
+    ending.write_until_waiting(24 << 10);
+    ending.close();
+    let (read, _) = ending.end(false);
+    assert_eq!(
+        read.map(|data| data.len()).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+}
+
+#[test]
+fn a_guest_that_never_ended_its_stream_is_never_an_orderly_end() {
+    for (waiting, drained) in [(24 << 10, true), (24 << 10, false), (0, true), (0, false)] {
+        let mut ending = Ending::new();
+        ending.write_until_waiting(waiting);
+        let (read, _) = ending.end(drained);
+        let error = read.map(|data| data.len()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn a_stream_that_was_delivered_ends_in_good_order() {
+    for drained in [true, false] {
+        let mut ending = Ending::new();
+        ending.write(2000);
+        ending.close();
+        let (read, written) = ending.end(drained);
+        assert!(read.unwrap() == written);
+    }
+}
+
+#[test]
+fn frames_that_the_guest_leaves_in_the_link_are_delivered() {
+    let mut ending = Ending::new();
+    // A frame that the guest does not read: Linux tells of that with an error before the frames that came from it.
+    ending.client.write_all(b"are you there?").unwrap();
+    let before = ending.network.stats().frames_out;
+    while ending.network.stats().frames_out == before {
+        ending.network.run(Instant::now());
+    }
+    ending.written = pattern(30_000);
+    let server = ending.server;
+    let socket = ending.guest.socket(server);
+    assert_eq!(socket.send_slice(&ending.written), Ok(30_000));
+    socket.close();
+    let now = ending.guest.now();
+    let Guest {
+        interface,
+        wire,
+        sockets,
+        ..
+    } = &mut ending.guest;
+    while interface.poll_egress(now, wire, sockets) == PollResult::SocketStateChanged {}
+    assert_eq!(ending.guest.state(server), State::FinWait1);
+    assert_eq!(ending.network.stats().tcp_bytes_out, 0);
+    let (read, written) = ending.end(true);
+    assert!(read.unwrap() == written);
 }
 
 #[test]

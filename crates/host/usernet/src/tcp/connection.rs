@@ -344,9 +344,24 @@ impl Connection {
         self.hung_up && is_gone(&self.host)
     }
 
+    /// The host's socket has not taken all of the guest's data yet.
+    pub fn owes_host(&self) -> bool {
+        self.tcb.as_ref().is_some_and(|tcb| tcb.readable() != 0)
+    }
+
     /// Makes the host's peer see a reset instead of an orderly end.
     pub fn reset_host(&self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.host, Some(Duration::ZERO));
+    }
+}
+
+impl Drop for Connection {
+    /// Without the guest's FIN, or with data before it that the host has not taken, a stream is cut, and must not look
+    /// complete.
+    fn drop(&mut self) {
+        if !self.guest_ended {
+            self.reset_host();
+        }
     }
 }
 

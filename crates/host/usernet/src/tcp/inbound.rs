@@ -119,6 +119,11 @@ impl Tcp {
         Ok(())
     }
 
+    /// Takes no clients any more; those that wait are refused.
+    pub fn close_listeners(&mut self) {
+        self.listeners.clear();
+    }
+
     /// Takes waiting clients.
     pub fn accept(&mut self, cx: &mut Context, index: u32) {
         for _ in 0..ACCEPTS {

@@ -180,6 +180,17 @@ impl Tcp {
         self.queue = queue;
     }
 
+    /// The guest has ended, and all that it has sent has been taken: ends every connection whose data the host has taken,
+    /// too. True if one is left.
+    pub fn settle(&mut self) -> bool {
+        let done = self.connections.iter().filter(|(_, c)| !c.owes_host());
+        let done: Vec<_> = done.map(|(key, _)| key).collect();
+        for key in done {
+            self.remove(key);
+        }
+        self.len() != 0
+    }
+
     /// Marked connections are left.
     pub fn has_work(&self) -> bool {
         !self.queue.is_empty()
@@ -368,7 +379,7 @@ impl Tcp {
         self.remove(key);
     }
 
-    /// Forgets a connection and closes the host's side.
+    /// Forgets a connection and closes the host's side, with a reset unless the guest has ended the stream.
     fn remove(&mut self, key: Key) {
         let Some(connection) = self.connections.remove(key) else {
             return;
