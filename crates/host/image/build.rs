@@ -34,7 +34,7 @@ fn main() {
         (
             "machine-program.bin",
             &["virtio", "net", "program"],
-            "-Copt-level=s",
+            "-Copt-level=3",
         ),
     ] {
         Compiler::new(&[optimise, "-Crelocation-model=static"])

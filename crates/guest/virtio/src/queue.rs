@@ -222,10 +222,11 @@ impl Queue {
 
     fn describe(&self, at: usize, piece: Piece, flags: u16, next: u16) {
         self.memory.store64(at, piece.phys);
-        self.memory.store32(at + 8, piece.len);
         let write = if piece.writable { WRITE } else { 0 };
-        self.memory.store16(at + 12, flags | write);
-        self.memory.store16(at + 14, next);
+        let flags = u64::from(flags | write);
+        // The other three fields in one: the device looks at none of them before it is told.
+        let rest = u64::from(piece.len) | flags << 32 | u64::from(next) << 48;
+        self.memory.store64(at + 8, rest);
     }
 
     /// Gives the device a chain of buffers, those it reads before those it writes. Returns the chain's first
