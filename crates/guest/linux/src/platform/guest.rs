@@ -446,9 +446,12 @@ pub(super) fn set_fpu_state(thread: &Thread, from: &[u8]) -> Result {
 }
 
 pub(super) fn turn() {
+    let began = super::moment(0);
     // SAFETY: no operations.
     unsafe { reactor::turn_until(None, &[], 0) };
-    kernel_ref().scheduler.frames_left();
+    let scheduler = &kernel_ref().scheduler;
+    scheduler.frames_took(super::moment(0).saturating_sub(began));
+    scheduler.frames_left();
 }
 
 /// Lets frames leave that a call has queued.

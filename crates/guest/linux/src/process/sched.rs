@@ -30,6 +30,12 @@ const GRANULARITY: u64 = 1_000_000;
 /// How long frames that a call has queued may wait for others to leave with, in nanoseconds.
 pub const FRAMES_MAY_WAIT: u64 = 50_000;
 
+/// The same where it costs much to let them leave: so many times what that takes, so that it never takes most of the time.
+const FRAMES_WAIT_TIMES: u64 = 8;
+
+/// But never longer than this, in nanoseconds.
+const FRAMES_MAY_WAIT_MOST: u64 = 500_000;
+
 /// The weight of niceness 0.
 const NORMAL: u64 = 1024;
 
@@ -57,6 +63,8 @@ pub struct Scheduler {
     resched: Cell<bool>,
     /// Until which [`moment`](platform::moment) frames may wait to leave; 0 if there are none.
     frames_until: Cell<u64>,
+    /// What it takes to let frames leave, as [`moment`](platform::moment) counts: the least of late.
+    frames_take: Cell<u64>,
 }
 
 /// Puts the running thread to sleep until it is woken, a signal comes or the deadline (monotonic nanoseconds) passes. It may come back without
@@ -202,11 +210,31 @@ impl Scheduler {
         self.ready.borrow().len()
     }
 
-    /// Notes that a call has queued frames: they leave when the thread sleeps, asks what is ready, or after [`FRAMES_MAY_WAIT`].
+    /// Notes that a call has queued frames: they leave when the thread sleeps, asks what is ready, or after [`FRAMES_MAY_WAIT`], which is longer
+    /// where letting them leave takes long.
     pub fn frames_queued(&self) {
-        if self.frames_until.get() == 0 {
-            self.frames_until.set(platform::moment(FRAMES_MAY_WAIT));
+        if self.frames_until.get() != 0 {
+            return;
         }
+        let mut until = platform::moment(FRAMES_MAY_WAIT);
+        let wait = self.frames_take.get().saturating_mul(FRAMES_WAIT_TIMES);
+        let worth = platform::moment(0).saturating_add(wait);
+        if worth > until {
+            until = worth.min(platform::moment(FRAMES_MAY_WAIT_MOST));
+        }
+        self.frames_until.set(until);
+    }
+
+    /// Notes how long it took to let frames leave, as [`moment`](platform::moment) counts.
+    pub fn frames_took(&self, time: u64) {
+        let known = self.frames_take.get();
+        // Much of a long time was for the number of frames, or the host did something else.
+        let known = if known == 0 {
+            time
+        } else {
+            known + known / 16 + 1
+        };
+        self.frames_take.set(known.min(time));
     }
 
     /// Until which [`moment`](platform::moment) frames may wait; 0 if there are none.
@@ -293,6 +321,34 @@ mod tests {
         wake(&first);
         assert_eq!(first.entity.vruntime.get(), 99 * SLICE);
         assert_eq!(kernel.scheduler.waiting(), 1);
+    }
+
+    #[test]
+    fn frames_wait_longer_where_they_leave_slowly() {
+        thread();
+        let kernel = crate::kernel();
+        let scheduler = &kernel.scheduler;
+        let wait = || {
+            scheduler.frames_left();
+            scheduler.frames_queued();
+            scheduler.frames_until() - platform::moment(0)
+        };
+        assert_eq!(wait(), FRAMES_MAY_WAIT);
+        scheduler.frames_took(1_000);
+        assert_eq!(wait(), FRAMES_MAY_WAIT);
+        for _ in 0..100 {
+            scheduler.frames_took(20_000);
+        }
+        assert_eq!(wait(), 8 * 20_000);
+        // One that took long says little.
+        scheduler.frames_took(10_000_000);
+        assert!(wait() < 9 * 20_000);
+        for _ in 0..200 {
+            scheduler.frames_took(10_000_000);
+        }
+        assert_eq!(wait(), FRAMES_MAY_WAIT_MOST);
+        scheduler.frames_took(1_000);
+        assert_eq!(wait(), FRAMES_MAY_WAIT);
     }
 
     #[test]
