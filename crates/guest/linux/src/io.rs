@@ -1,6 +1,7 @@
 //! Where reads put their bytes and writes take theirs: buffers of the program (`struct iovec`) or of the library OS.
 
 use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
 
 use crate::user::{Plain, UserAddr};
 use crate::{Errno, Result};
@@ -32,17 +33,52 @@ enum Place<'a> {
     Source(&'a [u8]),
 }
 
+/// So many vectors need no memory of the heap.
+const FEW_VECTORS: usize = 8;
+
+/// Vectors that were read from the program.
+#[derive(Debug)]
+pub struct Vectors {
+    few: [IoVec; FEW_VECTORS],
+    count: usize,
+    /// All of them if they are not few.
+    many: Vec<IoVec>,
+}
+
+impl Deref for Vectors {
+    type Target = [IoVec];
+
+    fn deref(&self) -> &[IoVec] {
+        self.few.get(..self.count).unwrap_or(&self.many)
+    }
+}
+
+impl DerefMut for Vectors {
+    fn deref_mut(&mut self) -> &mut [IoVec] {
+        self.few.get_mut(..self.count).unwrap_or(&mut self.many)
+    }
+}
+
 /// Reads `count` vectors from the program, cut to [`MAX_TRANSFER`] in all.
 ///
 /// # Errors
 /// `EINVAL` for more than [`MAX_VECTORS`] or lengths that are negative; `EFAULT`.
-pub fn vectors(at: UserAddr, count: u64) -> Result<Vec<IoVec>> {
+pub fn vectors(at: UserAddr, count: u64) -> Result<Vectors> {
     if count > MAX_VECTORS as u64 {
         return Err(Errno::EINVAL);
     }
-    let mut all: Vec<IoVec> = at.read_array(count as usize)?;
+    let mut all = Vectors {
+        few: [IoVec::default(); FEW_VECTORS],
+        count: count as usize,
+        many: Vec::new(),
+    };
+    if all.count > FEW_VECTORS {
+        all.many = at.read_array(all.count)?;
+    } else {
+        at.read_all(&mut all.few[..all.count])?;
+    }
     let mut left = MAX_TRANSFER;
-    for vector in &mut all {
+    for vector in all.iter_mut() {
         if vector.len > i64::MAX as u64 {
             return Err(Errno::EINVAL);
         }
@@ -213,6 +249,7 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// `EFAULT` if nothing could be taken; after some, fewer are taken instead.
+    #[inline]
     pub fn take(&mut self, to: &mut [u8]) -> Result<usize> {
         let want = to.len().min(self.left);
         let mut to = &mut to[..want];
@@ -251,6 +288,14 @@ impl<'a> Source<'a> {
     /// # Errors
     /// As [`take`](Self::take).
     pub fn append(&mut self, to: &mut Vec<u8>, most: usize) -> Result<usize> {
+        if let Place::Source(bytes) = &mut self.place {
+            let (from, rest) = bytes.split_at(most.min(self.left));
+            to.extend_from_slice(from);
+            *bytes = rest;
+            self.done += from.len();
+            self.left -= from.len();
+            return Ok(from.len());
+        }
         let start = to.len();
         to.resize(start + most.min(self.left), 0);
         let taken = self.take(&mut to[start..]);

@@ -51,6 +51,8 @@ pub struct Kernel {
     pub watch: crate::report::Watch,
     /// Those who wait for words of memory.
     pub futexes: Futexes,
+    /// What the last `sendfile(2)` has copied through, if it was short, for the next.
+    pub passage: RefCell<Vec<u8>>,
     /// Bytes of memory that are kept free ([`shortage`](crate::shortage)); 0 until somebody asks.
     pub reserve: Cell<u64>,
     /// `sethostname(2)`.
@@ -80,6 +82,7 @@ impl Kernel {
             trace_calls: Cell::new(false),
             watch: crate::report::Watch::default(),
             futexes: Futexes::default(),
+            passage: RefCell::default(),
             reserve: Cell::new(0),
             hostname: RefCell::new(b"kiln".to_vec()),
             domain_name: RefCell::new(b"(none)".to_vec()),

@@ -50,6 +50,12 @@ pub fn bytes_of_mut<T: Plain>(value: &mut T) -> &mut [u8] {
     unsafe { core::slice::from_raw_parts_mut((&raw mut *value).cast(), size_of::<T>()) }
 }
 
+/// The bytes of records, to fill them.
+fn bytes_of_all<T: Plain>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: likewise, one behind the other.
+    unsafe { core::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
 /// A record from the start of `bytes`; `None` if they are too few.
 pub fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
     let mut value = T::default();
@@ -132,10 +138,16 @@ impl UserAddr {
     /// `EFAULT`.
     pub fn read_array<T: Plain>(self, count: usize) -> Result<Vec<T>> {
         let mut all = vec![T::default(); count];
-        for (index, value) in all.iter_mut().enumerate() {
-            *value = self.add((index * size_of::<T>()) as u64).read()?;
-        }
+        self.read_all(&mut all)?;
         Ok(all)
+    }
+
+    /// Fills `to` with records.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn read_all<T: Plain>(self, to: &mut [T]) -> Result {
+        self.read_bytes(bytes_of_all(to))
     }
 
     /// Reads bytes up to a NUL, which is left out.

@@ -119,14 +119,20 @@ unsafe fn restore(from: *const u8) {
 }
 
 /// Makes the processor's state this thread's.
+#[inline]
 pub(super) fn own(thread: &Rc<Thread>) {
+    // SAFETY: invariant 1.
+    if unsafe { (*cpu()).fpu_owner } != Rc::as_ptr(thread) {
+        take_over(thread);
+    }
+}
+
+#[inline(never)]
+fn take_over(thread: &Rc<Thread>) {
     let wanted = Rc::as_ptr(thread);
     // SAFETY: invariant 1; an owner is forgotten before it is dropped (`forget`).
     unsafe {
         let owner = (*cpu()).fpu_owner;
-        if owner == wanted {
-            return;
-        }
         if !owner.is_null() {
             save((*owner).arch.fpu.get());
         }

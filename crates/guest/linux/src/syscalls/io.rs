@@ -79,7 +79,16 @@ impl Drop for Turn<'_> {
 }
 
 /// Lets others run until none of them is in the middle of a long call that moves the description's position.
+#[inline]
 fn wait_for_turn(thread: &Rc<Thread>, open: &OpenFile) -> Result {
+    if open.in_pieces.get() {
+        wait_for_others(thread, open)?;
+    }
+    Ok(())
+}
+
+#[cold]
+fn wait_for_others(thread: &Rc<Thread>, open: &OpenFile) -> Result {
     while open.in_pieces.get() {
         if crate::kernel().event.is_detached() || !crate::platform::is_current(thread) {
             return Err(Errno::EAGAIN);

@@ -48,31 +48,12 @@ const CONTROL_HEADER: usize = 16;
 const MAX_CONTROL: u64 = 20_480;
 /// `SCM_RIGHTS`
 const SCM_RIGHTS: u32 = 1;
-/// Vectors that need no memory of their own.
-const FEW: usize = 8;
-
 /// Runs `f` on the vectors of a message.
 fn with_vectors<R>(header: &Header, f: impl FnOnce(&[IoVec]) -> Result<R>) -> Result<R> {
-    let at = UserAddr(header.vectors);
-    if header.vector_count <= FEW as u64 {
-        let mut few = [IoVec::default(); FEW];
-        let few = &mut few[..header.vector_count as usize];
-        let mut left = io::MAX_TRANSFER;
-        for (number, vector) in (0..).zip(few.iter_mut()) {
-            *vector = at.add(number * size_of::<IoVec>() as u64).read()?;
-            if vector.len > i64::MAX as u64 {
-                return Err(Errno::EINVAL);
-            }
-            vector.len = vector.len.min(left);
-            left -= vector.len;
-        }
-        return f(few);
+    if header.vector_count > io::MAX_VECTORS as u64 {
+        return Err(Errno::EMSGSIZE);
     }
-    let many = io::vectors(at, header.vector_count).map_err(|error| match error {
-        Errno::EINVAL => Errno::EMSGSIZE,
-        error => error,
-    })?;
-    f(&many)
+    f(&io::vectors(UserAddr(header.vectors), header.vector_count)?)
 }
 
 /// Control data from the program.

@@ -223,6 +223,7 @@ impl Counters {
 
 /// Performs a call and gives what its register is to hold. Restarts (`ERESTARTSYS` and its kin) are still in it: signal
 /// delivery resolves them.
+#[inline]
 pub fn perform(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
     let kernel = crate::kernel();
     if kernel.watch.active.get()
@@ -231,14 +232,20 @@ pub fn perform(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
         return error.to_register();
     }
     if kernel.trace_calls.get() {
-        trace::enter(thread, number, args);
-        let result = perform_silently(thread, number, args);
-        trace::leave(thread, number, args, result);
-        return result;
+        return perform_and_tell(thread, number, args);
     }
     perform_silently(thread, number, args)
 }
 
+#[cold]
+fn perform_and_tell(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
+    trace::enter(thread, number, args);
+    let result = perform_silently(thread, number, args);
+    trace::leave(thread, number, args, result);
+    result
+}
+
+#[inline]
 fn perform_silently(thread: &Rc<Thread>, number: u64, args: Args) -> u64 {
     let result = match table::find(number) {
         Some(call) if call.may_wait => thread.at_names(|| (call.handler)(thread, args)),

@@ -100,6 +100,30 @@ fn store(thread: &Rc<Thread>, open: &OpenFile, position: &Position, from: &[u8])
     }
 }
 
+/// Memory that content passes through. Short ones are kept for the next call: servers make many.
+struct Passage(Vec<u8>);
+
+/// The longest that is kept, in bytes.
+const KEPT_PASSAGE: usize = 16 << 10;
+
+impl Passage {
+    /// At least `len` bytes with anything in them.
+    fn of(len: usize) -> Self {
+        let kept = crate::kernel().passage.take();
+        Self(if kept.len() < len { vec![0; len] } else { kept })
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if self.0.len() <= KEPT_PASSAGE {
+            crate::kernel()
+                .passage
+                .replace(core::mem::take(&mut self.0));
+        }
+    }
+}
+
 /// What was done so far counts more than what then failed.
 fn settle(done: usize, outcome: Result) -> Result<u64> {
     match outcome {
@@ -121,7 +145,8 @@ fn sendfile(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let kept = position.offset.is_some();
     let start = position.offset.unwrap_or(from.offset.get());
     position.offset = Some(start);
-    let mut buffer = vec![0; PIECE.min(count)];
+    let mut passage = Passage::of(PIECE.min(count));
+    let buffer = &mut passage.0;
     let mut done = 0;
     let mut outcome = Ok(());
     while done < count {

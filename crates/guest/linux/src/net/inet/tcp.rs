@@ -498,8 +498,8 @@ impl Protocol for Tcp {
     ) -> Result {
         let bound = self.binding.borrow().is_some() || self.phase.get() != Phase::Fresh;
         self.options.set(socket, (level, name), value, bound)?;
-        if let Some(stream) = self.stream() {
-            self.options.apply(socket, &stream);
+        if let Some(stream) = self.stream.borrow().as_deref() {
+            self.options.apply_changed(socket, (level, name), stream);
             has_sent(stream.is_local());
         }
         Ok(())

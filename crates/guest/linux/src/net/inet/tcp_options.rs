@@ -131,6 +131,16 @@ impl TcpOptions {
         }
     }
 
+    /// Gives a connection what `setsockopt(2)` of this option has changed.
+    pub fn apply_changed(&self, socket: &Socket, (level, name): (u32, u32), stream: &Stream) {
+        match (level, name) {
+            // Servers set these with every reply.
+            (IPPROTO_TCP, TCP_NODELAY) => stream.set_nodelay(self.nodelay.get()),
+            (IPPROTO_TCP, TCP_CORK) => stream.set_cork(self.cork.get() || self.more.get()),
+            _ => self.apply(socket, stream),
+        }
+    }
+
     /// `setsockopt(2)`; some may not be changed any more once the socket is `bound`.
     pub fn set(
         &self,
@@ -167,6 +177,17 @@ impl TcpOptions {
             _ => {}
         }
         let value = int(value)?;
+        match name {
+            TCP_NODELAY => {
+                self.nodelay.set(value != 0);
+                return Ok(());
+            }
+            TCP_CORK => {
+                self.cork.set(value != 0);
+                return Ok(());
+            }
+            _ => {}
+        }
         let at_least = |least: i32, most: i32| {
             if (least..=most).contains(&value) {
                 Ok(value.cast_unsigned())
@@ -176,8 +197,6 @@ impl TcpOptions {
         };
         let mut keepalive = self.keepalive.get();
         match name {
-            TCP_NODELAY => self.nodelay.set(value != 0),
-            TCP_CORK => self.cork.set(value != 0),
             TCP_MAXSEG => {
                 if value != 0 {
                     at_least(88, 32_767)?;
