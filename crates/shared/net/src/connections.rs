@@ -29,7 +29,7 @@ use crate::random::Random;
 use crate::stack::Core;
 use crate::stats::Stats;
 use crate::table::{Ends, Key, Pair, Secret, Table};
-use crate::tcp::{Changed, KeepAlive, Seq, Settings, State, Tcb};
+use crate::tcp::{Changed, KeepAlive, SMALLEST_CHUNK, Seq, Settings, State, Tcb};
 use crate::wheel::Wheel;
 
 /// First of the ephemeral ports, which go up to 65535. RFC 6056 section 3.2 advises a wide range.
@@ -44,6 +44,8 @@ const HEADERS6: u16 = 60;
 const ACK_DELAY: Duration = Duration::from_millis(40);
 /// A clock of 4 microseconds drives initial sequence numbers, RFC 9293 section 3.4.1.
 const ISS_TICK_NANOS: u64 = 4000;
+/// So many pieces of memory are kept for what is written next.
+const MOST_SPARE: usize = 32;
 
 /// Who cares for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +98,8 @@ pub(crate) struct Connection {
 }
 
 impl Ends for Connection {
-    fn pair(&self) -> Pair {
-        self.pair
+    fn pair(&self) -> &Pair {
+        &self.pair
     }
 }
 
@@ -150,6 +152,8 @@ pub(crate) struct Connections {
     pub settings: Settings,
     secret: Secret,
     fired: Vec<Key>,
+    /// Memory of messages that were read, for those that are written next; each of [`SMALLEST_CHUNK`] bytes.
+    pub spare: Vec<Vec<u8>>,
 }
 
 impl Connections {
@@ -166,6 +170,7 @@ impl Connections {
             held: 0,
             relieved: now,
             fired: Vec::new(),
+            spare: Vec::new(),
             settings: Settings {
                 mss: 536,
                 receive_limit: buffers.receive as u32,
@@ -194,6 +199,13 @@ impl Connections {
 
     pub(crate) fn get(&mut self, key: Key) -> Option<&mut Connection> {
         self.table.get_mut(key)
+    }
+
+    /// Keeps memory for what is written next.
+    pub(crate) fn keep(&mut self, chunk: Vec<u8>) {
+        if chunk.capacity() == SMALLEST_CHUNK && self.spare.len() < MOST_SPARE {
+            self.spare.push(chunk);
+        }
     }
 
     /// Counts the memory of a connection that has taken some or given some back.

@@ -18,7 +18,7 @@ use crate::table::Key;
 use crate::tcp::{Flags, Outgoing, Tcb};
 
 /// Data up to this length are copied behind the headers: looking them up later would cost more.
-const COPIED: u32 = 512;
+const COPIED: u32 = 1024;
 /// Where the checksum stands in a TCP header.
 const TCP_CHECKSUM: usize = 16;
 
@@ -122,7 +122,11 @@ impl Core {
         let ends = (pair.local.port(), pair.remote.port());
         port.push_segment(key, &connection.tcb, &outbound, neighbor, ends, &outgoing);
         self.pending |= index == LOOPBACK;
-        Turn::More
+        if connection.tcb.may_have_output() {
+            Turn::More
+        } else {
+            Turn::Done
+        }
     }
 }
 
@@ -168,6 +172,10 @@ impl Port {
         let id = self.packet_id;
         self.packet_id = id.wrapping_add(outgoing.segments() as u16);
         let offloads = self.offloads;
+        let put_sum = |bytes: &mut [u8], sum: u16| {
+            let at = start + TCP_CHECKSUM;
+            bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        };
         self.queue.append(len, tail, |bytes| {
             ip::write_headers(bytes, outbound, macs, tcp_len, id);
             let (tcp, data) = bytes[start..].split_at_mut(header_len);
@@ -180,13 +188,18 @@ impl Port {
                 }
             }
             if !offloads.checksum {
-                let pieces = tcb.payload(outgoing).into_iter().flatten();
-                let sum = ip::checksum_of(outbound, tcp, pieces);
-                tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+                let sum = if copied {
+                    // All of it lies together.
+                    ip::checksum_of(outbound, &bytes[start..], core::iter::empty())
+                } else {
+                    let pieces = tcb.payload(outgoing).into_iter().flatten();
+                    ip::checksum_of(outbound, &bytes[start..], pieces)
+                };
+                put_sum(bytes, sum);
                 return NetHeader::PLAIN;
             }
             let sum = ip::pseudo_sum(outbound.source, outbound.destination, ip::TCP, tcp_len);
-            tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+            put_sum(bytes, sum);
             let header = NetHeader {
                 flags: NetHeader::NEEDS_CSUM,
                 csum_start: start as u16,

@@ -70,6 +70,7 @@ impl Core {
         }
         self.connections.relieved = self.now;
         self.stats.memory_shortages += 1;
+        self.connections.spare = Vec::new();
         let keys: Vec<Key> = self.connections.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.table.get_mut(key)

@@ -19,7 +19,7 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use kiln_abi::Instant;
 
@@ -52,6 +52,8 @@ pub struct Stack {
 struct Shared {
     core: RefCell<Core>,
     orphans: RefCell<Vec<Orphan>>,
+    /// There is one: asked with every call.
+    any_orphan: Cell<bool>,
 }
 
 /// A socket whose owner has dropped it.
@@ -115,6 +117,7 @@ impl Stack {
             shared: Rc::new(Shared {
                 core: RefCell::new(core),
                 orphans: RefCell::default(),
+                any_orphan: Cell::new(false),
             }),
             only: None,
         }
@@ -180,20 +183,30 @@ impl Stack {
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
         let mut core = self.shared.core.borrow_mut();
         let result = f(&mut core);
+        if self.shared.any_orphan.get() {
+            self.release_orphans(&mut core);
+        }
+        result
+    }
+
+    #[cold]
+    fn release_orphans(&self, core: &mut Core) {
         loop {
             // Giving one back may drop another: the list must not be borrowed then.
             let next = self.shared.orphans.borrow_mut().pop();
             let Some(orphan) = next else { break };
             core.release(orphan);
         }
-        result
+        self.shared.any_orphan.set(false);
     }
 
     /// Gives back a socket. Called from destructors, which may run at any time.
     pub(crate) fn release(&self, orphan: Orphan) {
-        match self.shared.core.try_borrow_mut() {
-            Ok(mut core) => core.release(orphan),
-            Err(_) => self.shared.orphans.borrow_mut().push(orphan),
+        if let Ok(mut core) = self.shared.core.try_borrow_mut() {
+            core.release(orphan);
+        } else {
+            self.shared.orphans.borrow_mut().push(orphan);
+            self.shared.any_orphan.set(true);
         }
         // Dropping sockets wakes nobody who owns one of this stack while `core` is borrowed, but for wakers of tasks
         // that end by it: those end up among the orphans and are given back by the next call.

@@ -68,7 +68,7 @@ impl Key {
 
 /// What a table holds: something with two ends.
 pub(crate) trait Ends {
-    fn pair(&self) -> Pair;
+    fn pair(&self) -> &Pair;
 }
 
 struct Slot<T> {
@@ -105,7 +105,7 @@ impl<T: Ends> Table<T> {
 
     /// Adds an entry. One with the same ends that is still to be found is found no more.
     pub(crate) fn insert(&mut self, entry: T) -> Key {
-        let pair = entry.pair();
+        let pair = *entry.pair();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -152,7 +152,7 @@ impl<T: Ends> Table<T> {
 
     /// Makes an entry one that is not found by its ends any more. True if it was until now.
     pub(crate) fn hide(&mut self, key: Key) -> bool {
-        let Some(pair) = self.get(key).map(Ends::pair) else {
+        let Some(pair) = self.get(key).map(Ends::pair).copied() else {
             return false;
         };
         self.hide_pair(self.secret.hash(&pair), &pair, Some(key.slot))
@@ -198,14 +198,14 @@ fn has_pair<T: Ends>(slots: &[Slot<T>], slot: u32, pair: &Pair) -> bool {
     slots
         .get(slot as usize)
         .and_then(|slot| slot.entry.as_ref())
-        .is_some_and(|entry| entry.pair() == *pair)
+        .is_some_and(|entry| entry.pair() == pair)
 }
 
 fn hash_of<T: Ends>(slots: &[Slot<T>], secret: Secret, slot: u32) -> u64 {
     slots
         .get(slot as usize)
         .and_then(|slot| slot.entry.as_ref())
-        .map_or(0, |entry| secret.hash(&entry.pair()))
+        .map_or(0, |entry| secret.hash(entry.pair()))
 }
 
 #[cfg(test)]
@@ -217,8 +217,8 @@ mod tests {
     struct Entry(Pair);
 
     impl Ends for Entry {
-        fn pair(&self) -> Pair {
-            self.0
+        fn pair(&self) -> &Pair {
+            &self.0
         }
     }
 

@@ -13,7 +13,7 @@ use crate::pressure::SPARE_WRITTEN;
 use crate::stack::{LOOPBACK, Orphan, Stack};
 use crate::stream::Handle;
 use crate::table::Key;
-use crate::tcp::{Info, KeepAlive, State};
+use crate::tcp::{Info, KeepAlive, SMALLEST_CHUNK, State};
 
 /// With whom a bound address may be shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -221,6 +221,7 @@ impl Stream {
                 };
             }
             let mut total = 0;
+            let mut spare = None;
             while total < most {
                 let bytes = tcb.peek();
                 let bytes = bytes.get(..bytes.len().min(most - total)).unwrap_or(bytes);
@@ -229,7 +230,7 @@ impl Stream {
                 }
                 let offered = bytes.len();
                 let taken = copy(bytes).min(offered);
-                tcb.consume(taken, now);
+                spare = tcb.consume_all(taken, now).or(spare);
                 total += taken;
                 if taken < offered {
                     break;
@@ -240,6 +241,9 @@ impl Stream {
                 core.make_ready(key);
             } else {
                 core.connections.recount(key);
+            }
+            if let Some(chunk) = spare {
+                core.connections.keep(chunk);
             }
             Ok(Some(total))
         })
@@ -298,7 +302,8 @@ impl Stream {
             let now = core.now;
             let crowded = core.is_full();
             let key = self.handle.key;
-            let connection = core.connections.get(key).ok_or(Error::NotConnected)?;
+            let connections = &mut core.connections;
+            let connection = connections.table.get_mut(key).ok_or(Error::NotConnected)?;
             let tcb = &mut connection.tcb;
             if crowded && tcb.unacknowledged() > SPARE_WRITTEN {
                 connection.starved = true;
@@ -307,6 +312,13 @@ impl Stream {
             if tcb.is_open() && tcb.writable() == 0 {
                 connection.starved = true;
                 return Ok(None);
+            }
+            if tcb.is_open()
+                && tcb.unacknowledged() == 0
+                && most <= SMALLEST_CHUNK
+                && let Some(chunk) = connections.spare.pop()
+            {
+                tcb.lend(chunk);
             }
             let count = tcb.write_with(most, &mut fill, now)?;
             connection.starved = count < most;

@@ -440,16 +440,28 @@ fn sum_header(header: &[u8; IPV4_HEADER]) -> u16 {
 /// The Internet checksum (RFC 1071) of `bytes`, not complemented.
 #[inline(never)]
 pub(crate) fn sum(bytes: &[u8]) -> u16 {
-    let (words, rest) = bytes.as_chunks::<8>();
     let mut total: u128 = 0;
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    for block in blocks {
+        for word in block.as_chunks::<8>().0 {
+            total += u128::from(u64::from_ne_bytes(*word));
+        }
+    }
+    let (words, rest) = rest.as_chunks::<8>();
     for word in words {
         total += u128::from(u64::from_ne_bytes(*word));
     }
-    let mut last = [0; 8];
-    if let Some(place) = last.get_mut(..rest.len()) {
-        place.copy_from_slice(rest);
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total += u128::from(u32::from_ne_bytes(*word));
     }
-    total += u128::from(u64::from_ne_bytes(last));
+    let (words, rest) = rest.as_chunks::<2>();
+    for word in words {
+        total += u128::from(u16::from_ne_bytes(*word));
+    }
+    if let &[last] = rest {
+        total += u128::from(u16::from_ne_bytes([last, 0]));
+    }
     let (low, high) = (total as u64, (total >> 64) as u64);
     // Three terms of 33 bits at most.
     u16::to_be(fold(

@@ -77,6 +77,7 @@ impl Tcb {
         self.after_ack(now, changed);
         if !segment.payload.is_empty() || segment.flags.has(Flags::FIN) {
             self.take_text(segment, now, sink, changed);
+            self.receive.free_unused();
         }
     }
 
@@ -297,7 +298,7 @@ impl Tcb {
             let window_limited = self.marks.has(Marks::HELD_BACK)
                 || congestion.in_slow_start()
                     && congestion.window() / 2 <= self.recovery.in_flight();
-            self.take_acked(ack, newly, changed);
+            self.take_acked(ack, newly, segment.payload.len(), changed);
             self.recovery.acked(
                 &Ack {
                     ack,
@@ -328,8 +329,9 @@ impl Tcb {
         }
     }
 
-    /// SND.UNA moves to `ack`: the buffer forgets what is before it.
-    fn take_acked(&mut self, ack: Seq, newly: u32, changed: &mut Changed) {
+    /// SND.UNA moves to `ack`: the buffer forgets what is before it. A request that acknowledges the answer before it takes
+    /// over its memory for `text` bytes.
+    fn take_acked(&mut self, ack: Seq, newly: u32, text: usize, changed: &mut Changed) {
         if newly == 0 {
             return;
         }
@@ -337,7 +339,12 @@ impl Tcb {
         let data = (ack.since(start) as usize).min(self.send.len());
         self.snd_una = ack;
         if data > 0 {
-            self.send.consume(data);
+            if let Some(chunk) = self.send.consume_all(data)
+                && text > 0
+                && text <= chunk.capacity()
+            {
+                self.receive.lend(chunk);
+            }
             self.bytes_acked += data as u64;
             *changed |= Changed::WRITABLE;
         }

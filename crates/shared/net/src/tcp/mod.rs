@@ -63,6 +63,7 @@ pub use handshake::synack_for_cookie;
 pub(crate) use info::Counters;
 pub use info::{Changed, Info, State};
 pub use segment::{Block, Ecn, Flags, Options, Outgoing, SackBlocks, Segment, Timestamps};
+pub(crate) use send::SMALLEST_CHUNK;
 pub use seq::Seq;
 pub use settings::{KeepAlive, Settings};
 pub use tcb::{Payload, Tcb, reset_for};

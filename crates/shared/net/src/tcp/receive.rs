@@ -226,6 +226,33 @@ impl ReceiveBuffer {
         core::iter::once(self.peek()).chain(chunks)
     }
 
+    /// Memory for what arrives next, from somebody who has no use for it. Not taken while there is some.
+    pub fn lend(&mut self, mut chunk: Vec<u8>) {
+        if self.first.capacity() == 0 {
+            chunk.clear();
+            self.first = chunk;
+        }
+    }
+
+    /// Frees memory that was lent and not needed.
+    #[inline]
+    pub fn free_unused(&mut self) {
+        if self.first.is_empty() && self.first.capacity() > 0 {
+            self.first = Vec::new();
+        }
+    }
+
+    /// As [`consume`](Self::consume), and gives the memory of a single chunk that was read to its end, if it was.
+    pub fn consume_all(&mut self, count: usize) -> Option<Vec<u8>> {
+        if self.more.is_none() && count >= self.len() && count > 0 {
+            self.len = 0;
+            self.read = 0;
+            return Some(core::mem::take(&mut self.first));
+        }
+        self.consume(count);
+        None
+    }
+
     /// Forgets the next `count` bytes.
     pub fn consume(&mut self, count: usize) {
         let mut count = count.min(self.len()) as u32;

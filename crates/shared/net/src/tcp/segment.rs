@@ -7,8 +7,6 @@
 use core::fmt;
 use core::ops::{BitOr, BitOrAssign};
 
-use smoltcp::wire::{TcpPacket, TcpSeqNumber};
-
 use super::Seq;
 
 /// Bytes of a header without options.
@@ -202,6 +200,14 @@ impl Options {
     /// Reads options. An option that cannot be, and what stands behind it, is as if it were not there.
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
+        // What nearly all segments have, as RFC 7323 appendix A recommends it.
+        if let [1, 1, 8, 10, words @ ..] = bytes
+            && let Ok(words) = <[u8; 8]>::try_from(words)
+        {
+            let [value, echo] = two_words(words);
+            options.timestamps = Some(Timestamps { value, echo });
+            return options;
+        }
         while let [kind, rest @ ..] = bytes {
             match kind {
                 0 => break,
@@ -273,6 +279,16 @@ impl Options {
 
     /// Writes the options into exactly [`len`](Self::len) bytes.
     pub fn emit(&self, bytes: &mut [u8]) {
+        if let Some(timestamps) = self.timestamps
+            && let Ok(bytes) = <&mut [u8; TIMESTAMPS]>::try_from(&mut *bytes)
+            && !self.sack_permitted
+        {
+            // No other option has room.
+            let [v0, v1, v2, v3] = timestamps.value.to_be_bytes();
+            let [e0, e1, e2, e3] = timestamps.echo.to_be_bytes();
+            *bytes = [1, 1, 8, 10, v0, v1, v2, v3, e0, e1, e2, e3];
+            return;
+        }
         let mut at = 0;
         let mut put = |part: &[u8]| {
             bytes[at..at + part.len()].copy_from_slice(part);
@@ -335,20 +351,38 @@ impl<'a> Segment<'a> {
     ///
     /// Returns source port, destination port and segment; nothing if the lengths contradict each other.
     pub fn parse(bytes: &'a [u8]) -> Option<(u16, u16, Self)> {
-        let packet = TcpPacket::new_checked(bytes).ok()?;
-        let header = usize::from(packet.header_len());
+        let header: &[u8; HEADER] = bytes.first_chunk()?;
+        let &[
+            s0,
+            s1,
+            d0,
+            d1,
+            seq @ ..,
+            offset,
+            flags,
+            w0,
+            w1,
+            _,
+            _,
+            u0,
+            u1,
+        ] = header;
+        let len = usize::from(offset >> 4) * 4;
+        let options = bytes.get(HEADER..len)?;
+        let [seq, ack] = two_words(seq);
         let segment = Self {
-            seq: Seq(packet.seq_number().0.cast_unsigned()),
-            ack: Seq(packet.ack_number().0.cast_unsigned()),
-            window: packet.window_len(),
-            flags: Flags(bytes[13]),
-            urgent: packet.urgent_at(),
-            options: Options::parse(&bytes[HEADER..header]),
-            payload: &bytes[header..],
+            seq: Seq(seq),
+            ack: Seq(ack),
+            window: u16::from_be_bytes([w0, w1]),
+            flags: Flags(flags),
+            urgent: u16::from_be_bytes([u0, u1]),
+            options: Options::parse(options),
+            payload: bytes.get(len..)?,
             ecn: Ecn::NotEct,
             joined: 1,
         };
-        Some((packet.src_port(), packet.dst_port(), segment))
+        let ports = [[s0, s1], [d0, d1]].map(u16::from_be_bytes);
+        Some((ports[0], ports[1], segment))
     }
 
     /// The same without its data and what stands behind them: there is no room for these, but what it says of the other
@@ -419,18 +453,39 @@ impl Outgoing {
 
     /// Writes the header, with a checksum of 0, into exactly [`header_len`](Self::header_len) bytes.
     pub fn emit(&self, source_port: u16, destination_port: u16, bytes: &mut [u8]) {
-        let mut packet = TcpPacket::new_unchecked(&mut *bytes);
-        packet.set_src_port(source_port);
-        packet.set_dst_port(destination_port);
-        packet.set_seq_number(TcpSeqNumber(self.seq.0.cast_signed()));
-        packet.set_ack_number(TcpSeqNumber(self.ack.0.cast_signed()));
-        packet.clear_flags();
-        packet.set_header_len(self.header_len() as u8);
-        packet.set_window_len(self.window);
-        packet.set_checksum(0);
-        packet.set_urgent_at(self.urgent);
-        bytes[13] = self.flags.0;
-        self.options.emit(&mut bytes[HEADER..]);
+        let Some((header, options)) = bytes.split_first_chunk_mut::<HEADER>() else {
+            return;
+        };
+        let [s0, s1] = source_port.to_be_bytes();
+        let [d0, d1] = destination_port.to_be_bytes();
+        let [q0, q1, q2, q3] = self.seq.0.to_be_bytes();
+        let [a0, a1, a2, a3] = self.ack.0.to_be_bytes();
+        let offset = ((HEADER + options.len()) as u8 / 4) << 4;
+        let [w0, w1] = self.window.to_be_bytes();
+        let [u0, u1] = self.urgent.to_be_bytes();
+        *header = [
+            s0,
+            s1,
+            d0,
+            d1,
+            q0,
+            q1,
+            q2,
+            q3,
+            a0,
+            a1,
+            a2,
+            a3,
+            offset,
+            self.flags.0,
+            w0,
+            w1,
+            0,
+            0,
+            u0,
+            u1,
+        ];
+        self.options.emit(options);
     }
 }
 

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use super::chunk_size;
 
 /// The smallest memory for copies.
-const SMALLEST_CHUNK: usize = chunk_size(512);
+pub(crate) const SMALLEST_CHUNK: usize = chunk_size(512);
 /// The same behind [`FREE_PIECES`].
 const SMALLEST_CHUNK_LATER: usize = chunk_size(2 * 1024);
 /// The largest.
@@ -226,6 +226,29 @@ impl SendBuffer {
             index,
             position,
             remaining: len.min(behind) as u32,
+        }
+    }
+
+    /// Memory for what is written next, from somebody who has no use for it: of [`SMALLEST_CHUNK`] bytes. Only while the buffer
+    /// is empty.
+    pub fn lend(&mut self, mut chunk: Vec<u8>) {
+        if self.newest.is_none() {
+            chunk.clear();
+            self.push(Data::Copied(chunk), 0, 0);
+        }
+    }
+
+    /// As [`consume`](Self::consume), and gives the memory if it is of the smallest size and nothing is left in it.
+    pub fn consume_all(&mut self, count: usize) -> Option<Vec<u8>> {
+        if count < self.len() || self.older.is_some() {
+            self.consume(count);
+            return None;
+        }
+        let newest = self.newest.take();
+        self.consume(count);
+        match newest?.data {
+            Data::Copied(chunk) if chunk.capacity() == SMALLEST_CHUNK => Some(chunk),
+            _ => None,
         }
     }
 

@@ -202,6 +202,26 @@ impl Tcb {
         }
     }
 
+    /// As [`consume`](Self::consume), and gives memory that is not needed any more.
+    pub(crate) fn consume_all(
+        &mut self,
+        count: usize,
+        now: Instant,
+    ) -> Option<alloc::vec::Vec<u8>> {
+        let count = count.min(self.receive.len());
+        if count == 0 {
+            return None;
+        }
+        let chunk = self.receive.consume_all(count);
+        self.has_read(count, now);
+        chunk
+    }
+
+    /// Memory of the smallest size for what is written next; not needed if something is in the buffer.
+    pub(crate) fn lend(&mut self, chunk: alloc::vec::Vec<u8>) {
+        self.send.lend(chunk);
+    }
+
     /// Bytes that can be read now.
     pub fn readable(&self) -> usize {
         self.receive.len()

@@ -134,6 +134,29 @@ fn a_writer_without_room_is_told_when_it_is_worth_while() {
 }
 
 #[test]
+fn requests_and_answers_of_any_length_share_memory_and_stay_what_they_are() {
+    let stack = stack();
+    let [(client, _), (server, _)] = pair(&stack);
+    for round in 0_usize..400 {
+        let (asked, answered) = (1 + round * 7 % 1500, 1 + round * 13 % 2500);
+        let request: Vec<u8> = (0..asked).map(|i| (i + round) as u8).collect();
+        let answer: Vec<u8> = (0..answered).map(|i| (i * 3 + round) as u8).collect();
+        assert_eq!(write(&client, &request), Ok(Some(asked)));
+        poll(&stack);
+        // Now and then in two parts.
+        let first = if round % 3 == 0 { asked / 2 } else { asked };
+        let mut got = read(&server, first).expect("a request").unwrap_or_default();
+        got.extend(read(&server, asked).expect("the rest").unwrap_or_default());
+        assert_eq!(got, request);
+        assert_eq!(write(&server, &answer), Ok(Some(answered)));
+        poll(&stack);
+        let got = read(&client, answered).expect("an answer");
+        assert_eq!(got, Some(answer));
+    }
+    assert_eq!(client.unacknowledged() + client.readable(), 0);
+}
+
+#[test]
 fn an_address_is_kept_before_anybody_listens() {
     let stack = stack();
     let bind = |options| Binding::new(&stack, local(80), options);

@@ -252,6 +252,30 @@ fn a_large_window_fits_behind_one_lost_segment() {
 }
 
 #[test]
+fn memory_is_lent_and_given_on() {
+    let mut buffer = ReceiveBuffer::new(Seq(0), 1 << 20);
+    buffer.lend(Vec::with_capacity(1000));
+    buffer.free_unused();
+    assert_eq!(buffer.held(), 0);
+    let lent: Vec<u8> = Vec::with_capacity(1000);
+    let address = lent.as_ptr();
+    buffer.lend(lent);
+    assert_eq!(buffer.insert(Seq(0), b"request").advanced, 7);
+    buffer.free_unused();
+    assert_eq!(
+        (buffer.peek(), buffer.peek().as_ptr()),
+        (&b"request"[..], address)
+    );
+    assert!(buffer.consume_all(3).is_none());
+    assert_eq!(buffer.peek(), b"uest");
+    let given = buffer.consume_all(4).expect("its memory");
+    assert_eq!((given.as_ptr(), buffer.held()), (address, 0));
+    assert!(buffer.is_empty());
+    assert_eq!(buffer.insert(Seq(7), b"more").advanced, 4);
+    assert_eq!(buffer.peek(), b"more");
+}
+
+#[test]
 fn buffers_are_small() {
     let size = size_of::<ReceiveBuffer>() + size_of::<crate::tcp::send::SendBuffer>();
     assert!(size <= 128, "{size}");

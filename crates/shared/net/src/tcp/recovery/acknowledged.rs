@@ -112,8 +112,8 @@ impl Recovery {
         advanced: bool,
         now: Instant,
     ) -> Option<Duration> {
-        let least = self.rtt.minimum().unwrap_or_default();
-        self.rack.on_arrived(arrived, self.board.una, least, now);
+        self.rack
+            .on_arrived(arrived, self.board.una, &self.rtt, now);
         // Karn's rule. A timestamp tells which transmission is meant; it counts milliseconds.
         let rtt = match arrived.sent_once {
             Some(sent) if !arrived.again => now.since(sent),

@@ -5,6 +5,7 @@ use core::time::Duration;
 use kiln_abi::Instant;
 
 use super::scoreboard::{Arrived, Scoreboard, State};
+use crate::tcp::rtt::Rtt;
 use crate::tcp::{Block, Seq};
 
 /// So many recoveries without a D-SACK make the reordering window small again (section 6.2 step 4).
@@ -58,13 +59,7 @@ impl Rack {
     }
 
     /// Section 6.2 steps 2 and 3.
-    pub(super) fn on_arrived(
-        &mut self,
-        arrived: &Arrived,
-        una: Seq,
-        least: Duration,
-        now: Instant,
-    ) {
+    pub(super) fn on_arrived(&mut self, arrived: &Arrived, una: Seq, rtts: &Rtt, now: Instant) {
         if let Some(lowest) = arrived.lowest
             && lowest < self.farthest
         {
@@ -74,7 +69,7 @@ impl Rack {
         if let Some((sent, end, again)) = arrived.latest {
             let rtt = now.since(sent);
             // Faster than possible: it is the first transmission that has arrived.
-            if again && rtt < least {
+            if again && rtt < rtts.minimum().unwrap_or_default() {
                 return;
             }
             if self.sent < sent || self.sent == sent && self.end < end {

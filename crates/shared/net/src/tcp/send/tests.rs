@@ -121,6 +121,33 @@ fn large_borrowed_pieces_are_not_copied() {
 }
 
 #[test]
+fn memory_goes_from_message_to_message() {
+    let mut buffer = SendBuffer::new(1 << 20);
+    assert_eq!(buffer.write(b"first"), 5);
+    assert!(buffer.consume_all(4).is_none());
+    let chunk = buffer.consume_all(1).expect("its memory");
+    assert_eq!((buffer.len(), buffer.held()), (0, 0));
+    let address = chunk.as_ptr();
+    buffer.lend(chunk);
+    assert_eq!(buffer.held(), SMALLEST_CHUNK);
+    let count = buffer.write_with(6, &mut |bytes, _| {
+        bytes.extend_from_slice(b"second");
+        6
+    });
+    assert_eq!(count, 6);
+    let pieces: Vec<&[u8]> = buffer.pieces(0, usize::MAX).collect();
+    assert_eq!(pieces, [b"second"]);
+    assert_eq!(pieces[0].as_ptr(), address);
+    // Not taken while there is some, and not given if it is of another size.
+    buffer.lend(Vec::with_capacity(SMALLEST_CHUNK));
+    assert_eq!(buffer.held(), SMALLEST_CHUNK);
+    buffer.consume(6);
+    assert_eq!(buffer.write(&PATTERN[..5000]), 5000);
+    assert!(buffer.consume_all(5000).is_none());
+    assert_eq!((buffer.len(), buffer.held()), (0, 0));
+}
+
+#[test]
 fn any_arguments_are_survived() {
     let mut buffer = SendBuffer::new(usize::MAX);
     assert_eq!(buffer.write(b"abc"), 3);
