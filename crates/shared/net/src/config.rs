@@ -106,7 +106,7 @@ pub struct Config {
     pub congestion: Algorithm,
     /// How long `connect` tries.
     pub connect_timeout: Duration,
-    /// How long a dropped connection may take to close before it is reset.
+    /// How long the peer of a dropped connection may acknowledge nothing before it is reset; it is looked at as often.
     pub linger: Duration,
     /// How long an ended connection is remembered, RFC 9293's 2 MSL.
     pub time_wait: Duration,

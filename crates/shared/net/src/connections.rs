@@ -57,7 +57,11 @@ pub(crate) enum Phase {
     /// The program has it.
     Open,
     /// Nobody but the stack.
-    Lingering { until: Instant },
+    Lingering {
+        /// When it is reset, unless by then less is unacknowledged than `left` bytes.
+        until: Instant,
+        left: u32,
+    },
 }
 
 /// How far a connection has been seen to come, for the counters.
@@ -115,6 +119,12 @@ impl Stage {
 }
 
 impl Connection {
+    /// Nobody but the stack has it; if no more is acknowledged until then it is reset.
+    pub(crate) fn linger(&mut self, until: Instant) {
+        let left = self.tcb.unacknowledged() as u32;
+        self.phase = Phase::Lingering { until, left };
+    }
+
     /// Counts the memory it holds now.
     fn recount(&mut self, held_by_all: &mut usize) {
         let held = self.tcb.held();
@@ -404,12 +414,17 @@ impl Core {
             let mut changed = connection.tcb.advance(now);
             let after = connection.tcb.counters();
             self.stats.add_tcp(&before, &after);
-            if let Phase::Lingering { until } = connection.phase
+            if let Phase::Lingering { until, left } = connection.phase
                 && until <= now
                 && connection.tcb.state() != State::Closed
             {
-                connection.tcb.abort(Error::TimedOut);
-                changed = Changed(changed.0 | Changed::CLOSED.0);
+                if connection.tcb.unacknowledged() < left as usize {
+                    // Data flow: what is limited is silence.
+                    connection.linger(now + self.config.linger);
+                } else {
+                    connection.tcb.abort(Error::TimedOut);
+                    changed = Changed(changed.0 | Changed::CLOSED.0);
+                }
             }
             self.apply(key, changed);
         }
@@ -450,7 +465,7 @@ impl Core {
             }
             _ => {
                 let deadline = match connection.phase {
-                    Phase::Lingering { until } => until.min(connection.tcb.deadline()),
+                    Phase::Lingering { until, .. } => until.min(connection.tcb.deadline()),
                     _ => connection.tcb.deadline(),
                 };
                 if deadline < connection.scheduled {
@@ -515,8 +530,8 @@ impl Core {
         };
         (connection.reader, connection.writer) = (None, None);
         connection.watch = None;
-        connection.phase = Phase::Lingering { until };
         connection.tcb.orphan(now);
+        connection.linger(until);
         self.connections.lingering += 1;
         self.make_ready(key);
     }

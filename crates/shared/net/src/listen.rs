@@ -535,7 +535,7 @@ impl Core {
         let until = self.now + self.config.linger;
         for key in orphans {
             if let Some(connection) = self.connections.get(key) {
-                connection.phase = Phase::Lingering { until };
+                connection.linger(until);
                 self.connections.lingering += 1;
             }
             self.abort(key, Error::ConnectionAborted);

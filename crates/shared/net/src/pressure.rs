@@ -85,7 +85,7 @@ impl Core {
         }
         // The older half of them, by the time they have left: the next look takes the next half.
         let left = |connection: &Connection| match connection.phase {
-            Phase::Lingering { until } => Some(until),
+            Phase::Lingering { until, .. } => Some(until),
             _ => None,
         };
         let (mut first, mut last) = (Instant::FOREVER, Instant::ZERO);

@@ -346,16 +346,18 @@ impl Tcb {
 
     /// ABORT, RFC 9293 section 3.10.5: the connection is over with `error`; a reset is to be sent.
     pub fn abort(&mut self, error: Error) {
-        let synchronized = !matches!(
-            self.state,
-            State::Closed | State::SynSent | State::Closing | State::LastAck | State::TimeWait
-        );
+        let owes_reset = match self.state {
+            State::Closed | State::SynSent | State::TimeWait => false,
+            // Without a FIN the peer would wait for more for ever.
+            State::Closing | State::LastAck => self.fin_unsent(),
+            _ => true,
+        };
         if self.state == State::Closed {
             return;
         }
         self.end(Some(error));
         self.receive = ReceiveBuffer::new(self.rcv_nxt, 0);
-        if synchronized {
+        if owes_reset {
             self.reset = Some(self.snd_nxt);
             self.marks.set(Marks::RESET_ACKS);
         }

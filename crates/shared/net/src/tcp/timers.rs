@@ -16,9 +16,11 @@ use crate::error::Error;
 pub(super) const USER_TIMEOUT: Milliseconds = Milliseconds(924_600);
 /// The longest pause between zero-window probes.
 const PERSIST_MAX: Duration = Duration::from_mins(1);
-/// An orphan whose peer keeps its window closed is given up after this many probes, answered or not: nobody would miss
-/// it, and memory is held.
+/// An orphan whose peer keeps its window closed is given up after this many probes without an answer: nobody would miss
+/// it, and memory is held. As Linux.
 const ORPHAN_PROBES: u8 = 8;
+/// The same if they are answered: after more than three minutes, whatever the round-trip time.
+const ORPHAN_ANSWERED_PROBES: u8 = 10;
 /// The same for data that are not acknowledged.
 const ORPHAN_TIMEOUTS: u8 = 8;
 
@@ -142,7 +144,10 @@ impl Tcb {
             self.marks.set(Marks::OVERRIDE);
             return;
         }
-        if self.marks.has(Marks::ORPHAN) && self.persist_backoff >= ORPHAN_PROBES {
+        if self.marks.has(Marks::ORPHAN)
+            && (self.unanswered_probes >= ORPHAN_PROBES
+                || self.persist_backoff >= ORPHAN_ANSWERED_PROBES)
+        {
             self.give_up(changed);
             return;
         }

@@ -9,6 +9,7 @@ mod direct;
 mod full;
 mod guessing;
 mod hostile;
+mod lingering;
 mod offload;
 mod programs;
 mod resolver;

@@ -264,6 +264,46 @@ fn aborting() {
 }
 
 #[test]
+fn a_peer_that_has_closed_is_told_that_it_does_not_get_everything() {
+    // RFC 9293 section 3.10.5 takes it for granted that the FIN has left.
+    established!(
+        "
+        .1 < F. 1:1(0) ack 1 win 0
+        .1 > . 1:1(0) ack 2
+        .2 write 100 &
+        .2 orphan &
+        .2 state LAST-ACK
+        .2 abort
+        .2 > R. 1:1(0) ack 2
+    "
+    );
+    established!(
+        "
+        .1 < . 1:1(0) ack 1 win 0
+        .2 write 100 &
+        .2 close
+        .25 < F. 1:1(0) ack 1 win 0
+        .25 > . 1:1(0) ack 2
+        .25 state CLOSING
+        .25 abort
+        .25 > R. 1:1(0) ack 2
+    "
+    );
+    // It has everything but the acknowledgement of its FIN.
+    established!(
+        "
+        .1 < F. 1:1(0) ack 1 win 65535
+        .1 > . 1:1(0) ack 2
+        .2 write 100 &
+        .2 orphan
+        .2 > FP. 1:101(100) ack 2
+        .3 abort
+        .3 state CLOSED
+    "
+    );
+}
+
+#[test]
 fn what_arrived_before_a_reset_can_be_read() {
     established!(
         "
