@@ -45,7 +45,7 @@ impl Core {
                     _ => self.receive_datagram(port, &packet, &payload),
                 }
             }
-            Input::Trouble(trouble) => self.trouble(&trouble),
+            Input::Trouble(trouble) => self.trouble(port, &trouble),
         }
     }
 
@@ -160,9 +160,9 @@ impl Core {
     }
 
     /// An ICMP error about something that was sent from here.
-    fn trouble(&mut self, trouble: &Trouble) {
+    fn trouble(&mut self, port: usize, trouble: &Trouble) {
         if trouble.protocol != ip::TCP {
-            self.datagram_trouble(trouble);
+            self.datagram_trouble(port, trouble);
             return;
         }
         let pair = Pair {
@@ -178,11 +178,18 @@ impl Core {
             return;
         };
         let ip_header = if pair.remote.is_ipv4() { 20 } else { 40 };
+        if !connection.tcb.is_on_its_way(seq) {
+            return;
+        }
         let changed = match trouble.kind {
             TroubleKind::Hard(error) | TroubleKind::Soft(error) => {
                 connection.tcb.icmp_error(error, seq, now)
             }
-            TroubleKind::TooBig(mtu) => {
+            TroubleKind::TooBig { mtu, length } => {
+                let interface = &mut self.ports[port].interface;
+                let Some(mtu) = interface.too_big(pair.remote.ip(), mtu, length, now) else {
+                    return;
+                };
                 let room = mtu.saturating_sub(ip_header);
                 connection.tcb.packet_too_big(room, seq, now)
             }

@@ -111,6 +111,13 @@ impl Entry {
         cost
     }
 
+    /// True if the datagram that an ICMP error quotes may be from here.
+    fn can_have_sent(&self, trouble: &Trouble) -> bool {
+        let local = self.local.ip();
+        (local.is_unspecified() || local == trouble.local.ip())
+            && self.peer.is_none_or(|peer| peer == trouble.remote)
+    }
+
     /// How well a datagram fits: 0 if it is for another socket.
     fn fit(&self, to: SocketAddr, from: SocketAddr, port: usize) -> u8 {
         if self
@@ -275,10 +282,21 @@ impl Core {
         self.stats.dropped_udp_full += lost;
     }
 
-    /// An ICMP error about a datagram: told to a socket that has a peer, once.
-    pub(crate) fn datagram_trouble(&mut self, trouble: &Trouble) {
-        let TroubleKind::Hard(error) = trouble.kind else {
-            return;
+    /// An ICMP error about a datagram: told to a socket that has a peer, once. The path MTU is learned if a socket can have
+    /// sent the datagram.
+    pub(crate) fn datagram_trouble(&mut self, port: usize, trouble: &Trouble) {
+        let error = match trouble.kind {
+            TroubleKind::Hard(error) => error,
+            TroubleKind::Soft(_) => return,
+            TroubleKind::TooBig { mtu, length } => {
+                let mut entries = self.udp.by_port.at(trouble.local.port()).iter();
+                if trouble.protocol == ip::UDP && entries.any(|entry| entry.can_have_sent(trouble))
+                {
+                    let interface = &mut self.ports[port].interface;
+                    interface.too_big(trouble.remote.ip(), mtu, length, self.now);
+                }
+                return;
+            }
         };
         for entry in self.udp.by_port.at_mut(trouble.local.port()) {
             if entry.peer == Some(trouble.remote) {

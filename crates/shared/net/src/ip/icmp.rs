@@ -159,7 +159,7 @@ impl Interface {
                 Input::Done
             }
             [UNREACHABLE4 | TIME_EXCEEDED4 | PROBLEM4, ..] => {
-                self.receive_error(false, message, now, cx)
+                self.receive_error(false, message, cx)
             }
             [ECHO_REPLY4, 0, ..] if about.cast == Cast::Own => Input::Echo,
             _ => Input::Done,
@@ -192,7 +192,7 @@ impl Interface {
                 self.echo(header, message, ECHO_REPLY6, now, cx);
             }
             [ECHO_REPLY6, 0, ..] if about.cast == Cast::Own => return Input::Echo,
-            [UNREACHABLE6..=PROBLEM6, ..] => return self.receive_error(true, message, now, cx),
+            [UNREACHABLE6..=PROBLEM6, ..] => return self.receive_error(true, message, cx),
             // RFC 3810 section 6.2: from the link, and seen by routers.
             [LISTENER_QUERY, ..] => {
                 let local = matches!(header.source, IpAddr::V6(v6) if v6.is_unicast_link_local());
@@ -254,13 +254,7 @@ impl Interface {
         }
     }
 
-    fn receive_error<'f>(
-        &mut self,
-        v6: bool,
-        message: &[u8],
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Input<'f> {
+    fn receive_error<'f>(&self, v6: bool, message: &[u8], cx: &mut Context<'_>) -> Input<'f> {
         cx.stats.icmp_errors_in += 1;
         let (Some([kind, code]), Some(quote)) = (array(message, 0), message.get(HEADER..)) else {
             return Input::Done;
@@ -279,10 +273,12 @@ impl Interface {
                 } else {
                     be16(message, 6).unwrap_or(0).into()
                 };
-                let remote = quoted.remote.ip();
-                self.path_mtus
-                    .too_big(remote, mtu, quoted.length, now)
-                    .map(TroubleKind::TooBig)
+                // Whoever sends this may have made it up: the transport knows better (RFC 5927 section 7, RFC 8201
+                // section 4).
+                Some(TroubleKind::TooBig {
+                    mtu,
+                    length: quoted.length,
+                })
             }
             _ => meaning(v6, kind, code),
         };

@@ -237,6 +237,18 @@ impl Interface {
         if v6 { self.hop_limit6 } else { 64 }
     }
 
+    /// A router said that a packet of `length` bytes to `remote` is too big for a link that carries `mtu`, and the packet
+    /// can have been sent. Returns what is believed; nothing if it makes no sense.
+    pub(crate) fn too_big(
+        &mut self,
+        remote: IpAddr,
+        mtu: u32,
+        length: u32,
+        now: Instant,
+    ) -> Option<u32> {
+        self.path_mtus.too_big(remote, mtu, length, now)
+    }
+
     /// The greatest packet that gets through to `remote`, as far as is known.
     pub(crate) fn path_mtu(&self, remote: IpAddr, now: Instant) -> u16 {
         let link = if remote.is_ipv4() {

@@ -108,8 +108,9 @@ pub(crate) enum TroubleKind {
     Hard(Error),
     /// Net or host unreachable, time exceeded: may pass.
     Soft(Error),
-    /// The packet was too big for a link with this MTU in bytes.
-    TooBig(u32),
+    /// A packet of `length` bytes was too big for a link that carries `mtu` (0: the router does not say). To be told to
+    /// [`Interface::too_big`] by a transport that can have sent the packet.
+    TooBig { mtu: u32, length: u32 },
 }
 
 /// What comes out of a received frame.

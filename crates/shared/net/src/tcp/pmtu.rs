@@ -111,18 +111,19 @@ impl Tcb {
         self.path.mss() - options
     }
 
+    /// True for a number between SND.UNA and SND.NXT: only about these are routers believed, RFC 5927 section 4.
+    pub fn is_on_its_way(&self, seq: Seq) -> bool {
+        self.state != State::Closed && seq >= self.snd_una && seq < self.snd_nxt
+    }
+
     /// A router said that packets of more than `tcp_bytes` bytes of TCP (header and data) do not get through (RFC 1191,
     /// 8201). `seq` is the number that it quoted.
     pub fn packet_too_big(&mut self, tcp_bytes: u32, seq: Seq, now: Instant) -> Changed {
         let mut changed = Changed::default();
-        let on_its_way = seq >= self.snd_una && seq < self.snd_nxt;
         let mss = tcp_bytes.saturating_sub(super::segment::HEADER as u32);
-        if !on_its_way
+        if !self.is_on_its_way(seq)
             || mss >= self.path.mss()
-            || matches!(
-                self.state,
-                State::Closed | State::SynSent | State::SynReceived
-            )
+            || matches!(self.state, State::SynSent | State::SynReceived)
         {
             return changed;
         }
@@ -149,7 +150,7 @@ impl Tcb {
     /// end a connection that is opening (RFC 9293 section 3.9.2.2, RFC 5927).
     pub fn icmp_error(&mut self, error: Error, seq: Seq, _now: Instant) -> Changed {
         let mut changed = Changed::default();
-        if self.state == State::Closed || seq < self.snd_una || seq >= self.snd_nxt {
+        if !self.is_on_its_way(seq) {
             return changed;
         }
         let opening = matches!(self.state, State::SynSent | State::SynReceived);

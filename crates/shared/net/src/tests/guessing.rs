@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use kiln_abi::NetHeader;
 
-use super::hostile::tcp4;
+use super::hostile::{icmp4, tcp4, udp4};
 use super::{A4, B_MAC, B4, Host, Setup, World, bytes_of, socket};
 use crate::table::{Key, Pair, Secret};
 use crate::tcp::{Flags, Segment, Seq};
@@ -343,4 +343,69 @@ fn a_peer_cannot_spend_the_challenges_of_another() {
     assert_eq!(challenges(1), 10);
     assert_eq!(challenges(2), 10);
     assert_eq!(b.stats().established, 2);
+}
+
+/// What a router says about a packet of this host: that no more than 1400 bytes get through.
+fn too_big(packet: &[u8]) -> Vec<u8> {
+    let mut message = Vec::from([3, 4, 0, 0, 0, 0]);
+    message.extend(1400u16.to_be_bytes());
+    // Behind the Ethernet header: the IP header and eight bytes.
+    message.extend(&packet[14..42]);
+    icmp4([10, 0, 0, 3].into(), B4, &message)
+}
+
+fn path_mtu(b: &Host, remote: Ipv4Addr) -> u16 {
+    b.with(|core| core.ports[1].interface.path_mtu(remote.into(), core.now))
+}
+
+#[test]
+fn a_router_is_not_believed_about_datagrams_that_nobody_can_have_sent() {
+    let mut world = World::new();
+    let (b, _listener) = server(&mut world, 1);
+    let (peer, other) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 10));
+    let say = |from: u16, remote: Ipv4Addr, to: u16| {
+        let packet = udp4(B4, remote, from, to, &[0; 1472]);
+        b.receive(NetHeader::PLAIN, &too_big(&packet), world.now);
+        path_mtu(&b, remote)
+    };
+    assert_eq!(say(5000, peer, 53), 1500, "nobody has the port");
+    let connected = UdpSocket::bind(&b, socket(B4, 5000)).expect("binds");
+    connected.connect(socket(peer, 53)).expect("connects");
+    assert_eq!(say(5000, other, 53), 1500, "it sends to another");
+    assert_eq!(say(5000, peer, 54), 1500, "it sends to another port");
+    assert_eq!(say(5000, peer, 53), 1400);
+    let _open = UdpSocket::bind(&b, socket(Ipv4Addr::UNSPECIFIED, 5001)).expect("binds");
+    assert_eq!(say(5001, other, 99), 1400);
+}
+
+#[test]
+fn a_router_is_not_believed_about_segments_that_are_not_on_their_way() {
+    let mut world = World::new();
+    let (b, listener) = server(&mut world, 1);
+    let peer = [10, 0, 0, 9];
+    introduce(&world, &b, peer);
+    world.spawn("server", async move {
+        let (mut stream, _) = listener.accept().await.expect("accepts");
+        stream.write_all(&[0; 1000]).await.expect("writes");
+        std::future::pending::<()>().await;
+    });
+    let send = |number: u32, acknowledged: u32, flags: Flags| {
+        let segment = tcp4(peer, B4, 7, 80, number, acknowledged, flags.0, &[]);
+        b.receive(NetHeader::PLAIN, &segment, world.now);
+        answers(&world, &b)
+    };
+    let first = send(1000, 0, Flags::SYN)[0].0 + 1;
+    send(1001, first.0, Flags::ACK);
+    world.run_programs();
+    let segments = answers(&world, &b);
+    assert_eq!(segments[0].0, first);
+    let say = |port: u16, seq: Seq| {
+        let packet = tcp4(B4.octets(), peer.into(), 80, port, seq.0, 0, 16, &[0; 1460]);
+        b.receive(NetHeader::PLAIN, &too_big(&packet), world.now);
+        path_mtu(&b, peer.into())
+    };
+    assert_eq!(say(8, first), 1500, "no such connection");
+    assert_eq!(say(7, first - 1), 1500, "acknowledged");
+    assert_eq!(say(7, first + 1000), 1500, "not sent yet");
+    assert_eq!(say(7, first + 999), 1400);
 }

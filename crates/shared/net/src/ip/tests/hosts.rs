@@ -347,9 +347,16 @@ fn what_is_too_big_lowers_the_path_mtu() {
     let remote = "2001:db8:1::9";
     let message = error(2, 0, 1400, ("2001:db8::7", remote), 1452);
     let bytes = icmp(MAC, ("2001:db8::1", "2001:db8::7"), 64, &message);
-    assert!(
-        matches!(host.receive(&bytes), Got::Trouble(trouble) if trouble.kind == TroubleKind::TooBig(1400))
-    );
+    let Got::Trouble(trouble) = host.receive(&bytes) else {
+        panic!("trouble");
+    };
+    let (mtu, length) = (1400, 1492);
+    assert_eq!(trouble.kind, TroubleKind::TooBig { mtu, length });
+    // Not before a transport has found that it can have sent the packet.
+    assert_eq!(host.interface.path_mtu(ip(remote), host.now), 1500);
+    let now = host.now;
+    let believed = host.interface.too_big(ip(remote), mtu, length, now);
+    assert_eq!(believed, Some(1400));
     assert_eq!(host.interface.path_mtu(ip(remote), host.now), 1400);
     assert_eq!(host.interface.path_mtu(ip("2001:db8:1::8"), host.now), 1500);
     host.after(600);
