@@ -22,6 +22,9 @@ impl Recovery {
         let something = !self.board.is_empty();
         self.board.acknowledge(ack.ack, &mut arrived);
         if !something {
+            if let Some(block) = self.take_blocks(ack, &mut arrived) {
+                outcome.undone = self.take_late_report(ack, block, now);
+            }
             return outcome;
         }
         let advanced = una < self.board.una;
@@ -79,6 +82,20 @@ impl Recovery {
             self.set_timer(more, now);
         }
         outcome
+    }
+
+    /// A D-SACK has come after everything was acknowledged: the original was late, or the probe was for nothing. True if
+    /// a reduction was taken back.
+    #[inline(never)]
+    fn take_late_report(&mut self, ack: &Ack<'_>, block: Block, now: Instant) -> bool {
+        let needless = self.undo && self.was_needless(ack, &Arrived::default(), false, Some(block));
+        if needless {
+            self.take_back();
+        }
+        self.check_probe(ack, false, true, now);
+        // While nothing new leaves, the round trip goes on: several reports are one.
+        self.rack.on_repeated(self.board.una - 1, self.board.nxt);
+        needless
     }
 
     /// Takes the blocks of an acknowledgement. Returns what a D-SACK (RFC 2883) names.

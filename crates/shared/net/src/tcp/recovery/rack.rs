@@ -177,6 +177,12 @@ impl Rack {
         true
     }
 
+    /// The reordering window, in quarters of the smallest round-trip time.
+    #[cfg(test)]
+    pub(super) fn multiple(&self) -> u8 {
+        self.multiple
+    }
+
     /// `RACK_sent_after`: what has arrived left after this.
     fn is_later_than(&self, sent: Instant, end: Seq) -> bool {
         sent < self.sent || sent == self.sent && end < self.end

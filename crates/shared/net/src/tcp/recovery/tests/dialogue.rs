@@ -224,6 +224,43 @@ fn a_probe_that_repaired_a_loss_costs_window() {
 }
 
 #[test]
+fn a_probe_that_came_late_costs_nothing_even_if_all_is_acknowledged() {
+    // RFC 8985 section 7.4.2: the D-SACK comes while nothing is on its way.
+    let mut sender = Sender::new(true);
+    sender.ack(9, &[], 100);
+    assert_eq!(sender.expire().1, Expired::Probe);
+    let tail = sender.recovery.tail().expect("a tail");
+    sender.recovery.sent(tail, Sending::Probe, 301, at(400));
+    let window = sender.window();
+    sender.ack(10, &[], 500);
+    assert_eq!(sender.recovery.timer, Timer::Off);
+    sender.ack(10, &[(9, 10)], 501);
+    sender.send(1, 502);
+    assert_eq!(sender.recovery.timer, Timer::Probe);
+    sender.ack(11, &[], 601);
+    assert!(sender.window() >= window);
+}
+
+#[test]
+fn a_late_report_takes_a_reduction_back_and_widens_once() {
+    // RFC 3708; RFC 8985 section 6.2 step 4.
+    let mut sender = Sender::new(true);
+    let window = sender.window();
+    sender.ack(0, &[(1, 4)], 100);
+    sender.ack(0, &[(1, 4)], 300);
+    assert_eq!(sender.again(300), 0);
+    assert!(sender.recovery.is_recovering());
+    sender.ack(10, &[], 310);
+    assert!(sender.window() < window);
+    let before = sender.recovery.rack.multiple();
+    assert!(sender.ack(10, &[(0, 1)], 400).undone);
+    assert!(sender.window() >= window);
+    // The network has repeated it.
+    assert!(!sender.ack(10, &[(0, 1)], 401).undone);
+    assert_eq!(sender.recovery.rack.multiple(), before + 1);
+}
+
+#[test]
 fn silence_is_a_timeout_and_doubles_the_next() {
     let mut sender = Sender::new(true);
     assert_eq!(sender.expire().1, Expired::Probe);
