@@ -293,7 +293,7 @@ impl Recovery {
     }
 
     fn sent_again(&mut self, block: Block, clock: u32, now: Instant) {
-        let bytes = self.board.resend(block, now);
+        let bytes = self.board.resend(block, self.sack, now);
         self.counters.retransmits += bytes.div_ceil(self.mss());
         if self.undo {
             self.undo_bytes = self.undo_bytes.saturating_add(bytes);

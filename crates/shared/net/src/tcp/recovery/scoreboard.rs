@@ -241,8 +241,8 @@ impl Scoreboard {
         }
     }
 
-    /// A range has left again. Returns how many bytes that were.
-    pub(super) fn resend(&mut self, block: Block, now: Instant) -> u32 {
+    /// A range has left again; `judged_by_time` if RACK will ask when. Returns how many bytes that were.
+    pub(super) fn resend(&mut self, block: Block, judged_by_time: bool, now: Instant) -> u32 {
         let mut bytes = 0;
         self.each(block, |board, index| {
             let Some(record) = board.get_mut(index) else {
@@ -260,12 +260,14 @@ impl Scoreboard {
                 board.lost -= len;
             }
         });
-        let resent = self.resent.get_or_insert_default();
-        match resent.back_mut() {
-            Some(last) if last.sent == now && last.block.end == block.start => {
-                last.block.end = block.end;
+        if judged_by_time {
+            let resent = self.resent.get_or_insert_default();
+            match resent.back_mut() {
+                Some(last) if last.sent == now && last.block.end == block.start => {
+                    last.block.end = block.end;
+                }
+                _ => resent.push_back(Resent { sent: now, block }),
             }
-            _ => resent.push_back(Resent { sent: now, block }),
         }
         self.settle();
         bytes
@@ -386,6 +388,14 @@ impl Scoreboard {
         }
         self.una = self.una.max(ack);
         self.judged = self.judged.max(self.una);
+        if let Some(resent) = self.resent.as_deref_mut() {
+            while resent.front().is_some_and(|r| r.block.end <= self.una) {
+                resent.pop_front();
+            }
+            if resent.is_empty() {
+                self.resent = None;
+            }
+        }
         if self.newest.is_none() {
             self.nxt = self.una;
             self.older = VecDeque::new();
@@ -531,5 +541,10 @@ impl Scoreboard {
     pub(super) fn records(&self) -> (std::vec::Vec<Record>, bool) {
         let records = self.older.iter().chain(&self.newest).copied().collect();
         (records, self.older.capacity() > 0 || self.resent.is_some())
+    }
+
+    /// How many repetitions are remembered.
+    pub(super) fn repetitions(&self) -> usize {
+        self.resent.as_deref().map_or(0, VecDeque::len)
     }
 }

@@ -233,6 +233,56 @@ fn random_blocks_cost_no_more_than_records_are_allowed() {
     assert!(each < std::time::Duration::from_millis(1));
 }
 
+#[test]
+fn repetitions_that_have_arrived_are_not_remembered() {
+    const COUNT: u32 = 10_000;
+    for sack in [false, true] {
+        let mut recovery = Recovery::new(Algorithm::Reno, MSS, sack);
+        let mut now = Instant::from_nanos(1_000_000_000);
+        recovery.measured(Duration::from_millis(10), now);
+        let nxt = Seq(0) + COUNT * MSS;
+        let all = Block {
+            start: Seq(0),
+            end: nxt,
+        };
+        recovery.sent(all, Sending::New, 1, now);
+        let acked = |recovery: &mut Recovery, una: u32, now: Instant| {
+            let none = SackBlocks::default();
+            recovery.acked(
+                &Ack {
+                    ack: Seq(una * MSS),
+                    sack: &none,
+                    snd_nxt: nxt,
+                    echo_rtt: None,
+                    echoed: None,
+                    duplicate: una == 0,
+                    window_limited: true,
+                },
+                now,
+            );
+        };
+        for _ in 0..3 {
+            acked(&mut recovery, 0, now);
+        }
+        let mut most = 0;
+        for una in 0..COUNT - 1 {
+            now = now + Duration::from_millis(1);
+            let first = Block {
+                start: Seq(una * MSS),
+                end: Seq((una + 1) * MSS),
+            };
+            if !sack {
+                assert_eq!(recovery.next_lost(), Some(first));
+            }
+            recovery.sent(first, Sending::Again, 1, now);
+            acked(&mut recovery, una + 1, now);
+            most = most.max(recovery.board.repetitions());
+        }
+        recovery.check();
+        assert!(most <= 1, "{most} repetitions are remembered");
+    }
+}
+
 /// Prints what a request costs. Run it with `--release -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
