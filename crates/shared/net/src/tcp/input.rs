@@ -148,8 +148,10 @@ impl Tcb {
         let window = self.rcv_adv.since(self.rcv_nxt);
         let inside = |number: Seq| number >= self.rcv_nxt && number < self.rcv_nxt + window;
         let acceptable = if length == 0 || window == 0 {
-            // Nothing fits into a closed window, but what the segment says besides is heard.
-            segment.seq == self.rcv_nxt || inside(segment.seq)
+            // Nothing fits into a closed window, but what the segment says besides is heard. A peer that has used the whole
+            // window, part of which is lost, numbers its acknowledgements by the right edge.
+            let at_edge = length == 0 && segment.seq == self.rcv_nxt + window;
+            segment.seq == self.rcv_nxt || inside(segment.seq) || at_edge
         } else {
             inside(segment.seq) || inside(segment.seq + (length - 1))
         };

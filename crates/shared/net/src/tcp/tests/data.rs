@@ -464,3 +464,31 @@ fn a_large_segment_is_acknowledged_at_once() {
         .1 > . 1:1(0) ack 30001
     ");
 }
+
+#[test]
+fn an_acknowledgement_behind_a_window_that_is_full_is_heard() {
+    // The peer has sent all that fits, the first segment is lost, and what says that it has our data is numbered by what
+    // would come next.
+    established!(
+        "
+        .1 write 1000
+        .1 > P. 1:1001(1000) ack 1
+        .15 < . 1001:65536(64535) ack 1 win 65535
+        .15 > . 1001:1001(0) ack 1
+        .2 < . 65536:65536(0) ack 1001 win 65535
+        10 wait
+    "
+    );
+    // A reset there is not, nor is what lies further on.
+    established!(
+        "
+        .1 write 1000
+        .1 > P. 1:1001(1000) ack 1
+        .2 < R. 65536:65536(0) ack 1001 win 65535
+        .2 state ESTABLISHED
+        .2 < . 65537:65537(0) ack 1001 win 65535
+        .2 > . 1001:1001(0) ack 1
+        .3 < . 1:1(0) ack 1001 win 65535
+    "
+    );
+}
