@@ -265,11 +265,20 @@ impl Routers {
         servers.map(|known| known.what.network)
     }
 
-    /// Forgets what no longer holds. True if anything was forgotten.
+    /// Forgets what no longer holds; with the last router, asks for others. True if anything was forgotten.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        let before = self.known.len();
+        let (before, had_router) = (self.known.len(), self.has_router());
         self.keep(&|known| known.until > now);
+        if had_router && !self.has_router() {
+            // RFC 7559 section 2: until somebody answers. Its advertisements may have been lost, or were not sent to all.
+            self.solicit = Some((now, Duration::ZERO));
+        }
         self.known.len() != before
+    }
+
+    fn has_router(&self) -> bool {
+        let mut known = self.known.iter();
+        known.any(|known| known.kind == Kind::Default)
     }
 
     fn keep(&mut self, wanted: &dyn Fn(&Known) -> bool) {

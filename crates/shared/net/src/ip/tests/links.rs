@@ -57,6 +57,38 @@ fn routers_are_asked_less_and_less_often() {
 }
 
 #[test]
+fn routers_are_asked_again_when_the_last_has_gone() {
+    let mut host = Host::auto();
+    host.receive(&advert(0, 1800, &[]));
+    host.after(10);
+    // Another one stays for longer.
+    let other = icmp(
+        [0x33, 0x33, 0, 0, 0, 1],
+        ("fe80::2", "ff02::1"),
+        255,
+        &[134, 0, 0, 0, 0, 0, 0x23, 0x28, 0, 0, 0, 0, 0, 0, 0, 0],
+    );
+    host.receive(&other);
+    host.after(3600);
+    let questions = |host: &mut Host| {
+        let said = host.said();
+        let questions = said.iter().filter(|said| said.contains("router sol"));
+        questions.count()
+    };
+    questions(&mut host);
+    host.after(5399);
+    assert_eq!(questions(&mut host), 0);
+    host.after(2);
+    assert_eq!(host.interface.way(ip("2001:db8:9::1")), None);
+    assert_eq!(questions(&mut host), 1);
+    host.after(5);
+    assert_eq!(questions(&mut host), 1);
+    host.receive(&advert(0, 9000, &[]));
+    host.after(8000);
+    assert_eq!(questions(&mut host), 0);
+}
+
+#[test]
 fn an_advertisement_gives_addresses_routes_and_servers() {
     let mut host = Host::auto();
     host.interface.changes();
