@@ -55,9 +55,10 @@
 //! | `link`, `packet` | frames and packets |
 //! | `neighbor`, `dhcp` | how the guest finds its way |
 //! | `tcp`, `udp`, `icmp`, `dns` | flows |
+//! | `local` | which of the host's addresses a datagram came to |
 //! | `table`, `poller`, `context`, `stats` | what they share |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod config;
 mod context;
@@ -67,6 +68,7 @@ mod error;
 mod forward;
 mod icmp;
 mod link;
+mod local;
 mod neighbor;
 mod packet;
 mod policy;

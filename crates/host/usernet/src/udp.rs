@@ -5,7 +5,7 @@
 //! filtering, section 5).
 //!
 //! Into the guest: each client of a forwarded port is shown to the guest as a port of the gateway, so that answers find
-//! the right client. Both tables are bounded; idle flows end after [`IDLE`], and the longest idle one makes room for a
+//! the right client. They leave from the address of this host that the client asked. Both tables are bounded; idle flows end after [`IDLE`], and the longest idle one makes room for a
 //! new one when a table is full.
 
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::Error;
 use crate::context::Context;
+use crate::local;
 use crate::packet::{Datagram, Packet, Unreachable, send_udp, send_unreachable};
 use crate::policy::{Route, route, seen_by_guest};
 use crate::poller::{Flags, Token};
@@ -45,10 +46,18 @@ struct Forward {
     guest_port: u16,
 }
 
-/// A client of a forwarded port.
-struct Client {
+/// What tells clients of forwarded ports apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Asker {
     forward: u32,
     address: SocketAddr,
+    /// The address of this host that it asked, if the forward has more than one.
+    local: Option<IpAddr>,
+}
+
+/// A client of a forwarded port.
+struct Client {
+    asker: Asker,
     /// The gateway's port that stands for it.
     port: u16,
     used: Instant,
@@ -66,7 +75,7 @@ struct Flow {
 pub(crate) struct Udp {
     forwards: Vec<Forward>,
     clients: Table<Client>,
-    by_client: HashMap<(u32, SocketAddr), Key>,
+    by_client: HashMap<Asker, Key>,
     by_port: HashMap<u16, Key>,
     flows: Table<Flow>,
     by_guest: HashMap<SocketAddr, Key>,
@@ -90,6 +99,12 @@ impl Udp {
 
     /// Starts taking datagrams from a bound socket.
     pub fn listen(&mut self, cx: &Context, fd: OwnedFd, guest_port: u16) -> Result<(), Error> {
+        let bound = rustix::net::getsockname(&fd).and_then(SocketAddr::try_from);
+        let bound = bound.map_err(Error::host("learn what a socket is bound to"))?;
+        if bound.ip().is_unspecified() {
+            local::tell(&fd, bound.is_ipv6())
+                .map_err(Error::host("learn to which address a datagram is sent"))?;
+        }
         let token = Token::UdpForward(self.forwards.len() as u32);
         cx.poller
             .add(&fd, token, Flags::IN)
@@ -157,13 +172,22 @@ impl Udp {
                 return;
             };
             let guest_port = forward.guest_port;
-            let Some((length, client)) = receive(&forward.fd, &mut cx.scratch) else {
-                return;
+            let received = match local::receive(&forward.fd, &mut cx.scratch) {
+                Ok(received) => received,
+                Err(Errno::AGAIN) => return,
+                // The ICMP error of an earlier answer: reading it has cleared it.
+                Err(_) => continue,
             };
-            let Some(client) = client else {
+            let length = received.length;
+            let Some(address) = received.from else {
                 continue;
             };
-            let Some(port) = self.client_port(cx, index, client) else {
+            let asker = Asker {
+                forward: index,
+                address,
+                local: received.local,
+            };
+            let Some(port) = self.client_port(cx, asker) else {
                 cx.stats.udp_dropped += 1;
                 continue;
             };
@@ -237,28 +261,29 @@ impl Udp {
         let Some(client) = self.clients.get_mut(key) else {
             return false;
         };
-        let Some(forward) = self.forwards.get(client.forward as usize) else {
+        let asker = client.asker;
+        let Some(forward) = self.forwards.get(asker.forward as usize) else {
             return false;
         };
         if forward.guest_port != datagram.source.port() {
             return false;
         }
         client.used = cx.now;
-        match rustix::net::sendto(
-            &forward.fd,
-            datagram.payload,
-            SendFlags::DONTWAIT,
-            &client.address,
-        ) {
-            Ok(_) => cx.stats.udp_out += 1,
+        let (payload, to) = (datagram.payload, asker.address);
+        let sent = match asker.local {
+            Some(local) => local::send(&forward.fd, payload, to, local),
+            None => rustix::net::sendto(&forward.fd, payload, SendFlags::DONTWAIT, &to).map(|_| ()),
+        };
+        match sent {
+            Ok(()) => cx.stats.udp_out += 1,
             Err(_) => cx.stats.udp_dropped += 1,
         }
         true
     }
 
     /// The gateway's port for a client, a new one if need be.
-    fn client_port(&mut self, cx: &mut Context, forward: u32, address: SocketAddr) -> Option<u16> {
-        if let Some(&key) = self.by_client.get(&(forward, address)) {
+    fn client_port(&mut self, cx: &mut Context, asker: Asker) -> Option<u16> {
+        if let Some(&key) = self.by_client.get(&asker) {
             let client = self.clients.get_mut(key)?;
             client.used = cx.now;
             return Some(client.port);
@@ -273,12 +298,11 @@ impl Udp {
             (!self.by_port.contains_key(&self.last_port)).then_some(self.last_port)
         })?;
         let key = self.clients.insert(Client {
-            forward,
-            address,
+            asker,
             port,
             used: cx.now,
         });
-        self.by_client.insert((forward, address), key);
+        self.by_client.insert(asker, key);
         self.by_port.insert(port, key);
         self.sweep.get_or_insert(cx.now + SWEEP);
         Some(port)
@@ -317,7 +341,7 @@ impl Udp {
 
     fn remove_client(&mut self, key: Key) {
         if let Some(client) = self.clients.remove(key) {
-            self.by_client.remove(&(client.forward, client.address));
+            self.by_client.remove(&client.asker);
             self.by_port.remove(&client.port);
         }
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,63 @@ fn datagrams_reach_the_right_client() {
     assert_eq!(second.recv_from(&mut buffer).unwrap(), (3, address));
     assert_eq!(&buffer[..3], b"two");
     assert_eq!(host.finish().stats().udp_now, 2);
+}
+
+#[test]
+fn an_answer_comes_from_the_address_that_the_client_asked() {
+    let (host, mut guest) = Host::start(with_forwards(&["0:53/udp"]));
+    let server = guest.udp(53);
+    let mut clients = Vec::new();
+    for forward in &host.forwards {
+        let (from, asked): (&str, &[&str]) = if forward.host.is_ipv4() {
+            // Without knowing what was asked, Linux answers 127.0.0.1 from there.
+            ("127.0.0.1:0", &["127.0.0.1", "127.0.0.2", "127.9.8.7"])
+        } else {
+            ("[::1]:0", &["::1"])
+        };
+        // One socket, so that only the address asked tells its questions apart.
+        let client = UdpSocket::bind(from).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        for address in asked {
+            let asked = SocketAddr::new(address.parse().unwrap(), forward.host.port());
+            clients.push((client.try_clone().unwrap(), asked));
+        }
+    }
+    for (client, asked) in &clients {
+        client.send_to(asked.to_string().as_bytes(), asked).unwrap();
+    }
+    let mut count = 0;
+    guest.run(|guest| {
+        let socket = guest.datagrams(server);
+        while let Ok((data, meta)) = socket.recv().map(|(d, m)| (d.to_vec(), m)) {
+            socket.send_slice(&data, meta.endpoint).unwrap();
+            count += 1;
+        }
+        count == clients.len()
+    });
+    guest.run_for(Duration::from_millis(100));
+    let mut buffer = [0; 64];
+    for (client, _) in &clients {
+        let (length, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], from.to_string().as_bytes());
+    }
+    // A socket that is connected takes nothing from elsewhere.
+    let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
+    connected.set_read_timeout(Some(PATIENCE)).unwrap();
+    connected
+        .connect(("127.0.0.2", host.forward(0).port()))
+        .unwrap();
+    connected.send(b"x").unwrap();
+    guest.run(|guest| {
+        let socket = guest.datagrams(server);
+        let Ok((data, meta)) = socket.recv().map(|(d, m)| (d.to_vec(), m)) else {
+            return false;
+        };
+        socket.send_slice(&data, meta.endpoint).unwrap();
+        true
+    });
+    assert_eq!(connected.recv(&mut buffer).unwrap(), 1);
+    assert_eq!(host.finish().stats().udp_now, clients.len() as u64 + 1);
 }
 
 #[test]
