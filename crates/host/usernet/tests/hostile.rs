@@ -2,13 +2,14 @@
 
 mod common;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Guest, link, loopback_config, with_forwards};
 use kiln_usernet::{Config, Limits, Usernet};
 use proptest::prelude::*;
+use rustix::net::{AddressFamily, SocketType};
 
 #[test]
 fn a_deaf_guest_blocks_nothing() {
@@ -75,6 +76,59 @@ fn a_guest_that_is_refused_and_never_reads_takes_no_memory() {
     // What neither the socket nor the queue holds was dropped.
     let waiting = SENT - stats.frames_out - stats.frames_dropped;
     assert!(waiting <= 100_000 / 60, "{waiting} frames wait: {stats}");
+}
+
+/// Memory of this process that is in use, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let words: Vec<_> = line.unwrap().split_whitespace().collect();
+    words[1].parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn connections_that_wait_for_the_host_keep_no_data_of_the_guest() {
+    const FLOWS: u64 = 400;
+    const DATA: u64 = 60_000;
+    // A listener that has no room: connections to it wait.
+    let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let name = rustix::net::getsockname(&listener).unwrap();
+    let address = SocketAddr::try_from(name).unwrap();
+    let _only = TcpStream::connect(address).unwrap();
+    let config = loopback_config();
+    let (ours, theirs) = link();
+    let guest = Guest::new(theirs, &config, true);
+    let mut network = Usernet::new(config.clone(), ours).unwrap();
+    // A SYN with data.
+    let mut frame = config.gateway_mac.to_vec();
+    frame.extend(config.guest_mac);
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend((40 + DATA as u16).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, 6, 0, 0]);
+    frame.extend(config.guest4.octets());
+    frame.extend(config.gateway4.octets());
+    let port = frame.len();
+    frame.extend([0; 2]);
+    frame.extend(address.port().to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0]);
+    frame.resize(frame.len() + DATA as usize, 1);
+    let mut send_all = || {
+        for from in 0..FLOWS as u16 {
+            frame[port..port + 2].copy_from_slice(&(2000 + from).to_be_bytes());
+            guest.wire.send_raw(&frame);
+            network.run(Instant::now());
+        }
+    };
+    let before = resident();
+    // What comes again takes the place of what came first.
+    send_all();
+    send_all();
+    let taken = resident().saturating_sub(before);
+    let stats = network.stats();
+    assert_eq!((stats.tcp_opened, stats.tcp_now), (FLOWS, FLOWS), "{stats}");
+    assert!(taken < FLOWS * DATA / 2, "{taken} bytes");
 }
 
 fn local_only(frame: &mut [u8]) {

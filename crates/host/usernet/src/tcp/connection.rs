@@ -48,7 +48,7 @@ impl Hash for Flow {
 /// How far a connection has come.
 #[derive(Debug)]
 pub(crate) enum Phase {
-    /// Outgoing: the host connects. The guest's SYN waits for the outcome.
+    /// Outgoing: the host connects. The headers of the guest's SYN wait for the outcome.
     Connecting { syn: Box<[u8]> },
     /// Incoming: the guest has not answered yet.
     Dialing {

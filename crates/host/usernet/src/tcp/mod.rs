@@ -100,7 +100,7 @@ impl Tcp {
             && !segment.flags.any(Flags::ACK | Flags::RST | Flags::FIN);
         let Some(&key) = self.by_flow.get(&flow) else {
             if opens {
-                self.open(cx, flow, packet, resolver);
+                self.open(cx, flow, (packet, &segment), resolver);
             } else {
                 refuse(cx, packet);
             }
@@ -114,7 +114,7 @@ impl Tcp {
                 self.remove(key);
             } else if opens {
                 // Usually the same again; with another sequence number it is the one that counts.
-                *syn = packet.bytes.into();
+                *syn = segment::headers(packet, &segment);
             }
             return true;
         }

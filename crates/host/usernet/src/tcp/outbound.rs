@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 
+use kiln_net::tcp::Segment;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
@@ -24,7 +25,7 @@ impl Tcp {
         &mut self,
         cx: &mut Context,
         flow: Flow,
-        packet: &Packet<'_>,
+        (packet, segment): (&Packet<'_>, &Segment<'_>),
         resolver: Option<SocketAddr>,
     ) {
         let to_dns = resolver.filter(|_| flow.peer.port() == dns::PORT);
@@ -43,7 +44,8 @@ impl Tcp {
             cx.stats.tcp_limited += 1;
             return refuse(cx, packet);
         }
-        match self.connect(cx, flow, packet, target) {
+        let syn = segment::headers(packet, segment);
+        match self.connect(cx, flow, syn, target) {
             Ok(()) => cx.stats.tcp_opened += 1,
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 cx.stats.tcp_limited += 1;
@@ -57,7 +59,7 @@ impl Tcp {
         &mut self,
         cx: &Context,
         flow: Flow,
-        packet: &Packet<'_>,
+        syn: Box<[u8]>,
         target: SocketAddr,
     ) -> Result<(), Errno> {
         let family = if target.is_ipv4() {
@@ -73,7 +75,6 @@ impl Tcp {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
-        let syn = packet.bytes.into();
         let connection = Connection::new(flow, Phase::Connecting { syn }, host);
         // The caller has looked whether the flow exists.
         let key = self.insert(connection).ok_or(Errno::EXIST)?;

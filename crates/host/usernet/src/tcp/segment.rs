@@ -1,6 +1,6 @@
 //! Segments on the link: what the TCP core reads and writes, with the IP header around it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use kiln_abi::NetHeader;
 use kiln_net::tcp::segment::MAX_HEADER;
@@ -36,6 +36,19 @@ pub(super) fn parse<'a>(packet: &Packet<'a>) -> Option<(Flow, Segment<'a>)> {
         peer: SocketAddr::new(packet.target, to),
     };
     Some((flow, segment))
+}
+
+/// A copy of a packet that is to be kept, without its data: at most 120 bytes. Data that come with a SYN may be left
+/// unacknowledged, and come again (RFC 9293 section 3.4).
+pub(super) fn headers(packet: &Packet<'_>, segment: &Segment<'_>) -> Box<[u8]> {
+    let length = packet.bytes.len().saturating_sub(segment.payload.len());
+    let mut bytes: Box<[u8]> = packet.bytes[..length].into();
+    let (at, counted) = match packet.source {
+        IpAddr::V4(_) => (2, length),
+        IpAddr::V6(_) => (4, length - 40),
+    };
+    bytes[at..at + 2].copy_from_slice(&(counted as u16).to_be_bytes());
+    bytes
 }
 
 /// Bytes of data in the largest segment that fits into a packet of `mtu` bytes.
