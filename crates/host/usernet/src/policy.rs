@@ -1,7 +1,8 @@
 //! Which host address a destination of the guest stands for.
 //!
 //! This is the whole of what keeps a guest away from places that trust whoever can reach them: the host's loopback
-//! interface and link-local neighbours, among which clouds put their metadata services. Pure functions, one table.
+//! interface, link-local neighbours, and the metadata services of clouds, most of which are link-local, too. Pure functions,
+//! two tables.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -67,13 +68,44 @@ pub(crate) fn is_guest(config: &Config, source: IpAddr) -> bool {
     }
 }
 
+/// Services that tell a cloud's machines about themselves, often with credentials, at addresses that are not link-local.
+/// A cloud answers there whoever asks from the machine.
+const METADATA4: [Ipv4Addr; 3] = [
+    // Azure, "What is IP address 168.63.129.16?": the platform's own services, the agent's among them. Resolvers of the host
+    // are asked by the host, so that its name service at the same address still works for guests.
+    Ipv4Addr::new(168, 63, 129, 16),
+    // Alibaba Cloud, "Obtain instance metadata".
+    Ipv4Addr::new(100, 100, 100, 200),
+    // Oracle Compute Classic, "Retrieve Predefined Instance Metadata".
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+
+/// The same for IPv6. These prefixes are of the kind that everybody chooses for himself (RFC 4193), but not at random.
+const METADATA6: [Ipv6Addr; 7] = [
+    // Amazon EC2, "Instance Metadata Service".
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    // Amazon EKS, "Pod Identity Agent".
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+    // Google Compute Engine, on machines with IPv6 alone.
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    // Oracle Cloud Infrastructure: its SDK's instance_principals_security_token_signer.py.
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    // Akamai (Linode), "Use the Metadata service API".
+    Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1),
+    // Alibaba Cloud: cloud-init's DataSourceAliYun.py.
+    Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200),
+    // Scaleway: cloud-init's DataSourceScaleway.py.
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+];
+
 fn reachable4(target: Ipv4Addr) -> bool {
     // 0.0.0.0/8 is on the list since Linux takes 0.0.0.0 for the loopback interface.
     !(target.octets()[0] == 0
         || target.is_loopback()
         || target.is_link_local()
         || target.is_multicast()
-        || target.octets()[0] >= 240)
+        || target.octets()[0] >= 240
+        || METADATA4.contains(&target))
 }
 
 fn reachable6(target: Ipv6Addr) -> bool {
@@ -91,8 +123,12 @@ fn reachable6(target: Ipv6Addr) -> bool {
             u32::from(segments[6]) << 16 | u32::from(segments[7]),
         ))
     };
+    // RFC 8215: a network translates here as it likes, so that the IPv4 address may be anywhere behind the prefix.
+    let translated_somehow = segments[..3] == [0x64, 0xff9b, 1];
     !(embeds4
         || translated && !embedded_ok
+        || translated_somehow
+        || METADATA6.contains(&target)
         || target.is_unicast_link_local()
         || target.is_multicast()
         // Site-local, RFC 3879: deprecated, but scoped as link-local is.
@@ -137,6 +173,21 @@ mod tests {
             "ff02::1",
             "fd00:6b69:6c6e::15",
             "fd00:6b69:6c6e::99",
+            "168.63.129.16",
+            "100.100.100.200",
+            "192.0.0.192",
+            "64:ff9b::168.63.129.16",
+            "64:ff9b:1::7f00:1",
+            "64:ff9b:1:7f00:1::",
+            "64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
+            "2002:6464:64c8::1",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:a9fe:a9fe::1",
+            "fd00:100::100:200",
+            "fd00:42::42",
         ] {
             assert_eq!(route_of(true, target), Route::Refused, "{target}");
         }
@@ -151,6 +202,10 @@ mod tests {
             "2606:4700::1111",
             "fd00::1",
             "64:ff9b::101:101",
+            "64:ff9b:2::1",
+            "168.63.129.17",
+            "100.100.100.201",
+            "fd00:ec2::1",
         ] {
             let address = target.parse().unwrap();
             assert_eq!(route_of(false, target), Route::Host(address), "{target}");
