@@ -16,6 +16,8 @@ pub(crate) struct Context {
     pub scratch: Vec<u8>,
     /// When the present slice of work began. One reading serves all of it.
     pub now: Instant,
+    /// When the router is advertised next, once the guest has asked for one.
+    pub next_advertisement: Option<Instant>,
     started: Instant,
 }
 
@@ -29,6 +31,7 @@ impl Context {
             stats: Stats::default(),
             scratch: Vec::with_capacity(65_536),
             now,
+            next_advertisement: None,
             started: now,
         }
     }

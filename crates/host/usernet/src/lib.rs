@@ -229,6 +229,7 @@ impl Usernet {
             self.udp.deadline(),
             self.ping.deadline(),
             self.dns.deadline(),
+            self.cx.next_advertisement,
         ]
         .into_iter()
         .flatten()
@@ -419,6 +420,7 @@ impl Usernet {
         self.udp.expire(&self.cx);
         self.ping.expire(self.cx.now);
         self.dns.expire(&mut self.cx);
+        neighbor::expire(&mut self.cx);
     }
 
     fn take_frames(&mut self) {
@@ -495,8 +497,7 @@ fn take_frame(
     let Some(packet) = packet else {
         return false;
     };
-    if packet.protocol == protocol::ICMPV6 && neighbor::discovery(&cx.config, &mut cx.out, &packet)
-    {
+    if packet.protocol == protocol::ICMPV6 && neighbor::discovery(cx, &packet) {
         return true;
     }
     let is_broadcast = packet.target == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);

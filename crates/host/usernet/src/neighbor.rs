@@ -2,13 +2,17 @@
 //!
 //! Answers go out for the gateway and the DNS forwarder only (RFC 826, RFC 4861 section 7.2.4), so that a guest's
 //! duplicate address detection for its own address stays unanswered. Router advertisements (RFC 4861 section 4.2)
-//! carry the prefix for autoconfiguration, the MTU and the DNS server (RFC 8106), and are sent when asked for.
+//! carry the prefix for autoconfiguration, the MTU and the DNS server (RFC 8106). They are sent when asked for, and once
+//! somebody has asked, to all nodes from time to time (section 6.2.4): a router is forgotten when its lifetime ends, and
+//! nobody asks a second time.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use crate::Config;
+use crate::context::Context;
 use crate::link::Outbound;
 use crate::packet::{Packet, send_icmp};
 
@@ -19,6 +23,12 @@ const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
 /// How long what a router advertisement says holds, in seconds. The link does not change while it exists.
 const LIFETIME: u32 = 86_400;
+
+/// How long the gateway is a router after an advertisement, in seconds: the greatest time allowed, RFC 4861 section 6.2.1.
+const ROUTER_LIFETIME: u16 = 9000;
+
+/// The time between advertisements that nobody asked for, the greatest allowed (`MaxRtrAdvInterval`). Four may be lost.
+const INTERVAL: Duration = Duration::from_mins(30);
 
 /// Answers an ARP packet if it asks for an address of ours. False if it is malformed.
 pub(crate) fn arp(config: &Config, out: &mut Outbound, payload: &[u8]) -> bool {
@@ -53,7 +63,8 @@ pub(crate) fn arp(config: &Config, out: &mut Outbound, payload: &[u8]) -> bool {
 }
 
 /// Handles a neighbor discovery message; false if the `ICMPv6` message is another one.
-pub(crate) fn discovery(config: &Config, out: &mut Outbound, packet: &Packet<'_>) -> bool {
+pub(crate) fn discovery(cx: &mut Context, packet: &Packet<'_>) -> bool {
+    let (config, out) = (&cx.config, &mut cx.out);
     let Some(&kind) = packet.payload.first() else {
         return false;
     };
@@ -68,7 +79,10 @@ pub(crate) fn discovery(config: &Config, out: &mut Outbound, packet: &Packet<'_>
         return true;
     };
     match kind {
-        ROUTER_SOLICITATION => advertise_router(config, out, asker),
+        ROUTER_SOLICITATION => {
+            advertise_router(config, out, asker);
+            cx.next_advertisement.get_or_insert(cx.now + INTERVAL);
+        }
         NEIGHBOR_SOLICITATION => {
             let Some(Ok(target)) = packet.payload.get(8..24).map(<[u8; 16]>::try_from) else {
                 return true;
@@ -96,8 +110,19 @@ fn advertise_neighbor(config: &Config, out: &mut Outbound, asker: Ipv6Addr, targ
     send_icmp(out, target.into(), to.into(), &message);
 }
 
+/// Advertises the router again if it is time to.
+pub(crate) fn expire(cx: &mut Context) {
+    if cx
+        .next_advertisement
+        .is_some_and(|time: Instant| time <= cx.now)
+    {
+        advertise_router(&cx.config, &mut cx.out, Ipv6Addr::UNSPECIFIED);
+        cx.next_advertisement = Some(cx.now + INTERVAL);
+    }
+}
+
 /// Sends a router advertisement to `asker`, or to all nodes if it has no address yet.
-pub(crate) fn advertise_router(config: &Config, out: &mut Outbound, asker: Ipv6Addr) {
+fn advertise_router(config: &Config, out: &mut Outbound, asker: Ipv6Addr) {
     let to = if asker.is_unspecified() {
         ALL_NODES
     } else {
@@ -105,7 +130,7 @@ pub(crate) fn advertise_router(config: &Config, out: &mut Outbound, asker: Ipv6A
     };
     let from = link_local(out.gateway_mac());
     let mut message = vec![ROUTER_ADVERTISEMENT, 0, 0, 0, 64, 0];
-    message.extend(9000_u16.to_be_bytes()); // router lifetime, the greatest allowed
+    message.extend(ROUTER_LIFETIME.to_be_bytes());
     message.extend([0; 8]); // reachable time and retransmission timer: the guest's choice
     message.extend([1, 1]); // source link-layer address
     message.extend(out.gateway_mac().0);

@@ -467,6 +467,49 @@ fn neighbor_discovery_and_router_advertisement() {
 }
 
 #[test]
+fn the_router_is_advertised_again_before_it_is_forgotten() {
+    let config = Config::default();
+    let (ours, theirs) = link();
+    let mut guest = Guest::new(theirs, &config, true);
+    let mut network = Usernet::new(config.clone(), ours).unwrap();
+    let start = Instant::now();
+    // Nobody has asked, and nobody is told.
+    for minute in 0..60 {
+        network.run(start + Duration::from_secs(60 * minute));
+    }
+    assert!(guest.wire.receive_raw().is_none());
+    assert_eq!(network.deadline(), None);
+    let asked = start + Duration::from_hours(1);
+    let routers = "ff02::2".parse().unwrap();
+    let solicitation = [133, 0, 0, 0, 0, 0, 0, 0];
+    let frame = icmp6(&config, config.guest6, routers, &solicitation);
+    guest.wire.send_raw(&frame);
+    while network.run(asked) {}
+    let answer = guest.wire.receive_raw().unwrap();
+    assert!(icmp6_message(&answer, 134).is_some());
+    assert_eq!(answer[38..54], config.guest6.octets());
+    let (mut now, mut heard) = (asked, 0);
+    while let Some(due) = network.deadline()
+        && due <= asked + Duration::from_hours(2)
+    {
+        assert!(due > now && due <= now + Duration::from_mins(30));
+        now = due;
+        network.run(now);
+        while let Some(frame) = guest.wire.receive_raw() {
+            let advert = icmp6_message(&frame, 134).unwrap();
+            assert!(u16::from_be_bytes([advert[6], advert[7]]) > 1800);
+            // To all nodes.
+            assert_eq!(
+                frame[38..54],
+                Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets()
+            );
+            heard += 1;
+        }
+    }
+    assert_eq!(heard, 4);
+}
+
+#[test]
 fn the_gateway_answers_ping() {
     let config = Config::default();
     let (host, mut guest) = Host::start(config.clone());
