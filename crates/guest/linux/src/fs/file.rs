@@ -41,6 +41,10 @@ pub trait Pages {
     fn expect_writes(&self) -> Result {
         Ok(())
     }
+    /// True if nobody may begin to write to them through shared mappings (`F_SEAL_WRITE`, `F_SEAL_FUTURE_WRITE`).
+    fn are_sealed(&self) -> bool {
+        false
+    }
     /// Brings what was written to the pages with numbers from `first` up to before `last` to where the file is kept, if that is elsewhere.
     ///
     /// # Errors

@@ -226,6 +226,18 @@ pub fn content_gone(pages: &Rc<dyn Pages>, first: u64, last: u64) {
     }
 }
 
+/// True if a process has pages of a file in a shared mapping that it can write to, or could after `mprotect(2)`.
+pub fn may_be_written(pages: &Rc<dyn Pages>) -> bool {
+    let writes = |area: &Area| {
+        area.most.contains(Access::WRITE)
+            && area
+                .shared_pages()
+                .is_some_and(|of| core::ptr::addr_eq(Rc::as_ptr(of), Rc::as_ptr(pages)))
+    };
+    let mut processes = platform::kernel().processes.all().into_iter();
+    processes.any(|process| process.memory.state.borrow().areas.iter().any(writes))
+}
+
 /// True if its pages are made present one by one.
 fn is_paged(area: &Area) -> bool {
     area.file()

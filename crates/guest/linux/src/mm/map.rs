@@ -237,7 +237,14 @@ fn content_of(request: &MapRequest, len: u64, shared: bool) -> Result<(Content, 
         },
         crate::fs::Mapped::Pages(pages) => {
             if shared && opened.writable() {
-                pages.expect_writes()?;
+                if pages.are_sealed() {
+                    if request.access.contains(Access::WRITE) {
+                        return Err(Errno::EPERM);
+                    }
+                    most -= Access::WRITE;
+                } else {
+                    pages.expect_writes()?;
+                }
             }
             Source::Pages(pages)
         }

@@ -47,7 +47,7 @@ use area::{Area, AreaFlags, Content};
 pub use area::{Purpose, Region};
 pub use areas::Totals;
 pub use fault::FaultOutcome;
-pub use files::content_gone;
+pub use files::{content_gone, may_be_written};
 pub use flags::{MapFlags, RemapFlags};
 pub use map::MapRequest;
 

@@ -321,10 +321,13 @@ fn fcntl(thread: &Rc<Thread>, args: Args) -> Result<u64> {
             let _ = F_SET_RW_HINT;
             Ok(0)
         }
+        F_ADD_SEALS if !open.flags.get().writable() => Err(Errno::EPERM),
         _ => open.file.fcntl(thread, command, argument),
     }
 }
 
+/// `F_ADD_SEALS`
+const F_ADD_SEALS: u32 = 1033;
 /// `F_GET_RW_HINT`
 const F_GETRW_FIRST: u32 = 1035;
 /// `F_SET_FILE_RW_HINT`

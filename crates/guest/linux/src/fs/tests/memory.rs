@@ -37,6 +37,46 @@ fn memory_files_and_seals() {
 }
 
 #[test]
+fn seals_hold_for_mappings() {
+    let program = program();
+    let p = &program;
+    let map = |access, flags, fd| call!(p, "mmap", 0, 4096, access, flags, fd, 0);
+    let memory_file = || {
+        let fd = call!(p, "memfd_create", "name", 2);
+        assert_eq!(call!(p, "ftruncate", fd, 4096), 0);
+        fd
+    };
+    for seal in [8, 0x10] {
+        let fd = memory_file();
+        let before = map(3, 1, fd);
+        assert!(before > 0);
+        // One that may be made writable counts as well, a private one does not.
+        assert_eq!(call!(p, "mprotect", before, 4096, 1), 0);
+        assert!(map(3, 2, fd) > 0);
+        if seal == 8 {
+            assert_eq!(call!(p, "fcntl", fd, 1033, 8), failed(Errno::EBUSY));
+            assert_eq!(call!(p, "munmap", before, 4096), 0);
+        }
+        assert_eq!(call!(p, "fcntl", fd, 1033, seal), 0);
+        if seal != 8 {
+            assert_eq!(call!(p, "mprotect", before, 4096, 3), 0, "it was there");
+        }
+        assert_eq!(map(3, 1, fd), failed(Errno::EPERM));
+        let shared = map(1, 1, fd);
+        assert!(shared > 0);
+        assert_eq!(call!(p, "mprotect", shared, 4096, 3), failed(Errno::EACCES));
+        assert!(map(3, 2, fd) > 0, "a private one is its own");
+    }
+    // Who can only read cannot write through a mapping, nor seal.
+    let fd = memory_file();
+    let path = std::format!("/proc/self/fd/{fd}");
+    let reader = call!(p, "open", path.as_str(), 0);
+    assert!(map(1, 1, reader) > 0);
+    assert_eq!(call!(p, "fcntl", reader, 1033, 8), failed(Errno::EPERM));
+    assert_eq!(call!(p, "fcntl", fd, 1033, 8), 0);
+}
+
+#[test]
 fn pages_stay_while_they_are_mapped() {
     let program = program();
     let p = &program;

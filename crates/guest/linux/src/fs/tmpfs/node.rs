@@ -10,7 +10,7 @@ use core::cell::{Cell, RefCell};
 use kiln_fs::erofs;
 
 use super::folder::{Folder, Target};
-use super::regular::Regular;
+use super::regular::{Regular, SEAL_FUTURE_WRITE, SEAL_WRITE};
 use super::{MAGIC, PAGE, Tmpfs, lower};
 use crate::fs::{
     Attachment, Changes, Entry, FsStatistics, Inode, Kind, Mapped, Metadata, NewInode, Pages, Run,
@@ -204,6 +204,11 @@ impl Node {
 
     pub(super) fn set_links(&self, links: u32) {
         self.update(|facts, _| facts.links = links);
+    }
+
+    /// Its pages, as mappings have them.
+    pub(super) fn pages(&self) -> Option<Rc<dyn Pages>> {
+        Some(self.this.upgrade()?)
     }
 
     /// One of this file system's own inodes.
@@ -558,5 +563,10 @@ impl Inode for Node {
 impl Pages for Node {
     fn run(&self, first: u64, count: u64) -> Result<Run> {
         self.file()?.run(&self.fs, first, count)
+    }
+
+    fn are_sealed(&self) -> bool {
+        self.regular()
+            .is_some_and(|regular| regular.seals.get() & (SEAL_WRITE | SEAL_FUTURE_WRITE) != 0)
     }
 }

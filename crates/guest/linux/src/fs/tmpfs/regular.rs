@@ -416,6 +416,12 @@ pub fn seals(inode: &Rc<dyn Inode>, command: u32, argument: u64) -> Result<u64> 
             if regular.seals.get() & SEAL_SEAL != 0 {
                 return Err(Errno::EPERM);
             }
+            if new & !regular.seals.get() & SEAL_WRITE != 0
+                && let Some(pages) = node.and_then(Node::pages)
+                && crate::mm::may_be_written(&pages)
+            {
+                return Err(Errno::EBUSY);
+            }
             regular.seals.set(regular.seals.get() | new);
             Ok(0)
         }
