@@ -99,7 +99,7 @@ impl File for InodeFile {
         let offset = open.offset.get();
         let read = thread.at_file(|| self.inode.read_at(offset, to))?;
         open.offset.set(offset.saturating_add(read as u64));
-        if watch::any() {
+        if read > 0 && watch::any() {
             watch::tell_open(open, Mask::ACCESS);
         }
         Ok(read)
@@ -117,7 +117,7 @@ impl File for InodeFile {
             open.offset.set(offset.saturating_add(written as u64));
             written
         };
-        if watch::any() {
+        if written > 0 && watch::any() {
             watch::tell_open(open, Mask::MODIFY);
         }
         Ok(written)

@@ -126,11 +126,11 @@ pub fn remove(thread: &Rc<Thread>, folder: i32, path: &[u8], is_folder: bool) ->
         (Last::DotDot, true) => return Err(Errno::ENOTEMPTY),
         (_, false) => return Err(Errno::EISDIR),
     }
-    let victim = found.dentry.as_ref().ok_or(Errno::ENOENT)?;
+    let victim = found.dentry.clone().ok_or(Errno::ENOENT)?;
     if victim.parent.borrow().is_none() || victim.covered.borrow().is_some() {
         return Err(Errno::EBUSY);
     }
-    permit_removal(thread, &found.parent, victim)?;
+    permit_removal(thread, &found.parent, &victim)?;
     if is_folder && victim.kind != Kind::Directory {
         return Err(Errno::ENOTDIR);
     }
@@ -141,14 +141,19 @@ pub fn remove(thread: &Rc<Thread>, folder: i32, path: &[u8], is_folder: bool) ->
         return Err(Errno::ENOTDIR);
     }
     found.parent.inode.unlink(&found.name, is_folder)?;
-    found.parent.forget(&found.name, Some(victim));
+    found.parent.forget(&found.name, Some(&victim));
+    if !is_folder {
+        watch::tell(&victim.inode, None, Mask::ATTRIB);
+    }
+    watch::unlinked(&victim, &found.parent);
+    let (folder, name) = (found.parent.clone(), found.name.clone());
+    drop((found, victim));
     let mask = if is_folder {
         Mask::DELETE | Mask::ISDIR
     } else {
         Mask::DELETE
     };
-    watch::tell_folder(&found.parent, &found.name, mask, 0);
-    watch::tell_deleted(&victim.inode);
+    watch::tell_folder(&folder, &name, mask, 0);
     Ok(())
 }
 
@@ -268,19 +273,29 @@ pub fn exchange_or_rename(
             old.parent.moved(&moved, &new.parent, &new.name);
         }
     }
+    let exchanged = flags & EXCHANGE != 0;
     if watch::any() {
-        let cookie = watch::cookie();
-        let dir = if is_folder {
-            Mask::ISDIR
-        } else {
-            Mask::empty()
+        let tell_move = |child: &Dentry, (from, name): (&Rc<Dentry>, &[u8]), to: &Found| {
+            let dir = match child.kind {
+                Kind::Directory => Mask::ISDIR,
+                _ => Mask::empty(),
+            };
+            let cookie = watch::cookie();
+            watch::tell_folder(from, name, Mask::MOVED_FROM | dir, cookie);
+            watch::tell_folder(&to.parent, &to.name, Mask::MOVED_TO | dir, cookie);
         };
-        watch::tell_folder(&old.parent, &old.name, Mask::MOVED_FROM | dir, cookie);
-        watch::tell_folder(&new.parent, &new.name, Mask::MOVED_TO | dir, cookie);
-        watch::tell(&moved.inode, None, Mask::MOVE_SELF);
-        if let (Some(victim), 0) = (&victim, flags & EXCHANGE) {
-            watch::tell_deleted(&victim.inode);
+        tell_move(&moved, (&old.parent, &old.name), &new);
+        if let (Some(victim), false) = (&victim, exchanged) {
+            watch::tell(&victim.inode, None, Mask::ATTRIB);
         }
+        watch::tell_moved(&moved.inode);
+        if let (Some(victim), true) = (&victim, exchanged) {
+            tell_move(victim, (&new.parent, &new.name), &old);
+            watch::tell_moved(&victim.inode);
+        }
+    }
+    if let (Some(victim), false) = (&victim, exchanged) {
+        watch::unlinked(victim, &new.parent);
     }
     Ok(())
 }

@@ -65,6 +65,8 @@ pub struct Dentry {
     pub(super) covered: RefCell<Option<Rc<Dentry>>>,
     /// The name was taken away.
     pub(super) gone: Cell<bool>,
+    /// The same, and those who watch the inode are to be told when nobody uses the name any more.
+    pub(super) deleted: Cell<bool>,
     /// What was told when the name was found, if it may be something else later ([`Inode::steady`]): only for the call that has found it.
     told: Cell<Option<Metadata>>,
 }
@@ -99,6 +101,7 @@ impl Dentry {
             children: RefCell::default(),
             covered: RefCell::default(),
             gone: Cell::new(false),
+            deleted: Cell::new(false),
         })
     }
 
@@ -245,6 +248,9 @@ impl Dentry {
 impl Drop for Dentry {
     /// Takes long chains of folders apart one by one, not by recursion.
     fn drop(&mut self) {
+        if self.deleted.get() {
+            super::watch::tell_unused(&self.inode);
+        }
         let mut next = self.parent.get_mut().take();
         while let Some(parent) = next {
             next = match Rc::try_unwrap(parent) {

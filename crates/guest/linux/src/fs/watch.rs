@@ -124,14 +124,35 @@ fn key(inode: &Rc<dyn Inode>) -> Option<(Key, Kind)> {
     Some(((of.device, of.inode), of.kind))
 }
 
-fn deliver(key: Key, mask: Mask, cookie: u32, name: &[u8]) {
+/// What is told.
+#[derive(Clone, Copy)]
+struct News<'a> {
+    mask: Mask,
+    cookie: u32,
+    name: &'a [u8],
+    /// It was done by a name that has been taken away, which `IN_EXCL_UNLINK` leaves out.
+    unlinked: bool,
+}
+
+fn deliver(key: Key, news: News) {
     let kernel = crate::kernel();
     let watchers = kernel.vfs.watches.by_inode.borrow().get(&key).cloned();
     for (instance, watch) in watchers.into_iter().flatten() {
         if let Some(instance) = instance.upgrade() {
-            instance.tell(watch, mask, cookie, name);
+            instance.tell(watch, news);
         }
     }
+}
+
+/// Something happened to an inode itself.
+fn deliver_self(key: Key, mask: Mask) {
+    let news = News {
+        mask,
+        cookie: 0,
+        name: &[],
+        unlinked: false,
+    };
+    deliver(key, news);
 }
 
 /// Something happened to an inode, and thereby in the folder that it was reached by.
@@ -147,16 +168,31 @@ pub(super) fn tell(inode: &Rc<dyn Inode>, at: Option<&Rc<Dentry>>, mask: Mask) {
     } else {
         mask
     };
-    deliver(key, mask, 0, &[]);
-    let Some(at) = at.filter(|at| !at.gone.get()) else {
-        return;
-    };
+    // What is done to an inode through a description is done by its name.
+    let by_name = Mask::ACCESS | Mask::MODIFY | Mask::OPEN | Mask::CLOSE_WRITE;
+    let by_name = mask.intersects(by_name | Mask::CLOSE_NOWRITE);
+    let unlinked = by_name && at.is_some_and(|at| at.gone.get());
     // Nothing stays borrowed: the file system may let others run.
-    let parent = at.parent.borrow().clone();
-    if let Some(parent) = parent {
+    let parent = at.and_then(|at| at.parent.borrow().clone());
+    if let (Some(at), Some(parent)) = (at, parent)
+        && let Some((key, _)) = self::key(&parent.inode)
+    {
         let name = at.name.borrow().clone();
-        tell_folder(&parent, &name, mask, 0);
+        let news = News {
+            mask,
+            cookie: 0,
+            name: &name,
+            unlinked,
+        };
+        deliver(key, news);
     }
+    let news = News {
+        mask,
+        cookie: 0,
+        name: &[],
+        unlinked,
+    };
+    deliver(key, news);
 }
 
 /// Something happened to a name in a folder.
@@ -164,7 +200,13 @@ pub(super) fn tell_folder(folder: &Rc<Dentry>, name: &[u8], mask: Mask, cookie: 
     if any()
         && let Some((key, _)) = key(&folder.inode)
     {
-        deliver(key, mask, cookie, name);
+        let news = News {
+            mask,
+            cookie,
+            name,
+            unlinked: false,
+        };
+        deliver(key, news);
     }
 }
 
@@ -177,18 +219,37 @@ pub fn tell_open(open: &OpenFile, mask: Mask) {
     }
 }
 
-/// An inode has lost its last name.
-pub(super) fn tell_deleted(inode: &Rc<dyn Inode>) {
+/// An inode has another place now. Of folders, too, this is told without saying that they are.
+pub(super) fn tell_moved(inode: &Rc<dyn Inode>) {
+    if any()
+        && let Some((key, _)) = key(inode)
+    {
+        deliver_self(key, Mask::MOVE_SELF);
+    }
+}
+
+/// A name of an inode was taken away, which `child` stands for, found in `folder`: its number of links has changed. When it has none and nobody
+/// uses the name any more, those who watch it are told so, and their watches end.
+pub(super) fn unlinked(child: &Dentry, folder: &Dentry) {
+    if folder.inode.steady() {
+        child.deleted.set(true);
+    } else if any() {
+        // Others who use this name cannot be known.
+        tell_unused(&child.inode);
+    }
+}
+
+/// Nobody uses a name of an inode any more that was taken away.
+pub(super) fn tell_unused(inode: &Rc<dyn Inode>) {
     if !any() {
         return;
     }
     let Ok(of) = inode.metadata() else { return };
     if of.links > 0 && of.kind != Kind::Directory {
-        deliver((of.device, of.inode), Mask::ATTRIB, 0, &[]);
         return;
     }
     let key = (of.device, of.inode);
-    deliver(key, Mask::DELETE_SELF, 0, &[]);
+    deliver_self(key, Mask::DELETE_SELF);
     let kernel = crate::kernel();
     let watchers = kernel.vfs.watches.by_inode.borrow().get(&key).cloned();
     for (instance, watch) in watchers.into_iter().flatten() {
@@ -302,7 +363,7 @@ impl Inotify {
         all.count.set(all.count.get().saturating_sub(1));
     }
 
-    fn tell(&self, number: i32, mask: Mask, cookie: u32, name: &[u8]) {
+    fn tell(&self, number: i32, news: News) {
         let wanted = {
             let watches = self.watches.borrow();
             let Some(watch) = watches.get(&number) else {
@@ -310,14 +371,15 @@ impl Inotify {
             };
             watch.mask
         };
-        if !wanted.intersects(mask & WATCHABLE) {
+        let left_out = news.unlinked && wanted.contains(Mask::EXCL_UNLINK);
+        if left_out || !wanted.intersects(news.mask & WATCHABLE) {
             return;
         }
         self.push(Event {
             watch: number,
-            mask: mask.bits(),
-            cookie,
-            name: name.to_vec(),
+            mask: news.mask.bits(),
+            cookie: news.cookie,
+            name: news.name.to_vec(),
         });
         if wanted.contains(Mask::ONESHOT) {
             let _ = self.remove(number);

@@ -242,7 +242,9 @@ pub(super) fn read_at(
             open.file.read_at(thread, offset, to)
         })?
     };
-    watch::tell_open(open, Mask::ACCESS);
+    if read > 0 {
+        watch::tell_open(open, Mask::ACCESS);
+    }
     Ok(read)
 }
 
@@ -270,7 +272,9 @@ pub(super) fn write_at(
             open.file.write_at(thread, offset, from)
         })?
     };
-    watch::tell_open(open, Mask::MODIFY);
+    if written > 0 {
+        watch::tell_open(open, Mask::MODIFY);
+    }
     durable(thread, open, 0)?;
     Ok(written)
 }
@@ -280,7 +284,9 @@ fn append(thread: &Rc<Thread>, open: &OpenFile, from: &mut Source) -> Result<(us
     let written = blocking(thread, open, Events::WRITABLE, None, || {
         open.file.append(thread, from)
     })?;
-    watch::tell_open(open, Mask::MODIFY);
+    if written.0 > 0 {
+        watch::tell_open(open, Mask::MODIFY);
+    }
     durable(thread, open, 0)?;
     Ok(written)
 }

@@ -461,7 +461,9 @@ fn fallocate(thread: &Rc<Thread>, args: Args) -> Result<u64> {
         return Err(Errno::EFBIG);
     }
     let (offset, len) = (offset.cast_unsigned(), len.cast_unsigned());
-    fs::allocate(thread, &file.inode, mode, offset, len).map(|()| 0)
+    fs::allocate(thread, &file.inode, mode, offset, len)?;
+    fs::watch::tell_open(&open, fs::watch::Mask::MODIFY);
+    Ok(0)
 }
 
 fn statfs(thread: &Rc<Thread>, args: Args) -> Result<u64> {
