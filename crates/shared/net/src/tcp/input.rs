@@ -201,6 +201,8 @@ impl Tcb {
         let error = match self.state {
             State::SynReceived if !self.marks.has(Marks::PASSIVE) => Some(Error::ConnectionRefused),
             State::Closing | State::LastAck => None,
+            // The peer had closed: what is written to it goes nowhere, as to a pipe that nobody reads.
+            State::CloseWait => Some(Error::BrokenPipe),
             _ => Some(Error::ConnectionReset),
         };
         self.over(error, changed);

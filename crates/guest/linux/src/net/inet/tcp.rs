@@ -356,7 +356,10 @@ impl Protocol for Tcp {
                 Ok(count)
             }
             Ok(None) => Err(Errno::EAGAIN),
-            Err(kiln_net::Error::BrokenPipe) => Err(Errno::EPIPE),
+            Err(kiln_net::Error::BrokenPipe) => {
+                self.told.set(true);
+                Err(Errno::EPIPE)
+            }
             Err(error) => Err(self.error_of(error).unwrap_or(Errno::EPIPE)),
         }
     }

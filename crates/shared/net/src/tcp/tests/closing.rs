@@ -319,6 +319,20 @@ fn what_arrived_before_a_reset_can_be_read() {
 }
 
 #[test]
+fn a_reset_after_the_peer_closed_is_a_broken_pipe() {
+    established!(
+        "
+        .1 < F. 1:1(0) ack 1 win 65535
+        .1 > . 1:1(0) ack 2
+        .1 < R. 2:2(0) ack 1
+        .1 state CLOSED
+        .1 error BrokenPipe
+        .1 write_fails BrokenPipe
+    "
+    );
+}
+
+#[test]
 fn a_refused_reset_leaves_again() {
     established!(
         "

@@ -190,6 +190,10 @@ fn a_peer_that_is_gone_is_noticed_by_whatever_asks_for_it() {
             _ => (1, 2),
         };
         let start = i32::from(!script.is_empty());
+        let error = match peer {
+            2 => "BrokenPipe",
+            _ => "ConnectionReset",
+        };
         run(&std::format!(
             "set keepalive 10 2 3
             0 < S 0:0(0) win 65535 <mss 1000>
@@ -199,7 +203,7 @@ fn a_peer_that_is_gone_is_noticed_by_whatever_asks_for_it() {
             {first} > . {before}:{before}(0) ack {peer}
             {first} < R {peer}:{peer}(0)
             {first} state CLOSED
-            {first} error ConnectionReset",
+            {first} error {error}",
             first = start + 10,
             before = own - 1,
         ));

@@ -144,6 +144,7 @@ fn resets_end_a_connection_only_with_the_exact_number() {
         let over = match state {
             State::TimeWait => Then::Nothing,
             State::Closing | State::LastAck => Then::Over(None),
+            State::CloseWait => Then::Over(Some(Error::BrokenPipe)),
             _ => Then::Over(Some(Error::ConnectionReset)),
         };
         let challenge = if state == State::TimeWait {
