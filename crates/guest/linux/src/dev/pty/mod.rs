@@ -4,6 +4,7 @@
 //! lies the line discipline ([`super::line`]). Here is what both sides share; [`master`] and [`slave`] are the files of each.
 
 mod master;
+mod settings;
 mod slave;
 #[cfg(test)]
 mod tests;
@@ -34,8 +35,11 @@ const PIECE: usize = 1024;
 /// What packet mode tells before data (`ioctl_tty(2)`, `TIOCPKT`).
 mod packet {
     pub const FLUSH_READ: u8 = 1;
+    pub const FLUSH_WRITE: u8 = 2;
     pub const STOP: u8 = 4;
     pub const START: u8 = 8;
+    pub const NO_STOP: u8 = 16;
+    pub const DO_STOP: u8 = 32;
 }
 
 /// A pair.
@@ -44,6 +48,8 @@ pub struct Pty {
     index: u32,
     uid: u32,
     line: RefCell<Discipline>,
+    /// Of input and output, in bits a second: numbers without a meaning.
+    speeds: Cell<[u32; 2]>,
     /// For the master to read.
     output: RefCell<VecDeque<u8>>,
     /// Rows, columns, and pixels.
@@ -112,8 +118,22 @@ impl Pty {
                 if !line.has_room() {
                     break;
                 }
-                requests.extend(line.input(byte, &mut echo));
+                let before = echo.len();
+                let request = line.input(byte, &mut echo);
+                requests.extend(request);
                 taken += 1;
+                if !request.is_some_and(is_signal) {
+                    continue;
+                }
+                if line.termios()[3] & settings::NOFLSH == 0 {
+                    // What was typed before is dropped, and so is its echo.
+                    echo.drain(..before);
+                    self.tell(packet::FLUSH_READ | packet::FLUSH_WRITE);
+                }
+                if line.is_stopped() && line.termios()[0] & settings::IXON != 0 {
+                    line.set_stopped(false);
+                    requests.push(Request::Start);
+                }
             }
         }
         if !echo.is_empty() {
@@ -146,16 +166,11 @@ impl Pty {
         let at = UserAddr(argument);
         match request {
             ioctl::TCGETS => at.write(self.line.borrow().termios())?,
-            ioctl::TCSETS | ioctl::TCSETSW | ioctl::TCSETSF => {
-                let termios = at.read()?;
-                let mut line = self.line.borrow_mut();
-                if request == ioctl::TCSETSF {
-                    line.flush_input();
-                }
-                line.set_termios(termios);
-                drop(line);
-                self.slave_queue.wake(Events::READABLE | Events::WRITABLE);
-            }
+            ioctl::TCSETS | ioctl::TCSETSW => self.set_termios(at, false)?,
+            ioctl::TCSETSF => self.set_termios(at, true)?,
+            settings::TCGETS2 => self.get_termios2(at)?,
+            settings::TCSETS2 | settings::TCSETSW2 => self.set_termios2(at, false)?,
+            settings::TCSETSF2 => self.set_termios2(at, true)?,
             ioctl::TIOCGWINSZ => at.write(self.size.get())?,
             ioctl::TIOCSWINSZ => {
                 let size = at.read()?;
@@ -164,11 +179,7 @@ impl Pty {
                 }
             }
             ioctl::TIOCGPGRP => at.write(self.group.get())?,
-            ioctl::TIOCSPGRP => {
-                let group: i32 = at.read()?;
-                self.group
-                    .set(u32::try_from(group).map_err(|_| Errno::EINVAL)?);
-            }
+            ioctl::TIOCSPGRP => self.set_group(thread, at.read()?)?,
             ioctl::TIOCGSID => at.write(self.session.get())?,
             ioctl::TIOCSCTTY => {
                 let process = &thread.process;
@@ -213,6 +224,23 @@ impl Pty {
         Ok(0)
     }
 
+    /// `tcsetpgrp(3)`: a group of the session whose terminal it is becomes the one in the foreground.
+    fn set_group(&self, thread: &Thread, group: i32) -> Result {
+        let session = thread.process.session.get();
+        if session == 0 || self.session.get() != session {
+            return Err(Errno::ENOTTY);
+        }
+        let group = u32::try_from(group).map_err(|_| Errno::EINVAL)?;
+        let all = crate::kernel().processes.all();
+        let member = all.iter().find(|process| process.group.get() == group);
+        let member = member.or_else(|| all.iter().find(|process| process.pid == group));
+        if member.ok_or(Errno::ESRCH)?.session.get() != session {
+            return Err(Errno::EPERM);
+        }
+        self.group.set(group);
+        Ok(())
+    }
+
     fn take_control(&self, thread: &Thread) {
         self.session.set(thread.process.session.get());
         self.group.set(thread.process.group.get());
@@ -227,6 +255,23 @@ impl Pty {
             ..crate::event::anonymous_metadata(Kind::Character, rdev)
         }
     }
+}
+
+/// True if it is about a signal.
+fn is_signal(request: Request) -> bool {
+    matches!(
+        request,
+        Request::Interrupt | Request::Quit | Request::Suspend
+    )
+}
+
+/// A line discipline as a pseudo-terminal has it at first.
+fn fresh_line() -> Discipline {
+    let mut line = Discipline::default();
+    let mut termios = line.termios();
+    termios[0] &= !settings::IUTF8;
+    line.set_termios(termios);
+    line
 }
 
 /// The numbers of those that are open.
@@ -250,7 +295,8 @@ pub(super) fn open_master(thread: &Thread) -> Result<Rc<dyn File>> {
     let pty = Rc::new(Pty {
         index,
         uid: thread.process.credentials.borrow().euid,
-        line: RefCell::default(),
+        line: RefCell::new(fresh_line()),
+        speeds: Cell::new(settings::FRESH_SPEEDS),
         output: RefCell::default(),
         size: Cell::default(),
         locked: Cell::new(true),

@@ -69,7 +69,8 @@ impl Drop for Slave {
 impl File for Slave {
     fn read(&self, thread: &Rc<Thread>, open: &OpenFile, to: &mut Sink) -> Result<usize> {
         let pty = &self.pty;
-        if to.remaining() == 0 {
+        // What was typed before its user went is lost with it.
+        if to.remaining() == 0 || !pty.master_open.get() {
             return Ok(0);
         }
         let mode = pty.line.borrow().minimum();
@@ -83,7 +84,7 @@ impl File for Slave {
                 Some(_) => have > 0 && have >= wanted,
             }
         };
-        if !enough() && pty.master_open.get() {
+        if !enough() {
             let some = pty.line.borrow().readable() > 0 && mode.is_some();
             if minimum == 0 && time == 0 {
                 return Ok(0);
@@ -101,7 +102,7 @@ impl File for Slave {
                 self.wait_between(thread, wanted, minimum, time * 100_000_000)?;
             }
         }
-        if pty.line.borrow().readable() == 0 && mode.is_some() {
+        if !pty.master_open.get() || pty.line.borrow().readable() == 0 && mode.is_some() {
             // A read that times out, or a terminal that was hung up.
             return Ok(0);
         }
@@ -165,6 +166,13 @@ impl File for Slave {
         argument: u64,
     ) -> Result<u64> {
         let pty = &self.pty;
+        if !pty.master_open.get() {
+            return Err(if request == ioctl::TIOCSPGRP {
+                Errno::ENOTTY
+            } else {
+                Errno::EIO
+            });
+        }
         match request {
             ioctl::FIONREAD => {
                 let len = pty.line.borrow().readable() as i32;

@@ -182,3 +182,92 @@ fn much_can_be_typed_without_losing_any() {
     }
     assert_eq!(got, all);
 }
+
+fn ioctl(pair: &Pair, request: u32) -> Result<u64> {
+    let slave = &pair.slave;
+    slave.file.ioctl(&pair.thread, slave, request, PAGE_AT)
+}
+
+#[test]
+fn speeds_are_told_in_numbers() {
+    let pair = pair();
+    let at = UserAddr(PAGE_AT);
+    assert_eq!(ioctl(&pair, 0x802c_542a), Ok(0));
+    let mut settings: [u32; 11] = at.read().expect("memory");
+    assert_eq!(settings[..4], [0x500, 5, 0xbf, 0x8a3b]);
+    assert_eq!(settings[9..], [38400, 38400]);
+    // BOTHER for both, seven bits.
+    settings[2] = 0x1000_1000 | 0x20;
+    settings[9..].copy_from_slice(&[1234, 5678]);
+    at.write(settings).expect("memory");
+    assert_eq!(ioctl(&pair, 0x402c_542b), Ok(0));
+    assert_eq!(ioctl(&pair, 0x802c_542a), Ok(0));
+    let settings: [u32; 11] = at.read().expect("memory");
+    assert_eq!(settings[2], 0x1000_10b0);
+    assert_eq!(settings[9..], [1234, 5678]);
+    // B115200 by the old call.
+    let mut old: [u32; 9] = at.read().expect("memory");
+    old[2] = 0x1002;
+    at.write(old).expect("memory");
+    assert_eq!(ioctl(&pair, ioctl::TCSETS), Ok(0));
+    assert_eq!(ioctl(&pair, 0x802c_542a), Ok(0));
+    let settings: [u32; 11] = at.read().expect("memory");
+    assert_eq!(settings[9..], [115_200, 115_200]);
+    for request in 0x402c_542b..=0x402c_542d_u32 {
+        let slave = &pair.slave;
+        let nowhere = slave.file.ioctl(&pair.thread, slave, request, 8);
+        assert_eq!(nowhere, Err(Errno::EFAULT));
+    }
+}
+
+#[test]
+fn a_signal_character_drops_what_is_echoed_before_it() {
+    let pair = pair();
+    assert_eq!(pair.write(&pair.master, b"x\x03"), Ok(2));
+    assert_eq!(pair.read(&pair.master), Ok(b"^C".to_vec()));
+    assert_eq!(pair.read(&pair.slave), Err(Errno::EAGAIN));
+    let at = UserAddr(PAGE_AT);
+    assert_eq!(ioctl(&pair, ioctl::TCGETS), Ok(0));
+    let mut termios: [u32; 9] = at.read().expect("memory");
+    termios[3] |= 0x80;
+    at.write(termios).expect("memory");
+    assert_eq!(ioctl(&pair, ioctl::TCSETS), Ok(0));
+    assert_eq!(pair.write(&pair.master, b"x\x03\n"), Ok(3));
+    assert_eq!(pair.read(&pair.master), Ok(b"x^C\r\n".to_vec()));
+    assert_eq!(pair.read(&pair.slave), Ok(b"x\n".to_vec()));
+}
+
+#[test]
+fn nothing_is_left_of_a_terminal_whose_user_has_gone() {
+    let pair = pair();
+    assert_eq!(pair.write(&pair.master, b"typed\n"), Ok(6));
+    let Pair {
+        thread,
+        master,
+        slave,
+    } = pair;
+    drop(master);
+    let mut to = [0; 9];
+    let got = slave.file.read(&thread, &slave, &mut Sink::kernel(&mut to));
+    assert_eq!(got, Ok(0));
+    let asked = |request| slave.file.ioctl(&thread, &slave, request, PAGE_AT);
+    assert_eq!(asked(ioctl::TCGETS), Err(Errno::EIO));
+    assert_eq!(asked(ioctl::FIONREAD), Err(Errno::EIO));
+    assert_eq!(asked(ioctl::TIOCSPGRP), Err(Errno::ENOTTY));
+}
+
+#[test]
+fn only_groups_of_the_session_come_to_the_foreground() {
+    let pair = pair();
+    let at = UserAddr(PAGE_AT);
+    let set = |group: i32| {
+        at.write(group).expect("memory");
+        ioctl(&pair, ioctl::TIOCSPGRP)
+    };
+    let own = pair.thread.process.group.get().cast_signed();
+    assert_eq!(set(own), Ok(0));
+    assert_eq!(set(99_999), Err(Errno::ESRCH));
+    assert_eq!(set(-1), Err(Errno::EINVAL));
+    assert_eq!(ioctl(&pair, ioctl::TIOCNOTTY), Ok(0));
+    assert_eq!(set(own), Err(Errno::ENOTTY), "not its terminal");
+}
