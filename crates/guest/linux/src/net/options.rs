@@ -221,7 +221,7 @@ fn kept_default(name: u32) -> Option<u32> {
     Some(match name {
         SO_PRIORITY | SO_MARK | SO_BUSY_POLL | SO_BUF_LOCK | SO_TIMESTAMPING
         | SO_TIMESTAMPING_NEW => 0,
-        SO_MAX_PACING_RATE | SO_PEEK_OFF => u32::MAX,
+        SO_MAX_PACING_RATE => u32::MAX,
         SO_INCOMING_CPU => 0,
         SO_BUSY_POLL_BUDGET => 8,
         SO_TXREHASH => 1,
@@ -283,6 +283,7 @@ pub fn set(socket: &Socket, _thread: &Rc<Thread>, name: u32, value: &[u8]) -> Re
         }
         // There is one receiving processor: a filter that spreads connections has nothing to decide.
         SO_ATTACH_REUSEPORT_CBPF => {}
+        SO_PEEK_OFF => return Err(Errno::EOPNOTSUPP),
         SO_ATTACH_FILTER => return Err(Errno::ENOMEM),
         SO_DETACH_FILTER => return Err(Errno::ENOENT),
         SO_BSDCOMPAT => {}
@@ -356,6 +357,7 @@ pub fn get(socket: &Socket, thread: &Rc<Thread>, name: u32, space: &[u8]) -> Res
                 .protocol
                 .option(socket, thread, SOL_SOCKET, name, space);
         }
+        SO_PEEK_OFF => return Err(Errno::EOPNOTSUPP),
         SO_PEERSEC => return Err(Errno::ENOPROTOOPT),
         name => match kept_default(name) {
             Some(default) => number(options.kept(name).unwrap_or(default)),

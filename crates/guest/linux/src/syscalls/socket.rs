@@ -19,14 +19,16 @@ use crate::user::UserAddr;
 use crate::wait::{Deadline, Events, Patience, sleep_until};
 use crate::{Errno, Result, platform};
 
+const IN_LINE: &str = "urgent data of TCP (MSG_OOB) go in line; MSG_OOB of AF_UNIX";
+
 /// The calls of this family.
 pub const CALLS: &[Call] = &[
     Call::full(41, "socket", 3, socket),
     Call::full(42, "connect", 3, connect),
     Call::full(43, "accept", 3, accept),
-    Call::full(44, "sendto", 6, sendto),
+    Call::partly(44, "sendto", 6, sendto, IN_LINE),
     Call::full(45, "recvfrom", 6, recvfrom),
-    Call::full(46, "sendmsg", 3, super::message::sendmsg),
+    Call::partly(46, "sendmsg", 3, super::message::sendmsg, IN_LINE),
     Call::full(47, "recvmsg", 3, super::message::recvmsg),
     Call::full(48, "shutdown", 2, shutdown),
     Call::full(49, "bind", 3, bind),
@@ -39,12 +41,12 @@ pub const CALLS: &[Call] = &[
         "setsockopt",
         5,
         setsockopt,
-        "TCP_CONGESTION, TCP_MAXSEG, TCP_DEFER_ACCEPT, IP_TOS and IP_TTL of TCP are kept without effect; SO_LINGER with a time closes in the background",
+        "TCP_CONGESTION, TCP_MAXSEG, TCP_DEFER_ACCEPT, IP_TOS and IP_TTL of TCP are kept without effect; SO_LINGER with a time closes in the background; SO_PEEK_OFF is refused",
     ),
     Call::full(55, "getsockopt", 5, getsockopt),
     Call::full(288, "accept4", 4, accept4),
     Call::full(299, "recvmmsg", 5, super::message::recvmmsg),
-    Call::full(307, "sendmmsg", 4, super::message::sendmmsg),
+    Call::partly(307, "sendmmsg", 4, super::message::sendmmsg, IN_LINE),
 ];
 
 /// `SOCK_NONBLOCK`, the same bit as `O_NONBLOCK`.

@@ -312,10 +312,8 @@ impl Protocol for Tcp {
     }
 
     fn send(&self, socket: &Socket, _thread: &Rc<Thread>, message: &mut Outgoing) -> Result<usize> {
-        if message
-            .flags
-            .intersects(MessageFlags::OOB | MessageFlags::FASTOPEN)
-        {
+        // Urgent data go in line.
+        if message.flags.contains(MessageFlags::FASTOPEN) {
             return Err(Errno::EOPNOTSUPP);
         }
         let stream = self.stream.borrow();

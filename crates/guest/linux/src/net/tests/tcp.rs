@@ -88,6 +88,26 @@ fn half_of_a_connection_is_closed_by_shutdown() {
 }
 
 #[test]
+fn urgent_data_go_in_line() {
+    let program = Program::new();
+    let (a, b) = pair(&program);
+    assert_eq!(program.send(a, b"ab!", 1), Ok(3));
+    assert_eq!(program.receive(b, 9, 0), Ok(b"ab!".to_vec()));
+    assert_eq!(program.receive(b, 9, 1), Err(Errno::EINVAL));
+}
+
+#[test]
+fn a_peer_that_closed_and_then_resets_is_a_broken_pipe() {
+    let program = Program::new();
+    let (a, b) = pair(&program);
+    program.close(a);
+    assert_eq!(program.send(b, b"x", 0x4000), Ok(1));
+    assert_eq!(program.send(b, b"x", 0x4000), Err(Errno::EPIPE));
+    assert_eq!(program.number(b, 1, 4), 0, "it was told");
+    assert_eq!(program.receive(b, 9, 0), Ok(vec![]));
+}
+
+#[test]
 fn a_reset_is_told_once() {
     let program = Program::new();
     let (client, server) = pair(&program);

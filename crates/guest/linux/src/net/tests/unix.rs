@@ -199,6 +199,25 @@ fn descriptors_are_passed_with_the_first_byte() {
 }
 
 #[test]
+fn credentials_are_those_of_a_process() {
+    let program = Program::new();
+    let (a, _) = pair(&program, DGRAM);
+    let with = |pid: u32| {
+        let mut control = Vec::from(28_u64.to_ne_bytes());
+        for word in [1, 2, pid, 0, 0] {
+            control.extend(u32::to_ne_bytes(word));
+        }
+        program.send_message(a, b"x", &control)
+    };
+    assert_eq!(with(1), Ok(1));
+    assert_eq!(with(99_999), Err(Errno::ESRCH));
+    assert_eq!(with(0), Err(Errno::ESRCH));
+    // SO_PEEK_OFF
+    assert_eq!(program.set(a, 1, 42, 0), Err(Errno::EOPNOTSUPP));
+    assert_eq!(program.get(a, 1, 42, 4), Err(Errno::EOPNOTSUPP));
+}
+
+#[test]
 fn datagrams_go_to_names() {
     let program = Program::new();
     let server = program.socket(1, DGRAM | NONBLOCK);

@@ -145,7 +145,7 @@ impl Undelivered {
 /// What a message to be sent brings along.
 ///
 /// # Errors
-/// `EBADF`; `EINVAL`, also for what cannot be sent: an `io_uring`; `EPERM` for credentials that are another's; `ETOOMANYREFS` if more files are on their
+/// `EBADF`; `ESRCH` for credentials with the number of no process; `EINVAL`, also for what cannot be sent: an `io_uring`; `EPERM` for credentials that are another's; `ETOOMANYREFS` if more files are on their
 /// way than the process may have open (`RLIMIT_NOFILE`), unless it is the superuser's; `ENOMEM`.
 pub fn of_message(thread: &Thread, message: &mut Outgoing) -> Result<Ancillary> {
     let mut files = Vec::new();
@@ -204,9 +204,13 @@ fn given(thread: &Thread, data: &[u8]) -> Result<Ucred> {
     let is_own = wanted.pid == thread.process.pid
         && uids.contains(&wanted.uid)
         && gids.contains(&wanted.gid);
-    if own.euid == 0 || is_own {
-        Ok(wanted)
-    } else {
-        Err(Errno::EPERM)
+    if own.euid != 0 && !is_own {
+        return Err(Errno::EPERM);
     }
+    let kernel = crate::kernel();
+    let processes = &kernel.processes;
+    if processes.process(wanted.pid).is_none() && processes.thread(wanted.pid).is_none() {
+        return Err(Errno::ESRCH);
+    }
+    Ok(wanted)
 }
