@@ -28,6 +28,8 @@ const PIECE: usize = 1 << 16;
 
 /// `SPLICE_F_MOVE`, `SPLICE_F_NONBLOCK`, `SPLICE_F_MORE`, `SPLICE_F_GIFT`
 const SPLICE_FLAGS: u32 = 0xf;
+/// `SEEK_CUR`
+const SEEK_CUR: u32 = 1;
 /// `SPLICE_F_NONBLOCK`
 const NONBLOCK: u32 = 2;
 
@@ -138,8 +140,15 @@ fn sendfile(thread: &Rc<Thread>, args: Args) -> Result<u64> {
     let mut position = Position::read(args.addr(2))?;
     let count = usize::try_from(args.word(3).min(MAX_TRANSFER)).map_err(|_| Errno::EINVAL)?;
     let of = from.file.metadata()?;
-    if !matches!(of.kind, Kind::Regular | Kind::Block) || to.flags.get().contains(OpenFlags::APPEND)
-    {
+    let can_be_sent = match of.kind {
+        Kind::Regular | Kind::Block => true,
+        // Those that can be moved about in, and have something to read.
+        Kind::Character => {
+            of.rdev != crate::dev::tree::NULL && from.file.seek(&from, 0, SEEK_CUR).is_ok()
+        }
+        _ => false,
+    };
+    if !can_be_sent || to.flags.get().contains(OpenFlags::APPEND) {
         return Err(Errno::EINVAL);
     }
     let kept = position.offset.is_some();

@@ -35,6 +35,23 @@ fn files_are_sent() {
 }
 
 #[test]
+fn devices_are_sent() {
+    let program = program();
+    let p = &program;
+    let to = call!(p, "open", "/tmp/copy", 0o102, 0o600);
+    let zero = call!(p, "open", "/dev/zero", 0);
+    assert_eq!(call!(p, "sendfile", to, zero, 0, 100_000), 100_000);
+    let copy = p.read_file("/tmp/copy").unwrap();
+    assert!(copy.len() == 100_000 && copy.iter().all(|&byte| byte == 0));
+    let random = call!(p, "open", "/dev/urandom", 0);
+    assert_eq!(call!(p, "sendfile", to, random, 0, 100), 100);
+    let null = call!(p, "open", "/dev/null", 0);
+    assert_eq!(call!(p, "sendfile", to, null, 0, 1), failed(Errno::EINVAL));
+    let sent = call!(p, "sendfile", to, call!(p, "open", "/dev/ptmx", 2), 0, 1);
+    assert_eq!(sent, failed(Errno::EINVAL));
+}
+
+#[test]
 fn ranges_are_copied() {
     let program = program();
     let p = &program;
