@@ -1,9 +1,9 @@
 //! Where reads put their bytes and writes take theirs: buffers of the program (`struct iovec`) or of the library OS.
 
 use alloc::vec::Vec;
-use core::ops::{Deref, DerefMut};
+use core::ops::{Deref, DerefMut, Range};
 
-use crate::user::{Plain, UserAddr};
+use crate::user::{PAGE, Plain, UserAddr};
 use crate::{Errno, Result};
 
 /// `struct iovec`.
@@ -94,6 +94,7 @@ pub struct Sink<'a> {
     place: Place<'a>,
     left: usize,
     done: usize,
+    in_pages: bool,
 }
 
 impl<'a> Sink<'a> {
@@ -103,6 +104,7 @@ impl<'a> Sink<'a> {
             place: Place::User(vectors, 0),
             left: vectors.iter().map(|v| v.len as usize).sum(),
             done: 0,
+            in_pages: false,
         }
     }
 
@@ -112,7 +114,13 @@ impl<'a> Sink<'a> {
             left: buffer.len(),
             place: Place::Sink(buffer),
             done: 0,
+            in_pages: false,
         }
+    }
+
+    /// From now on the program's buffers are filled up to the first page that is not there, as reads of regular files do.
+    pub fn fill_pages(&mut self) {
+        self.in_pages = true;
     }
 
     /// Bytes that still fit.
@@ -150,8 +158,17 @@ impl<'a> Sink<'a> {
                     let (at, len) = piece(vectors, into, from.len());
                     match at.write_bytes(&from[..len]) {
                         Ok(()) => advance(into, len),
-                        Err(error) if self.done == before => return Err(error),
-                        Err(_) => {
+                        Err(error) => {
+                            let part = if self.in_pages {
+                                pages(at, len, |at, range| at.write_bytes(&from[range]))
+                            } else {
+                                0
+                            };
+                            advance(into, part);
+                            self.done += part;
+                            if self.done == before {
+                                return Err(error);
+                            }
                             self.left = 0;
                             break;
                         }
@@ -197,6 +214,8 @@ pub struct Source<'a> {
     place: Place<'a>,
     left: usize,
     done: usize,
+    keeps_ids: bool,
+    in_pages: bool,
 }
 
 impl<'a> Source<'a> {
@@ -206,6 +225,8 @@ impl<'a> Source<'a> {
             place: Place::User(vectors, 0),
             left: vectors.iter().map(|v| v.len as usize).sum(),
             done: 0,
+            keeps_ids: false,
+            in_pages: false,
         }
     }
 
@@ -215,7 +236,24 @@ impl<'a> Source<'a> {
             left: bytes.len(),
             place: Place::Source(bytes),
             done: 0,
+            keeps_ids: false,
+            in_pages: false,
         }
+    }
+
+    /// From now on as much of the program's buffers is taken as is there up to a page that is not, as writes of regular files do.
+    pub fn take_pages(&mut self) {
+        self.in_pages = true;
+    }
+
+    /// Who writes may keep a file's set-user-ID and set-group-ID bits (`CAP_FSETID`).
+    pub fn set_keeps_ids(&mut self, keeps: bool) {
+        self.keeps_ids = keeps;
+    }
+
+    /// As [`set_keeps_ids`](Self::set_keeps_ids) has it.
+    pub fn keeps_ids(&self) -> bool {
+        self.keeps_ids
     }
 
     /// Lets at most `most` further bytes be taken.
@@ -260,8 +298,17 @@ impl<'a> Source<'a> {
                     let (at, len) = piece(vectors, into, to.len());
                     match at.read_bytes(&mut to[..len]) {
                         Ok(()) => advance(into, len),
-                        Err(error) if self.done == before => return Err(error),
-                        Err(_) => {
+                        Err(error) => {
+                            let part = if self.in_pages {
+                                pages(at, len, |at, range| at.read_bytes(&mut to[range]))
+                            } else {
+                                0
+                            };
+                            advance(into, part);
+                            self.done += part;
+                            if self.done == before {
+                                return Err(error);
+                            }
                             self.left = 0;
                             break;
                         }
@@ -332,6 +379,26 @@ fn piece(vectors: &mut &[IoVec], into: &mut u64, most: usize) -> (UserAddr, usiz
     let first = vectors.first().copied().unwrap_or_default();
     let len = ((first.len - *into) as usize).min(most);
     (UserAddr(first.base).add(*into), len)
+}
+
+/// Copies `len` bytes at an address of the program's page by page, up to the first that fails. Returns how many.
+#[cold]
+fn pages(
+    at: UserAddr,
+    len: usize,
+    mut copy: impl FnMut(UserAddr, Range<usize>) -> Result,
+) -> usize {
+    let mut done = 0;
+    while done < len {
+        let at = at.add(done as u64);
+        let rest = (PAGE - at.0 % PAGE) as usize;
+        let end = len.min(done + rest);
+        if copy(at, done..end).is_err() {
+            break;
+        }
+        done = end;
+    }
+    done
 }
 
 fn advance(into: &mut u64, len: usize) {

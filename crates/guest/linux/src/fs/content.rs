@@ -8,6 +8,7 @@ use super::watch::{self, Mask};
 use super::{File, Inode, Kind, Mapped, Metadata, OpenFile, OpenFlags, tmpfs};
 use crate::io::{Sink, Source};
 use crate::process::Thread;
+use crate::process::credentials::CAP_FSETID;
 use crate::user::UserAddr;
 use crate::{Errno, Result};
 
@@ -45,6 +46,7 @@ impl InodeFile {
         }
         let limit = limit(thread, offset)?;
         from.limit(usize::try_from(limit).unwrap_or(usize::MAX));
+        from.set_keeps_ids(thread.process.credentials.borrow().can(CAP_FSETID));
         thread.at_file(|| self.inode.write_at(offset, from))
     }
 }
@@ -142,6 +144,7 @@ impl File for InodeFile {
             let limit = limit(thread, self.inode.metadata()?.size)?;
             from.limit(usize::try_from(limit).unwrap_or(usize::MAX));
         }
+        from.set_keeps_ids(thread.process.credentials.borrow().can(CAP_FSETID));
         thread.at_file(|| self.inode.append(from))
     }
 

@@ -107,7 +107,12 @@ pub fn link(thread: &Rc<Thread>, old: &Place, folder: i32, path: &[u8]) -> Resul
     if old.dentry.kind == Kind::Directory {
         return Err(Errno::EPERM);
     }
+    let has_none = old.dentry.gone.get() && old.inode.metadata()?.links == 0;
+    if has_none && !old.dentry.nameable.get() {
+        return Err(Errno::ENOENT);
+    }
     found.parent.inode.link(&found.name, &old.inode)?;
+    old.dentry.nameable.set(false);
     watch::tell(&old.inode, None, Mask::ATTRIB);
     watch::tell_folder(&found.parent, &found.name, Mask::CREATE, 0);
     Ok(())

@@ -257,6 +257,7 @@ fn unnamed(
     name.extend_from_slice(alloc::format!("{}", inode.metadata()?.inode).as_bytes());
     let dentry = Dentry::new(inode, folder.mount.clone(), Some(folder.clone()), &name)?;
     dentry.gone.set(true);
+    dentry.nameable.set(!flags.contains(OpenFlags::EXCL));
     let file = content(&dentry);
     Ok(describe(&dentry, file, flags))
 }

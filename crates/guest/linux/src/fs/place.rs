@@ -67,6 +67,8 @@ pub struct Dentry {
     pub(super) gone: Cell<bool>,
     /// The same, and those who watch the inode are to be told when nobody uses the name any more.
     pub(super) deleted: Cell<bool>,
+    /// It stands for a file without a name that may get one (`O_TMPFILE`).
+    pub(super) nameable: Cell<bool>,
     /// What was told when the name was found, if it may be something else later ([`Inode::steady`]): only for the call that has found it.
     told: Cell<Option<Metadata>>,
 }
@@ -102,6 +104,7 @@ impl Dentry {
             covered: RefCell::default(),
             gone: Cell::new(false),
             deleted: Cell::new(false),
+            nameable: Cell::new(false),
         })
     }
 

@@ -35,6 +35,8 @@ pub struct Capabilities {
 
 /// What a container's first process has by convention: enough for servers, nothing that would reconfigure a machine.
 pub const CONTAINER: u64 = 0xa804_25fb;
+/// `CAP_FSETID`.
+pub const CAP_FSETID: u32 = 4;
 /// `CAP_SETGID`.
 pub const CAP_SETGID: u32 = 6;
 /// `CAP_SETUID`.

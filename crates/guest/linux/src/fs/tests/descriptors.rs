@@ -123,6 +123,62 @@ fn files_without_a_name_get_one_later() {
 }
 
 #[test]
+fn files_that_were_deleted_get_no_name_again() {
+    let program = program();
+    let p = &program;
+    let link = |fd: i64| {
+        let path = std::format!("/proc/self/fd/{fd}");
+        call!(p, "linkat", -100, path.as_str(), -100, "/tmp/back", 0x400)
+    };
+    let fd = call!(p, "open", "/tmp", O_TMPFILE | O_RDWR | 0o200, 0o600);
+    assert_eq!(link(fd), failed(Errno::ENOENT), "O_EXCL");
+    let fd = call!(p, "open", "/tmp/a", O_CREAT | O_RDWR, 0o600);
+    assert_eq!(call!(p, "unlink", "/tmp/a"), 0);
+    assert_eq!(link(fd), failed(Errno::ENOENT), "deleted");
+    // One that was named is as any other.
+    let fd = call!(p, "open", "/tmp", O_TMPFILE | O_RDWR, 0o600);
+    assert_eq!(link(fd), 0);
+    assert_eq!(call!(p, "unlink", "/tmp/back"), 0);
+    assert_eq!(link(fd), failed(Errno::ENOENT));
+    // Another name is enough to get one more.
+    let fd = call!(p, "open", "/tmp/a", O_CREAT | O_RDWR, 0o600);
+    assert_eq!(call!(p, "link", "/tmp/a", "/tmp/b"), 0);
+    assert_eq!(call!(p, "unlink", "/tmp/a"), 0);
+    assert_eq!(link(fd), 0);
+}
+
+#[test]
+fn buffers_are_used_up_to_the_first_page_that_is_missing() {
+    let program = program();
+    let p = &program;
+    let fd = call!(p, "open", "/tmp/file", O_CREAT | O_RDWR, 0o600);
+    // The program's memory ends there.
+    let edge = 0x20_0000_u64;
+    crate::user::UserAddr(edge - 6)
+        .write_bytes(b"012345")
+        .unwrap();
+    assert_eq!(call!(p, "pwrite64", fd, edge - 6, 100, 0), 6);
+    assert_eq!(call!(p, "write", fd, edge - 3, 10_000), 3);
+    assert_eq!(call!(p, "write", fd, edge, 10), failed(Errno::EFAULT));
+    assert_eq!(p.read_file("/tmp/file").unwrap(), b"345345");
+    let of = p.stat("/tmp/file").unwrap();
+    assert_eq!((of[6], of[8]), (6, 8), "no pages behind the end");
+    assert_eq!(call!(p, "pread64", fd, edge - 4, 100, 0), 4);
+    assert_eq!(p.get(edge - 4, 4), b"3453");
+    assert_eq!(call!(p, "read", fd, edge - 1, 100), 1);
+    assert_eq!(call!(p, "read", fd, edge, 1), failed(Errno::EFAULT));
+    let image = call!(p, "open", "/usr/share/big", 0);
+    assert_eq!(call!(p, "read", image, edge - 5000, 9000), 5000);
+    // What a pipe gives is not lost.
+    let ends = p.room(8);
+    assert_eq!(call!(p, "pipe", ends), 0);
+    let [read, write] = crate::user::UserAddr(ends).read::<[i32; 2]>().unwrap();
+    assert_eq!(call!(p, "write", write, b"text", 4), 4);
+    assert_eq!(call!(p, "read", read, edge - 2, 4), failed(Errno::EFAULT));
+    assert_eq!(call!(p, "read", read, edge - 4, 4), 4);
+}
+
+#[test]
 fn positions() {
     let program = program();
     let p = &program;

@@ -70,9 +70,13 @@ fn modes_and_owners() {
         call!(p, "fchownat", -100, "/bin", 1, 1, 4),
         failed(Errno::EINVAL)
     );
-    // Writing takes the bits away too.
-    assert_eq!(call!(p, "chmod", "/usr/bin/true", 0o4755), 0);
-    p.write_file("/usr/bin/true", b"x");
+    // Writing takes the bits away too, unless the writer may set them.
+    let file = call!(p, "open", "/usr/bin/true", 1);
+    assert_eq!(call!(p, "chmod", "/usr/bin/true", 0o6755), 0);
+    assert_eq!(call!(p, "write", file, b"x", 1), 1);
+    assert_eq!(p.stat("/usr/bin/true").unwrap()[3] as u32, 0o106_755);
+    p.become_user(7, 7);
+    assert_eq!(call!(p, "write", file, b"x", 1), 1);
     assert_eq!(p.stat("/usr/bin/true").unwrap()[3] as u32, 0o100_755);
 }
 

@@ -464,6 +464,9 @@ impl Inode for Node {
         let written = self.file()?.write(&self.fs, offset, from)?;
         self.update(|facts, now| {
             (facts.modified, facts.changed) = (now, now);
+            if from.keeps_ids() {
+                return;
+            }
             facts.mode &= !SET_USER;
             if facts.mode & 0o10 != 0 {
                 facts.mode &= !SET_GROUP;

@@ -90,6 +90,7 @@ impl Regular {
     }
 
     pub(super) fn read(&self, mut offset: u64, to: &mut Sink) -> Result<usize> {
+        to.fill_pages();
         let before = to.done();
         let size = self.size.get();
         while offset < size && to.remaining() > 0 {
@@ -188,6 +189,7 @@ impl Regular {
         if self.seals.get() & SEAL_GROW != 0 && end > self.size.get() {
             return Err(Errno::EPERM);
         }
+        from.take_pages();
         let before = from.done();
         while from.remaining() > 0 {
             let at = (offset % PAGE) as usize;
@@ -197,17 +199,18 @@ impl Regular {
                 from.take(bytes.get_mut(at..).unwrap_or(&mut []))
             });
             let taken = match taken {
+                Ok(0) => break,
                 Ok(taken) => taken,
-                Err(error) if from.done() == before => return Err(error),
+                Err(error) if from.done() == before => {
+                    self.trim(fs);
+                    return Err(error);
+                }
                 Err(_) => break,
             };
-            if taken == 0 {
-                break;
-            }
             offset += taken as u64;
             self.size.set(self.size.get().max(offset));
         }
-        if from.remaining() > 0 {
+        if offset < end {
             self.trim(fs);
         }
         Ok(from.done() - before)
