@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::AddressSpace;
 use super::area::{Area, AreaFlags, Content, Source};
 use crate::platform::{self, Access};
+use crate::process::{DUMP_PRIVATE, DUMP_SHARED};
 use crate::user::PAGE;
 
 /// A range of addresses as a core file shows it.
@@ -42,8 +43,9 @@ const MOST_LOOKED_THROUGH: u64 = 2 << 30;
 const WINDOW: u64 = 64 << 10;
 
 impl AddressSpace {
-    /// What there is, in ascending order. Pages are read, which may make them present.
-    pub fn pieces(&self) -> (Vec<Piece>, Vec<FilePiece>) {
+    /// What there is, in ascending order, with the content of what `filter` lets through (`coredump_filter`). Pages are read, which may make them
+    /// present.
+    pub fn pieces(&self, filter: u32) -> (Vec<Piece>, Vec<FilePiece>) {
         let areas: Vec<Area> = {
             let state = self.state.borrow();
             let areas = state.areas.iter();
@@ -75,7 +77,7 @@ impl AddressSpace {
                     at = end;
                 }
             };
-            for (start, end) in self.own_parts(area, &mut left) {
+            for (start, end) in self.own_parts(area, filter, &mut left) {
                 add(start, false);
                 add(end, true);
             }
@@ -85,7 +87,16 @@ impl AddressSpace {
     }
 
     /// The parts of an area whose content is nowhere else, in ascending order.
-    fn own_parts(&self, area: &Area, left: &mut u64) -> Vec<(u64, u64)> {
+    fn own_parts(&self, area: &Area, filter: u32, left: &mut u64) -> Vec<(u64, u64)> {
+        let needed = if area.flags.contains(AreaFlags::SHARED) {
+            DUMP_SHARED
+        } else {
+            DUMP_PRIVATE
+        };
+        let is_own = matches!(area.content, Content::Own { .. });
+        if filter & needed == 0 && !is_own {
+            return Vec::new();
+        }
         if area.flags.contains(AreaFlags::DONT_DUMP) && !matches!(area.content, Content::Own { .. })
         {
             return Vec::new();

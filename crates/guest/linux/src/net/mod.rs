@@ -16,6 +16,7 @@
 //! | [`unix`] | sockets within the machine |
 
 pub mod address;
+pub mod counters;
 pub mod etc;
 pub mod inet;
 pub mod listing;

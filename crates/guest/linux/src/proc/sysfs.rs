@@ -31,6 +31,16 @@ const ENTRIES: &[Named] = &[
         &[folder(
             "system",
             &[
+                folder(
+                    "clocksource",
+                    &[folder(
+                        "clocksource0",
+                        &[
+                            fixed("available_clocksource", "tsc \n"),
+                            fixed("current_clocksource", "tsc\n"),
+                        ],
+                    )],
+                ),
                 folder("cpu", CPU),
                 folder(
                     "node",

@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 
 use super::pseudo::{Named, Subject, Text, file, fixed, folder, link};
 use super::{cpuinfo, sysctl, sysvipc};
-use crate::net::listing;
+use crate::net::{counters, listing};
 use crate::process::{Thread, usage};
 use crate::syscalls::system::{RELEASE, VERSION};
 use crate::{Result, platform, put};
@@ -64,8 +64,11 @@ pub const ENTRIES: &[Named] = &[
 /// A file of `/proc/net`, made by who keeps the sockets.
 macro_rules! net {
     ($name:ident) => {
+        net!(listing, $name)
+    };
+    ($from:ident, $name:ident) => {
         file(stringify!($name), |_, _, text| {
-            text.bytes(&listing::$name());
+            text.bytes(&$from::$name());
             Ok(())
         })
     };
@@ -88,6 +91,7 @@ pub const NET: &[Named] = &[
         "netlink",
         "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n",
     ),
+    net!(counters, netstat),
     fixed(
         "packet",
         "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n",
@@ -97,6 +101,7 @@ pub const NET: &[Named] = &[
         "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n",
     ),
     net!(route),
+    net!(counters, snmp),
     net!(sockstat),
     net!(tcp),
     net!(tcp6),

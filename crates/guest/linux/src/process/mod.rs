@@ -128,7 +128,16 @@ pub struct Attributes {
     pub no_huge_pages: Cell<bool>,
     /// `personality(2)`.
     pub personality: Cell<u32>,
+    /// What goes into core files (`/proc/PID/coredump_filter`).
+    pub dump_filter: Cell<u32>,
 }
+
+/// Bits that `coredump_filter` may have (core(5)).
+pub const DUMP_FILTERS: u32 = 0x1ff;
+/// Private pages that are not those of a file any more.
+pub const DUMP_PRIVATE: u32 = 1;
+/// Shared pages of no file.
+pub const DUMP_SHARED: u32 = 2;
 
 impl Default for Attributes {
     fn default() -> Self {
@@ -138,6 +147,7 @@ impl Default for Attributes {
             child_subreaper: Cell::new(false),
             no_huge_pages: Cell::new(false),
             personality: Cell::new(0),
+            dump_filter: Cell::new(0x33),
         }
     }
 }
@@ -384,6 +394,8 @@ impl Processes {
         signals.actions.copy_from(&parent.signals.actions);
         let attributes = Attributes::default();
         attributes.dumpable.set(parent.attributes.dumpable.get());
+        let filter = parent.attributes.dump_filter.get();
+        attributes.dump_filter.set(filter);
         Rc::new(Process {
             pid: self.free_number(),
             parent: Cell::new(parent.pid),

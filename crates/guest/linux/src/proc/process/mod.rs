@@ -27,6 +27,7 @@ static THREAD_FOLDER: Named = entry("TID", 0o555, Node::Folder(THREAD, None));
 macro_rules! with_common {
     ($($more:expr),* $(,)?) => {
         &[
+            folder("attr", ATTRIBUTES),
             file("auxv", memory::auxv),
             file("cgroup", cgroup),
             file("cmdline", cmdline),
@@ -53,6 +54,7 @@ macro_rules! with_common {
             fixed("setgroups", "allow\n"),
             fixed("gid_map", "         0          0 4294967295\n"),
             fixed("uid_map", "         0          0 4294967295\n"),
+            file("sched", status::sched),
             file("smaps", memory::smaps),
             file("smaps_rollup", memory::smaps_rollup),
             file("stat", status::stat),
@@ -64,7 +66,15 @@ macro_rules! with_common {
     };
 }
 
-const PROCESS: &[Named] = with_common![listed("task", &[], task_names, task_find)];
+const PROCESS: &[Named] = with_common![
+    writable("coredump_filter", dump_filter, set_dump_filter),
+    listed("task", &[], task_names, task_find),
+    entry(
+        "timerslack_ns",
+        0o666,
+        Node::File(timer_slack, Some(set_timer_slack)),
+    ),
+];
 const THREAD: &[Named] = with_common![];
 
 macro_rules! namespace {
@@ -89,6 +99,75 @@ const NAMESPACES: &[Named] = &[
     namespace!("user", "4026531837"),
     namespace!("uts", "4026531838"),
 ];
+
+/// Labels of a security module, of which there is none: Linux then fails to read and to write them.
+const ATTRIBUTES: &[Named] = &[
+    label("current"),
+    label("exec"),
+    label("fscreate"),
+    label("keycreate"),
+    file("prev", no_label),
+    label("sockcreate"),
+];
+
+const fn label(name: &'static str) -> Named {
+    entry(name, 0o666, Node::File(no_label, Some(no_new_label)))
+}
+
+fn no_label(_: &Rc<Thread>, _: Subject, _: &mut Text) -> Result {
+    Err(Errno::EINVAL)
+}
+
+fn no_new_label(_: &Rc<Thread>, _: Subject, _: &[u8]) -> Result {
+    Err(Errno::EINVAL)
+}
+
+/// A number as the kernel reads them: hexadecimal behind `0x`, octal behind `0`.
+fn number(bytes: &[u8]) -> Result<u64> {
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let number = match (digits, text.strip_prefix('0')) {
+        (Some(digits), _) => u64::from_str_radix(digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => u64::from_str_radix(digits, 8),
+        _ => text.parse(),
+    };
+    number.map_err(|_| Errno::EINVAL)
+}
+
+fn dump_filter(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Result {
+    let process = subject.process()?;
+    put!(text, "{:08x}\n", process.attributes.dump_filter.get());
+    Ok(())
+}
+
+fn set_dump_filter(_: &Rc<Thread>, subject: Subject, bytes: &[u8]) -> Result {
+    let filter = u32::try_from(number(bytes)?).map_err(|_| Errno::ERANGE)?;
+    // What nothing stands for is not kept.
+    let filter = filter & crate::process::DUMP_FILTERS;
+    subject.process()?.attributes.dump_filter.set(filter);
+    Ok(())
+}
+
+fn timer_slack(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Result {
+    put!(text, "{}\n", subject.thread()?.timer_slack.get());
+    Ok(())
+}
+
+fn set_timer_slack(thread: &Rc<Thread>, subject: Subject, bytes: &[u8]) -> Result {
+    const CAP_SYS_NICE: u32 = 23;
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let slack: u64 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    let subject = subject.thread()?;
+    let own = Rc::ptr_eq(&subject, thread);
+    if !own && !thread.process.credentials.borrow().can(CAP_SYS_NICE) {
+        return Err(Errno::EPERM);
+    }
+    subject
+        .timer_slack
+        .set(if slack == 0 { 50_000 } else { slack });
+    Ok(())
+}
 
 fn zero(_: &Rc<Thread>, _: Subject, text: &mut Text) -> Result {
     put!(text, "0\n");

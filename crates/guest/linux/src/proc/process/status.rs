@@ -1,5 +1,6 @@
 //! `/proc/PID/stat`, `statm` and `status`: what `ps` and `top` read.
 
+use alloc::format;
 use alloc::rc::Rc;
 
 use super::name_of;
@@ -213,7 +214,11 @@ pub(super) fn status(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Resul
     ] {
         put!(text, "{name}:\t{set:016x}\n");
     }
-    put!(text, "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\n");
+    put!(
+        text,
+        "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\n",
+        u8::from(process.attributes.no_new_privileges.get())
+    );
     put!(
         text,
         "Cpus_allowed:\t1\nCpus_allowed_list:\t0\nMems_allowed:\t1\nMems_allowed_list:\t0\n"
@@ -222,5 +227,41 @@ pub(super) fn status(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Resul
         text,
         "voluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n"
     );
+    Ok(())
+}
+
+/// A time as `sched` shows it: in milliseconds.
+fn millis(nanos: u64) -> alloc::string::String {
+    format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000)
+}
+
+/// What the scheduler knows of a thread.
+pub(super) fn sched(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Result {
+    let (process, thread) = (subject.process()?, subject.thread()?);
+    let threads = process.threads.borrow().len();
+    put!(
+        text,
+        "{} ({}, #threads: {threads})\n{:-<67}\n",
+        name_of(&thread),
+        thread.tid,
+        ""
+    );
+    let policy = thread.policy.get();
+    let priority = match policy.priority {
+        0 => i64::from(thread.nice.get()) + 120,
+        real_time => 99 - i64::from(real_time),
+    };
+    let line = |name: &str, value: &dyn core::fmt::Display| {
+        let value = format!("{value}");
+        format!("{name:<45}:{value:>21}\n")
+    };
+    let now = crate::platform::now();
+    put!(text, "{}", line("se.exec_start", &millis(now)));
+    put!(text, "{}", line("se.vruntime", &millis(0)));
+    let used = crate::process::sched::used(&thread);
+    put!(text, "{}", line("se.sum_exec_runtime", &millis(used)));
+    put!(text, "{}", line("se.nr_migrations", &0));
+    put!(text, "{}", line("policy", &policy.class));
+    put!(text, "{}", line("prio", &priority));
     Ok(())
 }

@@ -85,7 +85,10 @@ fn write(thread: &Rc<Thread>, info: &Info, folder: &Rc<dyn Inode>, limit: u64) -
         inode: folder.create(NAME, &new)?,
         limit,
     };
-    let (mut pieces, files) = thread.process.memory.pieces();
+    let (mut pieces, files) = {
+        let filter = thread.process.attributes.dump_filter.get();
+        thread.process.memory.pieces(filter)
+    };
     pieces.truncate(MOST_PIECES);
     let notes = notes::all(thread, info, &files);
     let start = file_start(&pieces, &notes);
