@@ -38,6 +38,11 @@ fn places_are_changed_under_threads_that_use_them() {
 }
 
 #[test]
+fn calls_answer_as_on_linux_where_they_once_did_not() {
+    succeeds("differences", &[]);
+}
+
+#[test]
 fn instructions_that_fail_bring_the_signals_that_linux_sends() {
     let Some(program) = compiled("c/odd.c", "gcc", "{source} -O1 -o {out}") else {
         return;
