@@ -76,8 +76,11 @@ impl Session {
         program: &Path,
         args: impl IntoIterator<Item = S>,
     ) -> Command {
-        let mut command = Command::new(program);
+        // Whoever runs the tests may have them ignore signals: a shell in the background, nohup(1).
+        let mut command = Command::new("/usr/bin/env");
         command
+            .arg("--default-signal=HUP,INT,QUIT")
+            .arg(program)
             .args(args)
             .env_remove("KILN_LOG")
             .env("LANG", "C.UTF-8")

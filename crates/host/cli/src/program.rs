@@ -1,6 +1,7 @@
 //! Linux programs as targets: packed with their files into an image, which is kept for the next time.
 
 use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -130,7 +131,7 @@ fn id(file: &str, name: &str) -> Option<(u32, u32)> {
 /// Why the program cannot be packed.
 pub fn image(request: &Request, quiet: bool) -> Result<PathBuf, Failure> {
     let instead = instead();
-    let cache = Cache::new(cache_folder());
+    let cache = Cache::new(cache_folder()?);
     let personality = personality_digest(instead.as_deref())?;
     let key = request_key(request, &personality);
     if let Some(image) = cache.find(key) {
@@ -278,18 +279,37 @@ fn request_key(request: &Request, personality: &str) -> Key {
     ))
 }
 
-fn cache_folder() -> PathBuf {
+/// Where images of programs are kept. What lies there runs: without a home it is a folder that nobody else can have made.
+fn cache_folder() -> Result<PathBuf, Failure> {
     let set = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    set(CACHE_VARIABLE)
+    let named = set(CACHE_VARIABLE)
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("kiln/programs")))
-        .or_else(|| Some(set("HOME")?.join(".cache/kiln/programs")))
-        .unwrap_or_else(|| {
-            std::env::temp_dir().join(format!("kiln-{}", rustix::process::getuid().as_raw()))
-        })
+        .or_else(|| Some(set("HOME")?.join(".cache/kiln/programs")));
+    let user = rustix::process::geteuid();
+    match named {
+        Some(folder) => Ok(folder),
+        None if user.is_root() => Ok(PathBuf::from("/var/cache/kiln/programs")),
+        None => {
+            let folder = PathBuf::from(format!("/tmp/kiln-programs-{}", user.as_raw()));
+            let is_own = |metadata: fs::Metadata| {
+                metadata.is_dir()
+                    && metadata.uid() == user.as_raw()
+                    && metadata.mode() & 0o777 == 0o700
+            };
+            let _ = fs::DirBuilder::new().mode(0o700).create(&folder);
+            if fs::symlink_metadata(&folder).is_ok_and(is_own) {
+                return Ok(folder);
+            }
+            Err(Failure::new(format!(
+                "{} is not yours alone: set HOME or {CACHE_VARIABLE}",
+                folder.display()
+            )))
+        }
+    }
 }
 
 fn limit() -> u64 {

@@ -251,6 +251,7 @@ impl<'a> Instance<'a> {
             control,
             signals: running.signals,
             stop_timeout: self.spec.stop_timeout,
+            is_program: self.image.abi().flags & AbiNote::PROGRAM != 0,
             memory: self.spec.memory.bytes(),
             tell,
             progress: Progress::default(),

@@ -19,18 +19,25 @@ pub struct Signals {
 }
 
 /// Blocks SIGINT, SIGTERM, SIGHUP and SIGQUIT for this process and makes them readable. Call it before a guest
-/// starts, so that none is missed and a guest's process is not ended by one meant for the supervisor.
+/// starts, so that none is missed and a guest's process is not ended by one meant for the supervisor. Those that
+/// whoever started this process had it ignore, as nohup(1) and shells do for jobs in the background, stay ignored,
+/// SIGTERM apart: a blocked signal would come all the same (signal(7)).
 ///
 /// # Errors
 /// [`Error::Host`] if there is no descriptor left.
 pub fn block() -> Result<Signals, Error> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigemptyset` initialises the set, which the other calls then read; they keep no pointer to it. The
+    // SAFETY: `sigemptyset` initialises the set, which the other calls then read; they keep no pointer to it. An action of zeroes
+    // is a valid one. The
     // mask is this thread's, the only one of the process. `signalfd` returns a new descriptor that is ours alone.
     let fd = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         for signal in ASKED {
-            libc::sigaddset(set.as_mut_ptr(), signal);
+            let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+            libc::sigaction(signal, std::ptr::null(), &raw mut action);
+            if signal == libc::SIGTERM || action.sa_sigaction != libc::SIG_IGN {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
         }
         libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
         libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)

@@ -42,6 +42,12 @@ const CONSOLE_PIECE: usize = 64 << 10;
 const HEAVIEST: Duration = Duration::from_millis(10);
 const LIGHTEST: Duration = Duration::from_millis(200);
 
+/// Within what time Ctrl-C has to be pressed three times to end a Linux program.
+const INSISTING: Duration = Duration::from_secs(1);
+
+/// Clients that wait for the guest's end; more are refused.
+const MAX_WAITING: usize = 256;
+
 const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
@@ -70,6 +76,8 @@ pub struct Supervisor<'a> {
     pub signals: Signals,
     /// How long the guest may take to end when asked to.
     pub stop_timeout: Duration,
+    /// The guest runs a Linux program.
+    pub is_program: bool,
     /// Memory of the guest in bytes.
     pub memory: u64,
     /// Tells the user something.
@@ -100,8 +108,8 @@ impl Channel {
     }
 
     /// What to wait for until there is something to pass on, if it can be passed on.
-    fn source(&self, now: Instant) -> Option<BorrowedFd<'_>> {
-        (!self.ended && self.output.has_room(now)).then(|| self.from.as_fd())
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        (!self.ended && self.output.has_room()).then(|| self.from.as_fd())
     }
 }
 
@@ -110,8 +118,8 @@ impl Channel {
 pub struct Progress {
     /// When to end the guest by force.
     kill_at: Option<Instant>,
-    /// A signal has asked for the end before.
-    interrupted: bool,
+    /// When Ctrl-C was pressed, the last two times.
+    interrupts: [Option<Instant>; 2],
     /// When to make the control socket.
     settle_at: Option<Instant>,
     /// Clients that wait for the guest's end.
@@ -170,15 +178,15 @@ impl Supervisor<'_> {
                 self.take_signals(now);
             }
             if ready.console {
-                self.pass_on(Which::Console, &mut buffer, now);
+                self.pass_on(Which::Console, &mut buffer);
             }
             if ready.errors {
-                self.pass_on(Which::Errors, &mut buffer, now);
+                self.pass_on(Which::Errors, &mut buffer);
             }
             if ready.output {
-                self.console.output.flush(now);
+                self.console.output.flush();
                 if let Some(errors) = &mut self.errors {
-                    errors.output.flush(now);
+                    errors.output.flush();
                 }
             }
             if let Some(usernet) = &mut self.usernet
@@ -195,12 +203,12 @@ impl Supervisor<'_> {
         }
         // The guest cannot write any more, so this ends.
         for which in [Which::Console, Which::Errors] {
-            while self.pass_on(which, &mut buffer, Instant::now()) > 0 {}
+            while self.pass_on(which, &mut buffer) > 0 {}
         }
         self.captures.collect(self.guest, Instant::now());
         buffer.clear();
         self.guest.screen(&mut buffer, true);
-        self.deliver(Which::Console, &buffer, Instant::now());
+        self.deliver(Which::Console, &buffer);
         let mut ended = self
             .guest
             .wait()
@@ -235,9 +243,9 @@ impl Supervisor<'_> {
         let mut fds = Vec::with_capacity(8);
         fds.push(PollFd::from_borrowed_fd(self.guest.ended(), PollFlags::IN));
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
-        let console = optional(&mut fds, self.console.source(now), PollFlags::IN);
+        let console = optional(&mut fds, self.console.source(), PollFlags::IN);
         let errors = self.errors.as_ref();
-        let of_errors = errors.and_then(|errors| errors.source(now));
+        let of_errors = errors.and_then(Channel::source);
         let of_errors = optional(&mut fds, of_errors, PollFlags::IN);
         let usernet = self.usernet.as_ref().map(AsFd::as_fd);
         let usernet = optional(&mut fds, usernet, PollFlags::IN);
@@ -254,7 +262,7 @@ impl Supervisor<'_> {
             fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         }
         let timeout = self
-            .deadline(now)
+            .deadline()
             .map(|at| timespec(at.saturating_duration_since(now)));
         match poll(&mut fds, timeout.as_ref()) {
             // What is ready is looked at again in the next turn.
@@ -275,14 +283,11 @@ impl Supervisor<'_> {
     }
 
     /// When to wake up even if nothing is ready.
-    fn deadline(&self, now: Instant) -> Option<Instant> {
-        let channels = std::iter::once(&self.console).chain(&self.errors);
-        let outputs = channels.filter_map(|channel| channel.output.deadline());
+    fn deadline(&self) -> Option<Instant> {
         [
             self.progress.kill_at,
             self.progress.settle_at,
             self.progress.weigh_at,
-            outputs.filter(|at| *at > now).min(),
             self.usernet.as_deref().and_then(Usernet::deadline),
             self.control.as_ref().and_then(Server::deadline),
             self.captures.deadline(),
@@ -300,7 +305,7 @@ impl Supervisor<'_> {
     }
 
     /// Passes on what the guest wrote, about [`CONSOLE_PER_TURN`] bytes at the most. Returns how many.
-    fn pass_on(&mut self, which: Which, buffer: &mut Vec<u8>, now: Instant) -> usize {
+    fn pass_on(&mut self, which: Which, buffer: &mut Vec<u8>) -> usize {
         let mut passed = 0;
         while passed < CONSOLE_PER_TURN {
             let Some(channel) = self.channel(which).filter(|channel| !channel.ended) else {
@@ -317,7 +322,7 @@ impl Supervisor<'_> {
                     if which == Which::Console {
                         self.guest.screen(buffer, false);
                     }
-                    let has_room = self.deliver(which, buffer, now);
+                    let has_room = self.deliver(which, buffer);
                     passed += count;
                     if !is_full || !has_room {
                         break;
@@ -331,14 +336,14 @@ impl Supervisor<'_> {
     }
 
     /// To the user and the log. Returns whether the user's end takes more.
-    fn deliver(&mut self, which: Which, text: &[u8], now: Instant) -> bool {
+    fn deliver(&mut self, which: Which, text: &[u8]) -> bool {
         let Some(channel) = self.channel(which) else {
             return true;
         };
         if !text.is_empty() {
-            channel.output.write(text, now);
+            channel.output.write(text);
         }
-        let has_room = channel.output.has_room(now);
+        let has_room = channel.output.has_room();
         if !text.is_empty() {
             self.write_log(text);
         }
@@ -356,16 +361,35 @@ impl Supervisor<'_> {
         }
     }
 
+    /// What a Linux program gets it may handle as it likes: a shell or an interpreter goes on after SIGINT. Only SIGTERM asks for
+    /// the end, and Ctrl-C pressed three times within a second. Anything asks a native guest for the end, and the
+    /// second Ctrl-C is its last.
     fn take_signals(&mut self, now: Instant) {
         while let Some(signal) = self.signals.next() {
-            if signal == SIGINT && self.progress.interrupted {
+            if signal == SIGINT && self.insists(now) {
                 self.guest.kill();
                 continue;
             }
-            self.progress.interrupted |= signal == SIGINT;
-            let forwarded = if signal == SIGINT { SIGINT } else { SIGTERM };
+            let forwarded = if self.is_program || signal == SIGINT {
+                signal
+            } else {
+                SIGTERM
+            };
             self.guest.request_stop(forwarded);
-            self.kill_after(self.stop_timeout, now);
+            if !self.is_program || signal == SIGTERM {
+                self.kill_after(self.stop_timeout, now);
+            }
+        }
+    }
+
+    /// Whether Ctrl-C, pressed now, is to end the guest by force.
+    fn insists(&mut self, now: Instant) -> bool {
+        let [first, second] = self.progress.interrupts;
+        self.progress.interrupts = [second, Some(now)];
+        if self.is_program {
+            first.is_some_and(|first| now.saturating_duration_since(first) <= INSISTING)
+        } else {
+            second.is_some()
         }
     }
 
@@ -467,14 +491,28 @@ impl Supervisor<'_> {
                     self.guest.request_stop(signal);
                     self.kill_after(timeout, now);
                 }
+                if self.is_crowded() {
+                    return Some(Response::Done);
+                }
                 self.progress.waiting.push(client);
                 return None;
             }
+            Request::Wait if self.is_crowded() => Response::Refused {
+                problem: "too many wait for it already".to_owned(),
+            },
             Request::Wait => {
                 self.progress.waiting.push(client);
                 return None;
             }
         })
+    }
+
+    /// Whether as many clients wait for the guest's end as may.
+    fn is_crowded(&mut self) -> bool {
+        if let Some(server) = &self.control {
+            self.progress.waiting.retain(|client| server.has(*client));
+        }
+        self.progress.waiting.len() >= MAX_WAITING
     }
 
     /// `None` if the connection has become a stream.

@@ -142,8 +142,9 @@ fn show(instance: Instance) -> Shown {
         None => (live_protections(&instance), None),
     };
     let running = instance.status == Status::Running;
-    let unimplemented_calls = match client::request(&instance, &Request::Metrics) {
-        Ok(Response::Metrics(metrics)) if running => metrics.unimplemented_calls(),
+    let metrics = running.then(|| client::request(&instance, &Request::Metrics));
+    let unimplemented_calls = match metrics {
+        Some(Ok(Response::Metrics(metrics))) => metrics.unimplemented_calls(),
         _ => BTreeMap::new(),
     };
     let end = instance.end;

@@ -39,7 +39,10 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         if instance.status != Status::Running {
             return Err(Error::NotRunning(instance.record.name.clone()).into());
         }
-        client::request(instance, &request)?;
-        Ok(instance.record.name.clone())
+        match client::request(instance, &request) {
+            // It ended by itself in the meantime.
+            Ok(_) | Err(Error::NotRunning(_)) => Ok(instance.record.name.clone()),
+            Err(error) => Err(error.into()),
+        }
     })
 }

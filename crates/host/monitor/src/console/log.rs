@@ -23,6 +23,8 @@ use crate::clock::WallTime;
 pub const FILE: &str = "console.log";
 /// The one before it.
 pub const OLDER: &str = "console.log.1";
+/// The next one, for a moment.
+const NEXT: &str = "console.log.next";
 /// The most bytes of one file.
 pub const MAX_FILE: u64 = 5 << 20;
 /// The most bytes of one piece; longer ones are split.
@@ -47,7 +49,7 @@ impl Log {
 
     fn with_limit(dir: impl AsFd, max_file: u64) -> rustix::io::Result<Self> {
         Ok(Self {
-            file: create(dir)?,
+            file: create(dir, FILE)?,
             size: 0,
             max_file,
         })
@@ -78,16 +80,22 @@ impl Log {
     }
 
     fn rotate(&mut self, dir: impl AsFd) -> rustix::io::Result<()> {
-        rustix::fs::renameat(&dir, FILE, &dir, OLDER)?;
-        self.file = create(&dir)?;
+        // Whatever fails, the present file stays in use, and the next piece tries again.
+        let next = create(&dir, NEXT)?;
+        match rustix::fs::renameat(&dir, FILE, &dir, OLDER) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+        rustix::fs::renameat(&dir, NEXT, &dir, FILE)?;
+        self.file = next;
         self.size = 0;
         Ok(())
     }
 }
 
-fn create(dir: impl AsFd) -> rustix::io::Result<OwnedFd> {
+fn create(dir: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::TRUNC | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, FILE, flags, Mode::RUSR | Mode::WUSR)
+    rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
 }
 
 #[cfg(test)]
@@ -133,6 +141,21 @@ mod tests {
             .map(|file| dir.path().join(file).metadata().unwrap().len())
             .sum();
         assert!(size <= 2000);
+    }
+
+    #[test]
+    fn a_log_that_could_not_be_rotated_goes_on_when_it_can() {
+        let dir = TempDir::new();
+        let folder = std::fs::File::open(dir.path()).unwrap();
+        let mut log = Log::with_limit(&folder, 100).unwrap();
+        let obstacle = dir.path().join(NEXT);
+        std::fs::create_dir(&obstacle).unwrap();
+        let piece = [b'\n'; 60];
+        log.write(&folder, WallTime(1), &piece).unwrap();
+        assert!(log.write(&folder, WallTime(2), &piece).is_err());
+        std::fs::remove_dir(&obstacle).unwrap();
+        log.write(&folder, WallTime(3), b"later").unwrap();
+        assert_eq!(lines(&dir).last().unwrap(), "later");
     }
 
     #[test]

@@ -2,13 +2,12 @@
 //!
 //! Writing never blocks. A reader that is slow slows the guest's output down, as it does with any program in a
 //! pipeline: what waits here is bounded by [`MAX_WAITING`], and while it is full the supervisor does not read the
-//! console. A reader that takes nothing at all for [`PATIENCE`] must not hang the guest for ever: from then on output
-//! goes to the log only, until it takes something again. A reader that is gone is forgotten. A file or device that
-//! cannot take what it should keep is given up as well, but that is a failure ([`stdout_failure`]).
+//! console. However long that takes, nothing is left out: `kiln stop` and signals reach the guest all the same. A reader
+//! that is gone is forgotten. A file or device that cannot take what it should keep is given up as well, but that is a
+//! failure ([`stdout_failure`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -17,9 +16,6 @@ use rustix::net::SendFlags;
 
 /// The most bytes that wait to be taken.
 const MAX_WAITING: usize = 256 << 10;
-
-/// How long a reader may take nothing before output goes to the log only.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the file or device behind this process's standard output did not take everything. There is one standard output.
 static STDOUT_FAILURE: OnceLock<Errno> = OnceLock::new();
@@ -37,10 +33,6 @@ pub struct Output {
     stream: Stream,
     target: Target,
     waiting: Vec<u8>,
-    /// Since when nothing was taken although something waits.
-    stalled: Option<Instant>,
-    /// Bytes that went to the log only.
-    skipped: u64,
 }
 
 /// A stream of this process.
@@ -106,86 +98,55 @@ impl Output {
             stream,
             target,
             waiting: Vec::new(),
-            stalled: None,
-            skipped: 0,
         }
     }
 
     /// Whether more may be handed over. If not, leave the guest's console unread.
-    pub fn has_room(&self, now: Instant) -> bool {
-        self.waiting.len() < MAX_WAITING || self.given_up(now)
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < MAX_WAITING
     }
 
     /// Writes as much as is taken now and keeps the rest.
-    pub fn write(&mut self, text: &[u8], now: Instant) {
+    pub fn write(&mut self, text: &[u8]) {
         if matches!(self.target, Target::None) {
             return;
         }
-        if self.given_up(now) {
-            self.skipped += text.len() as u64;
-            return;
-        }
-        if self.waiting.is_empty() {
-            let taken = self.offer(text);
-            if taken < text.len() && !matches!(self.target, Target::None) {
-                self.stalled = Some(now);
-                self.waiting.extend_from_slice(&text[taken..]);
-            }
+        let taken = if self.waiting.is_empty() {
+            self.offer(text)
         } else {
-            self.waiting.extend_from_slice(text);
+            0
+        };
+        if !matches!(self.target, Target::None) {
+            self.waiting.extend_from_slice(&text[taken..]);
         }
     }
 
     /// Writes what waits, as much as is taken now.
-    pub fn flush(&mut self, now: Instant) {
+    pub fn flush(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
         let waiting = std::mem::take(&mut self.waiting);
         let taken = self.offer(&waiting);
-        if matches!(self.target, Target::None) {
-            self.stalled = None;
-            return;
-        }
-        self.waiting = waiting;
-        self.waiting.drain(..taken);
-        if taken > 0 {
-            self.stalled = (!self.waiting.is_empty()).then_some(now);
-            if self.skipped > 0 && self.waiting.is_empty() {
-                let note = format!(
-                    "\nkiln: {} bytes of output are in the log only: see `kiln logs`\n",
-                    self.skipped
-                );
-                self.skipped = 0;
-                self.write(note.as_bytes(), now);
-            }
+        if !matches!(self.target, Target::None) {
+            self.waiting = waiting;
+            self.waiting.drain(..taken);
         }
     }
 
-    /// Writes what waits, for as long as it is taken now and then and `signals` has nothing to read: a user who presses
-    /// Ctrl-C when the guest has ended does not want to see the rest. Blocks.
+    /// Writes what waits, until everything is taken or `signals` has something to read: a user who presses Ctrl-C when
+    /// the guest has ended does not want to see the rest. Blocks.
     pub fn finish(&mut self, signals: BorrowedFd<'_>) {
         loop {
-            let now = Instant::now();
-            self.flush(now);
-            let (Some(fd), Some(until)) = (self.waits_for(), self.deadline()) else {
-                return;
-            };
-            let Some(left) = until
-                .checked_duration_since(now)
-                .filter(|left| !left.is_zero())
-            else {
+            self.flush();
+            let Some(fd) = self.waits_for() else {
                 return;
             };
             let mut fds = [
                 PollFd::from_borrowed_fd(fd, PollFlags::OUT),
                 PollFd::from_borrowed_fd(signals, PollFlags::IN),
             ];
-            let timeout = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
-            };
-            let result = poll(&mut fds, Some(&timeout));
+            let result = poll(&mut fds, None);
             if !fds[1].revents().is_empty() || result.is_err_and(|error| error != Errno::INTR) {
                 return;
             }
@@ -201,17 +162,6 @@ impl Output {
             Target::Own(own) => own.as_fd(),
             _ => self.stream.fd(),
         })
-    }
-
-    /// When to look again although nothing was taken; `None` if that changes nothing.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.stalled.map(|since| since + PATIENCE)
-    }
-
-    /// Whether the reader has taken nothing for too long.
-    pub fn given_up(&self, now: Instant) -> bool {
-        self.stalled
-            .is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE)
     }
 
     /// Writes at once and returns how many bytes were taken.
@@ -302,52 +252,52 @@ mod tests {
     #[test]
     fn a_slow_reader_gets_everything_and_holds_the_guest_back() {
         let (read, mut output) = pipe();
-        let now = Instant::now();
         let mut written = 0;
-        while output.has_room(now) {
-            output.write(&[b'x'; 4096], now);
+        while output.has_room() {
+            output.write(&[b'x'; 4096]);
             written += 4096;
         }
         assert!(output.waits_for().is_some());
         let mut got = 0;
         while output.waits_for().is_some() {
             got += drain(&read);
-            output.flush(now);
+            output.flush();
         }
         assert_eq!(got + drain(&read), written);
-        assert_eq!(output.deadline(), None);
-    }
-
-    #[test]
-    fn a_reader_that_takes_nothing_is_given_up_until_it_does() {
-        let (read, mut output) = pipe();
-        let start = Instant::now();
-        while output.has_room(start) {
-            output.write(&[b'x'; 4096], start);
-        }
-        let later = output.deadline().unwrap();
-        assert!(output.has_room(later), "the guest goes on");
-        output.write(b"lost", later);
-        while output.waits_for().is_some() {
-            drain(&read);
-            output.flush(later);
-        }
-        let mut buffer = [0; 200];
-        let count = rustix::io::read(&read, &mut buffer).unwrap();
-        let note = String::from_utf8_lossy(&buffer[..count]).into_owned();
-        assert!(
-            note.contains("4 bytes of output are in the log only"),
-            "{note}"
-        );
     }
 
     #[test]
     fn a_reader_that_is_gone_is_forgotten() {
         let (read, mut output) = pipe();
         drop(read);
-        let now = Instant::now();
-        output.write(b"x", now);
+        output.write(b"x");
         assert!(matches!(output.target, Target::None));
-        assert!(output.waits_for().is_none() && output.has_room(now));
+        assert!(output.waits_for().is_none() && output.has_room());
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_written_unless_a_signal_comes() {
+        let (read, mut output) = pipe();
+        let (signals, ask) = pipe_with(PipeFlags::empty()).unwrap();
+        while output.has_room() {
+            output.write(&[b'x'; 4096]);
+        }
+        rustix::io::write(&ask, b"!").unwrap();
+        output.finish(signals.as_fd());
+        assert!(output.waits_for().is_some(), "the user wants no more");
+        rustix::io::read(&signals, &mut [0; 8]).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut total = 0;
+            loop {
+                match rustix::io::read(&read, &mut [0; 4096]) {
+                    Ok(0) => return total,
+                    Ok(count) => total += count,
+                    Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                }
+            }
+        });
+        output.finish(signals.as_fd());
+        drop(output);
+        assert!(reader.join().unwrap() >= MAX_WAITING);
     }
 }

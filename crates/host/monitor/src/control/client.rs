@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{MAX_RESPONSE, Request, Response, server};
 use crate::Error;
 use crate::capture::Link;
-use crate::registry::Instance;
+use crate::registry::{Instance, Registry};
 
 /// How long a supervisor may take for an answer that it can give at once.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -19,15 +20,60 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait for the socket of an instance that runs: it is made a moment after the guest's start.
 const APPEARS: Duration = Duration::from_millis(500);
 
+/// How long a supervisor that hangs up may take to record the end and to be gone.
+const GOES: Duration = Duration::from_secs(2);
+
 /// Sends a request to a running instance and waits for the response: for as long as the guest runs if the request is
-/// one that waits for its end.
+/// one that waits for its end. A supervisor that does not answer when its guest is to be killed is killed, and the guest with it.
 ///
 /// # Errors
-/// [`Error::NotRunning`] if its supervisor is gone, [`Error::Control`] if it does not answer as it should.
+/// [`Error::NotRunning`] if its supervisor is gone or goes meanwhile, [`Error::Control`] if it does not answer as it should.
 pub fn request(instance: &Instance, request: &Request) -> Result<Response, Error> {
     let mut stream = reach(instance)?;
-    let waits = matches!(request, Request::Stop { .. } | Request::Wait);
-    exchange(&mut stream, request, waits).map_err(|error| failed(instance, &error))
+    let (patience, kills) = match request {
+        Request::Wait
+        | Request::Stop {
+            timeout_ms: None, ..
+        } => (None, false),
+        Request::Stop {
+            timeout_ms: Some(ms),
+            ..
+        } => (Duration::from_millis(*ms).checked_add(PATIENCE), *ms == 0),
+        _ => (Some(PATIENCE), false),
+    };
+    exchange(&mut stream, request, patience).or_else(|error| match error.kind() {
+        // Its guest has ended, and nobody answers any more.
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof
+            if Registry::is_let_go(&instance.path, GOES) =>
+        {
+            Err(Error::NotRunning(instance.record.name.clone()))
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if kills => {
+            kill(instance, &stream).map_err(|error| failed(instance, &error))
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let error = io::Error::other("it is stopped or busy: `kiln kill` ends it");
+            Err(failed(instance, &error))
+        }
+        _ => Err(failed(instance, &error)),
+    })
+}
+
+/// Ends a supervisor that does not answer, one that was stopped (Ctrl-Z) for example. Its guest ends with it.
+fn kill(instance: &Instance, stream: &UnixStream) -> io::Result<Response> {
+    let supervisor = rustix::net::sockopt::socket_peercred(stream)?.pid;
+    let process = pidfd_open(supervisor, PidfdFlags::empty())?;
+    // While the lock is held the number is still the supervisor's.
+    if !Registry::is_let_go(&instance.path, Duration::ZERO) {
+        pidfd_send_signal(&process, Signal::KILL)?;
+    }
+    if Registry::is_let_go(&instance.path, PATIENCE) {
+        Ok(Response::Done)
+    } else {
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    }
 }
 
 /// A capture that runs.
@@ -134,13 +180,17 @@ fn send(stream: &mut UnixStream, request: &Request) -> io::Result<()> {
     stream.write_all(&line)
 }
 
-fn exchange(stream: &mut UnixStream, request: &Request, waits: bool) -> io::Result<Response> {
+fn exchange(
+    stream: &mut UnixStream,
+    request: &Request,
+    patience: Option<Duration>,
+) -> io::Result<Response> {
     send(stream, request)?;
-    stream.set_read_timeout((!waits).then_some(PATIENCE))?;
+    stream.set_read_timeout(patience)?;
     let mut bytes = Vec::new();
     stream.take(MAX_RESPONSE as u64).read_to_end(&mut bytes)?;
     if bytes.is_empty() {
-        return Err(io::Error::other("the connection ended"));
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(serde_json::from_slice(&bytes)?)
 }

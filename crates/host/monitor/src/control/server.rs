@@ -17,7 +17,7 @@ use rustix::net::{
 use super::{MAX_REQUEST, Request, Response};
 use crate::registry::CONTROL_SOCKET;
 
-/// The most connections at a time; others wait in the socket's queue.
+/// The most connections at a time, those apart that wait for the guest's end; others wait in the socket's queue.
 const MAX_CLIENTS: usize = 64;
 
 /// How long a client may take to send its request, and to take the response.
@@ -75,7 +75,7 @@ impl Server {
 
     /// Descriptors to wait for and for what. The order is what [`handle`](Self::handle) expects.
     pub fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let listening = if self.clients.len() < MAX_CLIENTS {
+        let listening = if self.has_room() {
             PollFlags::IN
         } else {
             PollFlags::empty()
@@ -91,6 +91,16 @@ impl Server {
                 (client.socket.as_fd(), flags)
             },
         ))
+    }
+
+    /// Whether a client is still connected.
+    pub fn has(&self, id: ClientId) -> bool {
+        self.clients.iter().any(|client| client.id == id)
+    }
+
+    fn has_room(&self) -> bool {
+        let active = |client: &&Client| !matches!(client.state, State::Waiting);
+        self.clients.iter().filter(active).count() < MAX_CLIENTS
     }
 
     /// When to call [`handle`](Self::handle) even if nothing is ready.
@@ -138,7 +148,7 @@ impl Server {
     }
 
     fn accept(&mut self, now: Instant) {
-        while self.clients.len() < MAX_CLIENTS {
+        while self.has_room() {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else {
                 return;

@@ -14,6 +14,9 @@ use super::record::{self, End, Record};
 use super::{NAMES, Registry, make, open_folder};
 use crate::Error;
 
+/// How often to try for a name that others take and give back meanwhile.
+const TRIES: usize = 16;
+
 /// An instance's place in the registry, held by its supervisor.
 #[derive(Debug)]
 pub struct Claim {
@@ -65,30 +68,40 @@ impl Registry {
     fn take_name(&self, id: &str, name: &str) -> Result<(), Error> {
         let link = Path::new(NAMES).join(name);
         let failed = |error: Errno| Error::file("create", self.root.join(&link), error);
-        for attempt in 0..3 {
+        match rustix::fs::symlinkat(id, &self.dir, &link) {
+            Err(Errno::NOENT) => make(&self.dir, Path::new(NAMES)).map_err(failed)?,
+            Err(Errno::EXIST) => {}
+            result => return result.map_err(failed),
+        }
+        // Whoever takes a name over from an owner that is no more does so alone, or he would take it from the one who just has.
+        let names = open_folder(&self.dir, Path::new(NAMES)).map_err(failed)?;
+        rustix::fs::flock(&names, FlockOperation::LockExclusive).map_err(failed)?;
+        for _ in 0..TRIES {
             match rustix::fs::symlinkat(id, &self.dir, &link) {
-                Ok(()) => return Ok(()),
-                Err(Errno::NOENT) if attempt == 0 => {
-                    make(&self.dir, Path::new(NAMES)).map_err(failed)?;
-                }
-                Err(Errno::EXIST) => {
-                    let owner = self.owner_of(name).unwrap_or_default();
-                    // Loading also clears away an owner that is no more.
-                    let exists = match self.load(&owner)? {
-                        Some(instance) => instance.record.name == name,
-                        None => open_folder(&self.dir, Path::new(&owner)).is_ok(),
-                    };
-                    if exists {
-                        return Err(Error::NameInUse {
-                            name: name.to_owned(),
-                            id: owner,
-                        });
-                    }
-                    super::gone(rustix::fs::unlinkat(&self.dir, &link, AtFlags::empty()))
-                        .map_err(failed)?;
-                }
-                Err(error) => return Err(failed(error)),
+                Err(Errno::EXIST) => {}
+                result => return result.map_err(failed),
             }
+            match rustix::fs::readlinkat(&self.dir, &link, Vec::new()) {
+                // Its owner has let go of it.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(failed(error)),
+                Ok(_) => {}
+            }
+            if let Some(owner) = self.owner_of(name) {
+                // Loading also clears away an owner that is no more.
+                let exists = match self.load(&owner)? {
+                    Some(instance) => instance.record.name == name,
+                    None => open_folder(&self.dir, Path::new(&owner)).is_ok(),
+                };
+                if exists {
+                    return Err(Error::NameInUse {
+                        name: name.to_owned(),
+                        id: owner,
+                    });
+                }
+            }
+            super::gone(rustix::fs::unlinkat(&self.dir, &link, AtFlags::empty()))
+                .map_err(failed)?;
         }
         Err(failed(Errno::EXIST))
     }
@@ -120,8 +133,14 @@ impl Claim {
     /// # Errors
     /// [`Error::File`], for example on a full disk.
     pub fn record(&mut self, record: &Record) -> Result<(), Error> {
-        let file = record::create(&self.dir, record)
-            .map_err(|error| Error::file("write", self.path.join(super::STATE_FILE), error))?;
+        let file = record::create(&self.dir, record).map_err(|error| match error {
+            Errno::TOOBIG => Error::option(
+                "-e",
+                "...",
+                "arguments and environment are too long: pass large values in a file",
+            ),
+            error => Error::file("write", self.path.join(super::STATE_FILE), error),
+        })?;
         self.state = Some(file);
         Ok(())
     }

@@ -176,8 +176,9 @@ impl Registry {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(Error::file("open", path, error)),
         };
-        // The lock is asked for before the record is read: a supervisor records the end before it lets go.
-        let abandoned = rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // The lock is asked for before the record is read: a supervisor records the end before it lets go. It is shared
+        // with others who look at the same time: to them it must not seem to be a supervisor's.
+        let abandoned = rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared).is_ok();
         let state = record::read(&dir).map_err(|error| Error::file("read", &path, error))?;
         let Some((record, end)) = state else {
             if abandoned && older_than(&dir, STARTING) {
@@ -225,6 +226,23 @@ impl Registry {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.erase(id, Some(&instance.record.name), &dir)
+    }
+
+    /// Waits until the supervisor of an instance has let go of it, for `patience` at the most. Returns whether it has. Blocks.
+    pub(crate) fn is_let_go(path: &Path, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            let Ok(dir) = open_folder(CWD, path) else {
+                return true;
+            };
+            if rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared).is_ok() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// The ids of all folders.
@@ -290,7 +308,7 @@ impl Registry {
     }
 }
 
-/// Records that the supervisor is no more. The caller holds its lock.
+/// Records that the supervisor is no more. The caller holds its lock, perhaps with others who record the same: the first line counts.
 fn lost(dir: &OwnedFd) -> rustix::io::Result<End> {
     let end = End {
         status: Status::Dead,

@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::STATE_FILE;
 use crate::clock::WallTime;
 
-/// The most bytes that are read of a record, against somebody's having filled the file.
-const MAX_RECORD: usize = 1 << 20;
+/// The most bytes that are read of a record, against somebody's having filled the file; and that its first line may have, with
+/// room for the second.
+const MAX_RECORD: usize = 64 << 20;
+const MAX_LINE: usize = MAX_RECORD - (1 << 20);
 
 /// What an instance is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +120,7 @@ pub struct End {
 /// Writes the first line and returns the file for the second one.
 ///
 /// # Errors
-/// The host's, [`Errno::NOSPC`] on a full disk.
+/// The host's, [`Errno::NOSPC`] on a full disk; [`Errno::TOOBIG`] for a record that would not be read.
 pub fn create(dir: impl AsFd, record: &Record) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, STATE_FILE, flags, Mode::RUSR | Mode::WUSR)?;
@@ -139,10 +141,13 @@ pub fn append(dir: impl AsFd, end: &End) -> rustix::io::Result<()> {
 /// Appends one line.
 ///
 /// # Errors
-/// The host's; [`Errno::NOSPC`] also if the disk takes only part of the line.
+/// The host's; [`Errno::NOSPC`] also if the disk takes only part of the line; [`Errno::TOOBIG`].
 pub fn write_line(file: &OwnedFd, value: &impl Serialize) -> rustix::io::Result<()> {
     let mut line = serde_json::to_vec(value).map_err(|_| Errno::INVAL)?;
     line.push(b'\n');
+    if line.len() > MAX_LINE {
+        return Err(Errno::TOOBIG);
+    }
     let written = rustix::io::retry_on_intr(|| rustix::io::write(file, &line))?;
     if written == line.len() {
         Ok(())

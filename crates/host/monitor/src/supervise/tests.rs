@@ -171,6 +171,7 @@ impl Setup {
             control: self.server.take(),
             signals: crate::signals::block().unwrap(),
             stop_timeout: Duration::from_millis(20),
+            is_program: false,
             memory: 1000,
             tell: |_| {},
             progress: Progress::default(),
