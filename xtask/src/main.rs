@@ -55,6 +55,7 @@ const ON_KVM: &[&str] = &[
     "linux_sanitizers",
     "linux_servers",
     "linux_sysv",
+    "linux_terminal",
     "linux_volumes",
     "linux_volumes_hostile",
     "network",
@@ -87,6 +88,7 @@ const ON_QEMU: &[&str] = &[
     "linux_machines",
     "linux_sanitizers",
     "linux_sysv",
+    "linux_terminal",
     "linux_volumes",
     "linux_volumes_hostile",
 ];

@@ -26,9 +26,6 @@ pub enum Word<'a> {
     /// `kiln.folder=DEVICE[,ro]`: a folder of the host, and its settings. It is asked over the next network device that no link takes.
     #[cfg(feature = "program")]
     Folder(&'a [u8], &'a [u8]),
-    /// `kiln.terminal=1`
-    #[cfg(feature = "program")]
-    Terminal,
     /// `virtio_mmio.device=SIZE@ADDRESS:IRQ`
     Mmio {
         /// Physical address of the registers.
@@ -73,8 +70,6 @@ fn word(word: &[u8]) -> Option<Word<'_>> {
             let (device, settings) = split(value, b',').unwrap_or((value, &[]));
             Word::Folder(device, settings)
         }
-        #[cfg(feature = "program")]
-        b"terminal" => Word::Terminal,
         _ => return None,
     })
 }

@@ -34,8 +34,6 @@ pub struct Program {
     calls: u64,
     /// The word that tells of ticks which came while the image's code ran.
     deferred: u64,
-    /// The console is a terminal that edits lines and echoes.
-    pub terminal: bool,
     /// `syscall` enters ring 0.
     rings: bool,
 }

@@ -161,8 +161,6 @@ impl Start<'_> {
                         self.state.console.input.coded = true;
                     }
                 }
-                #[cfg(feature = "program")]
-                Word::Terminal => self.state.program.terminal = true,
                 Word::Exit(port) => self.state.power.exit_port = port,
                 _ => {}
             }

@@ -273,12 +273,6 @@ impl Start<'_> {
         } else {
             0
         };
-        #[cfg(feature = "program")]
-        let released = if state.program.terminal {
-            released | BootInfo::FEATURE_TERMINAL
-        } else {
-            released
-        };
         let facts = Facts {
             features: BootInfo::FEATURE_TICK | released,
             enter: enter as *const () as u64,

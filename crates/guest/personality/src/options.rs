@@ -23,6 +23,8 @@ pub struct Options<'a> {
     pub exec: Option<&'a [u8]>,
     /// Columns and rows of the terminal that the console is (`--terminal=COLUMNSxROWS`).
     pub terminal: Option<(u16, u16)>,
+    /// Standard error output is not that terminal (`--errors-apart`).
+    pub errors_apart: bool,
     /// Report at the end what the program used (`--report`).
     pub report: bool,
     /// The only system calls that the program may make (`--only-calls=NAME,NAME`).
@@ -70,6 +72,7 @@ impl<'a> Options<'a> {
                 b"--core" => options.core = Some(value),
                 b"--exec" => options.exec = Some(value),
                 b"--volume" => options.volumes.push(volume(value)?),
+                b"--errors-apart" => options.errors_apart = true,
                 b"--terminal" => {
                     let mut sides = value.split(|&b| b == b'x').map(number);
                     let (Some(columns), Some(rows)) = (sides.next(), sides.next()) else {

@@ -58,7 +58,7 @@ extern "Rust" fn __kiln_main() -> u8 {
         kernel.watch.lock(names);
     }
     if let Some((columns, rows)) = options.terminal {
-        dev::set_terminal(columns, rows);
+        dev::set_terminal(columns, rows, options.uid);
     }
     if let Some(name) = options.hostname {
         *kernel.hostname.borrow_mut() = name.to_vec();
@@ -92,10 +92,10 @@ extern "Rust" fn __kiln_main() -> u8 {
             format_args!("the working directory {path}: {errno:?}"),
         );
     }
-    for open in dev::standard() {
-        if let Err(errno) = thread.process.files.add(open, false, 0) {
-            refuse(CANNOT_START, format_args!("the console: {errno:?}"));
-        }
+    let standard = dev::standard(&thread, options.errors_apart);
+    let add = |open| thread.process.files.add(open, false, 0).map(drop);
+    if let Err(errno) = standard.and_then(|streams| streams.into_iter().try_for_each(add)) {
+        refuse(CANNOT_START, format_args!("the console: {errno:?}"));
     }
     // Last, so that all of the above is done by the machine itself.
     if (options.uid, options.gid) != (0, 0) {

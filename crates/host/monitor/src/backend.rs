@@ -37,8 +37,6 @@ pub struct Launch<'a> {
     pub errors: Option<OwnedFd>,
     /// What a program reads as the console's input. If there is none its input is at its end. Not for other guests.
     pub input: Option<OwnedFd>,
-    /// Console and input are the user's terminal.
-    pub terminal: bool,
     /// Refuse to start when a protection is not available.
     pub strict: bool,
     /// The time-stamp counter when the start began, for guests that are to tell the time by it.

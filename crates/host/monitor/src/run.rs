@@ -8,6 +8,7 @@
 mod core_file;
 mod detach;
 mod streams;
+mod terminal;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -36,6 +37,7 @@ use crate::{Error, error, names, report};
 use core_file::CoreFile;
 pub use detach::detached;
 use streams::Standard;
+use terminal::Raw;
 
 /// Runs an image with its output on this process's standard output, and passes signals on. Blocks until the guest has
 /// ended and returns its exit code.
@@ -104,6 +106,8 @@ struct Running {
     captures: Hub,
     signals: Signals,
     log: Log,
+    /// The user's terminal is the program's.
+    raw: Option<Raw>,
 }
 
 impl<'a> Instance<'a> {
@@ -132,14 +136,12 @@ impl<'a> Instance<'a> {
             folders,
             ports,
         } = opened;
-        let args = arguments(spec);
         let env = effective_env(&spec.env);
         let (console, write_end) = console()?;
-        let standard = if attached && program {
-            streams::standard()?
-        } else {
-            Standard::default()
-        };
+        let standard = (attached && program).then(streams::standard);
+        let standard = standard.transpose()?.unwrap_or_default();
+        let args = arguments(spec, &standard);
+        let raw = standard.terminal.then(Raw::begin).transpose()?;
         let (errors, errors_end) = standard.errors.unzip();
         let named = spec.name.as_ref();
         let mut claim = named.map(|name| registry.claim(&id, name)).transpose()?;
@@ -155,7 +157,6 @@ impl<'a> Instance<'a> {
             console: write_end,
             errors: errors_end,
             input: standard.input,
-            terminal: standard.terminal,
             strict: spec.strict,
             counter,
         };
@@ -214,6 +215,7 @@ impl<'a> Instance<'a> {
                 captures: Hub::new(links, user_link),
                 signals,
                 log,
+                raw,
             }),
             core,
         })
@@ -237,6 +239,7 @@ impl<'a> Instance<'a> {
         let (Some(mut running), Some(claim)) = (self.running.take(), self.claim.take()) else {
             return Ok(error::EXIT_KILN);
         };
+        let raw = running.raw.take();
         let mut supervisor = Supervisor {
             guest: &mut *running.guest,
             console: Channel::new(running.console, output()),
@@ -311,6 +314,7 @@ impl<'a> Instance<'a> {
         for mut output in outputs {
             output.finish(signals.as_fd());
         }
+        drop(raw);
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));
         }
@@ -396,10 +400,13 @@ fn console() -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((read, write))
 }
 
-/// What the guest finds as its arguments: those about volumes come before the others, which may end with a program's own.
-fn arguments(spec: &Spec) -> Vec<String> {
+/// What the guest finds as its arguments: those about its terminal and volumes come before the others, which may end with a program's own.
+fn arguments(spec: &Spec, standard: &Standard) -> Vec<String> {
     let volumes = spec.volumes.iter().enumerate();
+    let apart = standard.terminal && standard.errors.is_some();
     std::iter::once(program_name(spec))
+        .chain(standard.terminal.then(terminal::argument))
+        .chain(apart.then(|| "--errors-apart".to_owned()))
         .chain(volumes.map(|(number, volume)| volume.argument(number)))
         .chain(spec.core.is_some().then(|| CoreFile::argument(spec)))
         .chain(spec.args.iter().cloned())

@@ -79,8 +79,6 @@ impl BootInfo {
     pub const FEATURE_TICK: u64 = 1;
     /// Released memory really goes back to the host.
     pub const FEATURE_RELEASE: u64 = 2;
-    /// The console is the user's terminal, which edits lines and echoes what is typed by itself.
-    pub const FEATURE_TERMINAL: u64 = 4;
 
     /// `rep movsb` and `rep stosb` are fast (ERMS).
     pub const CPU_ERMS: u64 = 1;

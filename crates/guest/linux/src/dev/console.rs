@@ -1,19 +1,14 @@
 //! The console: what `kiln run` connects with the user's standard input, output and error output.
 //!
-//! If the user sits at a terminal, that terminal edits lines and sends signals, and the console passes for a terminal of its size here. If not, it is
-//! like a pipe: `isatty(3)` is false, so programs do not colour what goes to a file.
+//! It is like a pipe: `isatty(3)` is false, so programs do not colour what goes to a file. If the user sits at a terminal, the program has a
+//! [terminal](super::pty) instead.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::cell::{Cell, RefCell};
 
-use super::ioctl::{
-    FIONREAD, TCGETS, TCSETS, TCSETSF, TCSETSW, TIOCGPGRP, TIOCGSID, TIOCGWINSZ, TIOCSPGRP,
-    TIOCSWINSZ,
-};
-use super::line::{self, Termios};
-use super::tree;
+use super::ioctl::FIONREAD;
 use crate::fs::{File, Kind, Metadata, OpenFile, OpenFlags};
 use crate::io::{Sink, Source};
 use crate::platform::{self, Stream};
@@ -32,29 +27,16 @@ pub struct Console {
     input: RefCell<Vec<u8>>,
     ended: Cell<bool>,
     queue: WaitQueue,
-    /// Columns and rows, if it is a terminal.
-    terminal: Cell<Option<(u16, u16)>>,
-    termios: Cell<Termios>,
 }
 
 impl Console {
-    /// A console that is not a terminal.
+    /// A console of which nothing was read.
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
             input: RefCell::default(),
             ended: Cell::new(false),
             queue: WaitQueue::new(),
-            terminal: Cell::new(None),
-            termios: Cell::new(line::FRESH),
         })
-    }
-
-    pub(super) fn set_terminal(&self, columns: u16, rows: u16) {
-        self.terminal.set(Some((columns, rows)));
-    }
-
-    pub(super) fn is_terminal(&self) -> bool {
-        self.terminal.get().is_some()
     }
 
     pub(super) fn ready(&self) {
@@ -68,7 +50,6 @@ impl Console {
         }
         let mut piece = [0; PIECE];
         match platform::console_read(&mut piece) {
-            // The end of a terminal's input is not for ever: the user may type on.
             Ok(0) => self.ended.set(true),
             Ok(len) => self.input.borrow_mut().extend_from_slice(&piece[..len]),
             Err(_) => return false,
@@ -85,9 +66,6 @@ impl Console {
         }
         let mut input = self.input.borrow_mut();
         if input.is_empty() {
-            if self.is_terminal() {
-                self.ended.set(false);
-            }
             return Ok(0);
         }
         let put = to.put(&input)?;
@@ -109,24 +87,6 @@ impl Side {
             console: console.clone(),
             stream,
         })
-    }
-
-    fn terminal_ioctl(&self, thread: &Rc<Thread>, request: u32, at: UserAddr) -> Result<u64> {
-        let (columns, rows) = self.console.terminal.get().ok_or(Errno::ENOTTY)?;
-        match request {
-            TCGETS => at.write(self.console.termios.get())?,
-            TCSETS | TCSETSW | TCSETSF => self.console.termios.set(at.read()?),
-            TIOCGWINSZ => at.write([rows, columns, 0, 0])?,
-            TIOCSWINSZ => {
-                let size: [u16; 4] = at.read()?;
-                self.console.terminal.set(Some((size[1], size[0])));
-            }
-            TIOCGPGRP => at.write(thread.process.group.get())?,
-            TIOCGSID => at.write(thread.process.session.get())?,
-            TIOCSPGRP => {}
-            _ => return Err(Errno::ENOTTY),
-        }
-        Ok(0)
     }
 }
 
@@ -172,29 +132,22 @@ impl File for Side {
 
     fn ioctl(
         &self,
-        thread: &Rc<Thread>,
+        _thread: &Rc<Thread>,
         _open: &OpenFile,
         request: u32,
         argument: u64,
     ) -> Result<u64> {
-        if request == FIONREAD {
-            self.console.fetch();
-            let len = self.console.input.borrow().len() as i32;
-            UserAddr(argument).write(len)?;
-            return Ok(0);
+        if request != FIONREAD {
+            return Err(Errno::ENOTTY);
         }
-        self.terminal_ioctl(thread, request, UserAddr(argument))
+        self.console.fetch();
+        let len = self.console.input.borrow().len() as i32;
+        UserAddr(argument).write(len)?;
+        Ok(0)
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        if !self.console.is_terminal() {
-            return Ok(crate::event::anonymous_metadata(Kind::Fifo, 1));
-        }
-        Ok(Metadata {
-            rdev: tree::CONSOLE,
-            mode: 0o620,
-            ..crate::event::anonymous_metadata(Kind::Character, tree::CONSOLE)
-        })
+        Ok(crate::event::anonymous_metadata(Kind::Fifo, 1))
     }
 
     fn reopen(&self, _thread: &Rc<Thread>, _flags: OpenFlags) -> Result<Rc<dyn File>> {
@@ -202,10 +155,9 @@ impl File for Side {
     }
 
     fn describe(&self) -> Vec<u8> {
-        match (self.console.is_terminal(), self.stream) {
-            (true, _) => b"/dev/console".to_vec(),
-            (false, Stream::Out) => b"pipe:[1]".to_vec(),
-            (false, Stream::Error) => b"pipe:[2]".to_vec(),
+        match self.stream {
+            Stream::Out => b"pipe:[1]".to_vec(),
+            Stream::Error => b"pipe:[2]".to_vec(),
         }
     }
 
@@ -230,7 +182,7 @@ mod tests {
     #[test]
     fn what_is_typed_can_be_read_and_waited_for() {
         let thread = testing::thread();
-        let [input, output, _] = super::super::standard();
+        let [input, output, _] = super::super::standard(&thread, false).expect("no terminal");
         assert_eq!(read(&thread, &input, 10), Err(Errno::EAGAIN));
         assert_eq!(input.file.poll(&input), Events::WRITABLE);
         pretend::type_input(b"hello");
@@ -240,25 +192,5 @@ mod tests {
         let mut text = Source::kernel(b"answer");
         assert_eq!(output.file.write(&thread, &output, &mut text), Ok(6));
         assert_eq!(pretend::take_output(), b"answer");
-    }
-
-    #[test]
-    fn it_is_a_terminal_only_if_the_user_has_one() {
-        let thread = testing::thread();
-        let [input, ..] = super::super::standard();
-        let size = |open: &OpenFile| {
-            let at = testing::PAGE_AT;
-            open.file.ioctl(&thread, open, TIOCGWINSZ, at)?;
-            UserAddr(at).read::<[u16; 4]>()
-        };
-        assert_eq!(size(&input), Err(Errno::ENOTTY));
-        super::super::set_terminal(80, 25);
-        assert_eq!(size(&input), Ok([25, 80, 0, 0]));
-        let [input, ..] = super::super::standard();
-        let done = input.file.ioctl(&thread, &input, TCGETS, testing::PAGE_AT);
-        assert_eq!(done, Ok(0));
-        let termios: Termios = UserAddr(testing::PAGE_AT).read().expect("memory");
-        // VINTR is the first control character, behind the line discipline.
-        assert_eq!(termios[4].to_ne_bytes()[..2], [0, 3]);
     }
 }

@@ -23,7 +23,12 @@ use crate::{Errno, Result};
 pub struct State {
     console: RefCell<Option<Rc<console::Console>>>,
     ptys: RefCell<BTreeMap<u32, Weak<pty::Pty>>>,
+    /// The user's terminal, if he sits at one.
+    terminal: RefCell<Option<Rc<pty::Pty>>>,
 }
+
+/// The user's terminal.
+const TERMINAL: &[u8] = b"/dev/pts/0";
 
 /// A device number, as `makedev(3)` puts it together for small ones.
 pub const fn number(major: u64, minor: u64) -> u64 {
@@ -36,42 +41,56 @@ fn the_console() -> Rc<console::Console> {
     console.get_or_insert_with(console::Console::new).clone()
 }
 
-/// The console: what is read comes from the user, what is written goes to standard output.
-pub fn console() -> Rc<dyn File> {
-    console::Side::new(&the_console(), Stream::Out)
+fn the_terminal() -> Option<Rc<pty::Pty>> {
+    crate::kernel().dev.terminal.borrow().clone()
 }
 
-/// Descriptors 0, 1 and 2 of the first process. The third one writes to standard error output.
-pub fn standard() -> [Rc<OpenFile>; 3] {
-    let console = the_console();
-    let side = |stream| -> Rc<dyn File> { console::Side::new(&console, stream) };
-    if console.is_terminal() {
-        let both = OpenFile::new(side(Stream::Out), OpenFlags::RDWR);
-        return [both.clone(), both.clone(), both];
+/// The console: what is read comes from the user, what is written goes to standard output.
+pub fn console() -> Rc<dyn File> {
+    match the_terminal() {
+        Some(terminal) => terminal.terminal(),
+        None => console::Side::new(&the_console(), Stream::Out),
     }
-    [
+}
+
+/// Descriptors 0, 1 and 2 of the first process. The third one writes to standard error output; at a terminal it is the
+/// same as the others unless `errors_apart`.
+///
+/// # Errors
+/// Those of opening the terminal.
+pub fn standard(thread: &Rc<Thread>, errors_apart: bool) -> Result<[Rc<OpenFile>; 3]> {
+    let side = |stream| -> Rc<dyn File> { console::Side::new(&the_console(), stream) };
+    let errors = || OpenFile::new(side(Stream::Error), OpenFlags::WRONLY);
+    if the_terminal().is_some() {
+        // By its name, which `ttyname(3)` finds again.
+        let both = crate::fs::open(thread, crate::fs::AT_FDCWD, TERMINAL, OpenFlags::RDWR, 0)?;
+        let third = if errors_apart { errors() } else { both.clone() };
+        return Ok([both.clone(), both, third]);
+    }
+    Ok([
         OpenFile::new(side(Stream::Out), OpenFlags::empty()),
         OpenFile::new(side(Stream::Out), OpenFlags::WRONLY),
-        OpenFile::new(side(Stream::Error), OpenFlags::WRONLY),
-    ]
+        errors(),
+    ])
 }
 
 /// The console has something to read: wakes who waits for it.
 pub fn console_ready() {
+    if let Some(terminal) = the_terminal() {
+        return terminal.listen();
+    }
     let console = crate::kernel().dev.console.borrow().clone();
     if let Some(console) = console {
         console.ready();
     }
 }
 
-/// The user sits at a terminal of this size: the console is one for the program too.
-pub fn set_terminal(columns: u16, rows: u16) {
-    the_console().set_terminal(columns, rows);
-}
-
-/// True if the console is the controlling terminal of a thread: of the first session, if it is a terminal.
-fn console_controls(thread: &Thread) -> bool {
-    the_console().is_terminal() && thread.process.session.get() == 1
+/// The user sits at a terminal of this size, whose owner in here is `uid`: it is the first session's.
+pub fn set_terminal(columns: u16, rows: u16, uid: u32) {
+    let terminal = pty::Pty::of_host(columns, rows, uid);
+    // From now on keys arrive, whether the program reads or not.
+    terminal.listen();
+    crate::kernel().dev.terminal.replace(Some(terminal));
 }
 
 /// Opens a device by its number.
@@ -97,7 +116,6 @@ pub fn open_device(
         tree::PTMX => pty::open_master(thread),
         tree::TTY => match pty::Pty::controlling(thread) {
             Some(pty) => Ok(pty.terminal()),
-            None if console_controls(thread) => Ok(console()),
             None => Err(Errno::ENXIO),
         },
         _ if major == tree::PTS_MAJOR => {

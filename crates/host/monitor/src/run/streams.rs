@@ -18,7 +18,7 @@ pub struct Standard {
     pub errors: Option<(OwnedFd, OwnedFd)>,
     /// Standard input, if there is one to read.
     pub input: Option<OwnedFd>,
-    /// Input and output are a terminal.
+    /// Input and output are a terminal, and the program gets one.
     pub terminal: bool,
 }
 

@@ -3,6 +3,7 @@
 //! What is written to the master is typed at the terminal, what is written to the terminal is read from the master. Between them
 //! lies the line discipline ([`super::line`]). Here is what both sides share; [`master`] and [`slave`] are the files of each.
 
+mod host;
 mod master;
 mod settings;
 mod slave;
@@ -22,6 +23,7 @@ use crate::signal::{self, Info, number};
 use crate::user::UserAddr;
 use crate::wait::{Events, WaitQueue};
 use crate::{Errno, Result};
+use host::Host;
 use master::Master;
 use slave::Slave;
 
@@ -67,9 +69,41 @@ pub struct Pty {
     session: Cell<u32>,
     master_queue: WaitQueue,
     slave_queue: WaitQueue,
+    /// The master is the host.
+    host: Option<Host>,
 }
 
 impl Pty {
+    /// Makes one and lists it, locked.
+    fn new(index: u32, uid: u32, host: Option<Host>) -> Rc<Self> {
+        let pty = Rc::new(Self {
+            index,
+            uid,
+            line: RefCell::new(fresh_line()),
+            speeds: Cell::new(settings::FRESH_SPEEDS),
+            output: RefCell::default(),
+            size: Cell::default(),
+            locked: Cell::new(true),
+            master_open: Cell::new(true),
+            slaves: Cell::new(0),
+            hung_up: Cell::new(false),
+            packets: Cell::new(false),
+            status: Cell::new(0),
+            group: Cell::new(0),
+            session: Cell::new(0),
+            master_queue: WaitQueue::new(),
+            slave_queue: WaitQueue::new(),
+            host,
+        });
+        let kernel = crate::kernel();
+        kernel
+            .dev
+            .ptys
+            .borrow_mut()
+            .insert(index, Rc::downgrade(&pty));
+        pty
+    }
+
     fn find(index: u32) -> Option<Rc<Self>> {
         let kernel = crate::kernel();
         let ptys = kernel.dev.ptys.borrow();
@@ -142,6 +176,7 @@ impl Pty {
             let room = (2 * MOST_OUTPUT).saturating_sub(output.len());
             output.extend(echo.into_iter().take(room));
             drop(output);
+            self.show();
             self.master_queue.wake(Events::READABLE);
         }
         for request in requests {
@@ -292,26 +327,9 @@ pub(super) fn open_master(thread: &Thread) -> Result<Rc<dyn File>> {
     ptys.retain(|_, pty| pty.strong_count() > 0);
     let index = (0..MOST_PTYS).find(|index| !ptys.contains_key(index));
     let index = index.ok_or(Errno::ENOSPC)?;
-    let pty = Rc::new(Pty {
-        index,
-        uid: thread.process.credentials.borrow().euid,
-        line: RefCell::new(fresh_line()),
-        speeds: Cell::new(settings::FRESH_SPEEDS),
-        output: RefCell::default(),
-        size: Cell::default(),
-        locked: Cell::new(true),
-        master_open: Cell::new(true),
-        slaves: Cell::new(0),
-        hung_up: Cell::new(false),
-        packets: Cell::new(false),
-        status: Cell::new(0),
-        group: Cell::new(0),
-        session: Cell::new(0),
-        master_queue: WaitQueue::new(),
-        slave_queue: WaitQueue::new(),
-    });
-    ptys.insert(index, Rc::downgrade(&pty));
-    Ok(Master::new(pty))
+    drop(ptys);
+    let uid = thread.process.credentials.borrow().euid;
+    Ok(Master::new(Pty::new(index, uid, None)))
 }
 
 /// Opens `/dev/pts/INDEX`.
@@ -329,7 +347,7 @@ pub(super) fn open_slave(
     }
     let process = &thread.process;
     let leads = process.session.get() == process.pid;
-    let has_none = || Pty::controlling(thread).is_none() && !super::console_controls(thread);
+    let has_none = || Pty::controlling(thread).is_none();
     if leads && !flags.contains(OpenFlags::NOCTTY) && pty.session.get() == 0 && has_none() {
         pty.take_control(thread);
     }

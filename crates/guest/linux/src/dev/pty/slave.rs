@@ -51,6 +51,7 @@ impl Slave {
             }
         }
         self.pty.master_queue.wake(Events::WRITABLE);
+        self.pty.listen();
         Ok(done)
     }
 }
@@ -133,6 +134,7 @@ impl File for Slave {
             let mut shown = Vec::with_capacity(len);
             pty.line.borrow_mut().output(&piece[..len], &mut shown);
             pty.output.borrow_mut().extend(shown);
+            pty.show();
             done += len;
         }
         if done == 0 && from.remaining() > 0 {

@@ -42,9 +42,6 @@ pub fn line(launch: &Launch, token: &str, now: u64) -> String {
     }
     push(&mut line, "kiln.memory", &launch.memory.to_string());
     push(&mut line, "kiln.now", &now.to_string());
-    if launch.terminal {
-        push(&mut line, "kiln.terminal", "1");
-    }
     push(&mut line, "kiln.report", token);
     line
 }

@@ -71,16 +71,11 @@ pub fn record(launch: &Launch, layout: &Layout, blob: &Blob, facts: &HostFacts) 
     let len = launch.name.len().min(name.len() - 1);
     name[..len].copy_from_slice(&launch.name.as_bytes()[..len]);
     let root = launch.image.root().filter(|_| layout.root.start != 0);
-    let terminal = if launch.terminal {
-        BootInfo::FEATURE_TERMINAL
-    } else {
-        0
-    };
     let info = BootInfo {
         magic: MAGIC,
         version: VERSION,
         size: BootInfo::SIZE as u32,
-        features: BootInfo::FEATURE_TICK | BootInfo::FEATURE_RELEASE | terminal,
+        features: BootInfo::FEATURE_TICK | BootInfo::FEATURE_RELEASE,
         enter: layout.enter(blob),
         backend: if layout.has_machine() {
             Backend::Kvm as u32
