@@ -1,10 +1,13 @@
 //! Servers as their packages install them, as guests, with their usual clients.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use kiln_system_tests::program::{Program, installed, source};
+use kiln_system_tests::program::{Program, compiled, installed, source};
 use kiln_system_tests::{Session, skip};
 
 macro_rules! need {
@@ -284,4 +287,35 @@ fn busybox_applets_do_their_work() {
     run(&["mktemp"]).ends_with(0).prints("/tmp/");
     run(&["uname", "-a"]).ends_with(0).prints("Linux");
     run(&["ifconfig"]).ends_with(0).prints("127.0.0.1");
+}
+
+#[test]
+fn what_a_program_wrote_before_its_end_arrives_however_slow_the_client_is() {
+    const LENGTH: usize = 12 << 20;
+    let Some(program) = compiled("c/lastwords.c", "gcc", "{source} -O1 -o {out}") else {
+        return;
+    };
+    let server = Program::serve("--rm", 80, &program, &[&LENGTH.to_string()]);
+    let at = (Ipv4Addr::LOCALHOST, server.port);
+    let mut client = TcpStream::connect(at).expect("connected");
+    client.write_all(b"x").expect("asked");
+    let mut got = vec![0; 1 << 20];
+    let mut total = 0;
+    while total < LENGTH {
+        // A pause now and then, of less than a second together at the end.
+        std::thread::sleep(Duration::from_millis(100));
+        let mut piece = 0;
+        while piece < got.len() {
+            match client.read(&mut got[piece..]).expect("no reset") {
+                0 => break,
+                count => piece += count,
+            }
+        }
+        assert!(piece > 0, "{total} bytes and an end");
+        assert!(got[..piece].iter().all(|&byte| byte == b'x'));
+        total += piece;
+    }
+    assert_eq!(client.read(&mut got).expect("an orderly end"), 0);
+    assert_eq!(total, LENGTH);
+    server.running.finish().ends_with(0);
 }

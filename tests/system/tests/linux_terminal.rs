@@ -135,7 +135,11 @@ fn a_program_at_a_terminal_has_one() {
     };
     let program = program.display().to_string();
     let session = Session::new();
-    let here = converse(Terminal::start(&session, &setsid, std::slice::from_ref(&program)));
+    let here = converse(Terminal::start(
+        &session,
+        &setsid,
+        std::slice::from_ref(&program),
+    ));
     assert!(
         here.0.starts_with("111 101x33\r\nnamed 1 0\r\n"),
         "{here:?}"

@@ -87,8 +87,8 @@ impl Driver for LoopbackDriver {
         }
     }
 
-    fn is_closing(&self) -> bool {
-        self.0.is_closing()
+    fn unheard(&self) -> usize {
+        self.0.unheard()
     }
 
     fn complete(&mut self, _now: Instant, _ops: &[RawOp]) {}
@@ -278,8 +278,12 @@ impl Driver for LinkDriver {
         }
     }
 
-    fn is_closing(&self) -> bool {
-        self.link.stack().is_closing()
+    fn close(&mut self) {
+        self.link.stack().close_all();
+    }
+
+    fn unheard(&self) -> usize {
+        self.link.stack().unheard()
     }
 
     fn complete(&mut self, now: Instant, ops: &[RawOp]) {

@@ -14,8 +14,9 @@ use kiln_abi::{Instant, RawOp};
 use crate::sync::Lock;
 use crate::{monitor, shutdown, task, time};
 
-/// How long an ended program's connections may take to close.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the peers of an ended program may be silent, and how long they may take in all, before what they have not acknowledged is given up.
+const SILENCE: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(8);
 
 /// Between a device's operations and the protocol above it.
 pub trait Driver {
@@ -23,8 +24,11 @@ pub trait Driver {
     /// [`complete`](Self::complete). Tells until when the guest may wait.
     fn submit(&mut self, now: Instant, ops: &mut Vec<RawOp>) -> Wait;
 
-    /// True while the protocol is still bringing to an end what the program has closed.
-    fn is_closing(&self) -> bool;
+    /// The program has ended: closes what it left open.
+    fn close(&mut self) {}
+
+    /// How much peers have not acknowledged of what the program has closed.
+    fn unheard(&self) -> usize;
 
     /// Takes the results of the operations that [`submit`](Self::submit) added, in the same order.
     fn complete(&mut self, now: Instant, ops: &[RawOp]);
@@ -96,28 +100,40 @@ pub unsafe fn turn_until(until: Option<Instant>, extra: &[RawOp], also: u64) -> 
     })
 }
 
-/// Lets the drivers send what is queued and bring to an end what the program has closed, for at most [`LAST_WORDS`].
+/// Lets the drivers close what the program has left open, and waits until peers have acknowledged everything, for at most [`LAST_WORDS`] and while they
+/// are not silent for longer than [`SILENCE`].
 pub fn finish() {
     REACTOR.with(|reactor| {
         if reactor.drivers.is_empty() {
             return;
         }
-        let until = time::now() + LAST_WORDS;
+        for (driver, _) in &mut reactor.drivers {
+            driver.close();
+        }
+        let limit = time::now() + LAST_WORDS;
         // One turn for what is queued, the others only while somebody has unfinished business.
         let mut asked = reactor.turn(Some(time::cached()));
-        while asked == 0
-            && time::cached() < until
-            && reactor
-                .drivers
-                .iter()
-                .any(|(driver, _)| driver.is_closing())
-        {
-            asked = reactor.turn(Some(until));
+        let mut left = reactor.unheard();
+        let mut until = time::cached() + SILENCE;
+        while left > 0 && asked == 0 && time::cached() < until.min(limit) {
+            asked = reactor.turn(Some(until.min(limit)));
+            let now_left = reactor.unheard();
+            if now_left < left {
+                until = time::cached() + SILENCE;
+            }
+            left = now_left;
         }
     });
 }
 
 impl Reactor {
+    fn unheard(&self) -> usize {
+        self.drivers
+            .iter()
+            .map(|(driver, _)| driver.unheard())
+            .sum()
+    }
+
     /// One call. Waits if no task is ready or, when the program has ended, until `last` at the most.
     fn turn(&mut self, last: Option<Instant>) -> u32 {
         // When the program has ended nobody waits for its timers any more.

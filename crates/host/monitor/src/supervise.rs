@@ -213,6 +213,9 @@ impl Supervisor<'_> {
             .guest
             .wait()
             .map_err(|error| Error::host("learn how the guest ended", error))?;
+        if !matches!(ended.how, How::Killed(_)) {
+            self.deliver_the_rest();
+        }
         if let Some(used) = self.progress.too_much
             && ended.how == How::Killed(SIGKILL)
         {
@@ -439,6 +442,33 @@ impl Supervisor<'_> {
         }
         let left = Duration::from_nanos((self.memory - used) / BYTES_PER_NANO);
         self.progress.weigh_at = Some(now + left.clamp(HEAVIEST, LIGHTEST));
+    }
+
+    /// Gives clients of the rootless network what an ended guest has left for them, for as long as it might have taken to stop, until a
+    /// signal comes. Who gets less sees a reset.
+    fn deliver_the_rest(&mut self) {
+        let Some(usernet) = &mut self.usernet else {
+            return;
+        };
+        let limit = Instant::now() + self.stop_timeout;
+        loop {
+            let now = Instant::now();
+            if !usernet.drain(now) || now >= limit {
+                return;
+            }
+            let until = usernet.deadline().map_or(limit, |at| at.min(limit));
+            let mut fds = [
+                PollFd::new(usernet.as_ref(), PollFlags::IN),
+                PollFd::new(&self.signals, PollFlags::IN),
+            ];
+            let result = poll(
+                &mut fds,
+                Some(&timespec(until.saturating_duration_since(now))),
+            );
+            if !fds[1].revents().is_empty() || result.is_err_and(|error| error != Errno::INTR) {
+                return;
+            }
+        }
     }
 
     /// To those who capture.

@@ -125,6 +125,15 @@ impl Connection {
         self.phase = Phase::Lingering { until, left };
     }
 
+    /// If nobody but the stack has it: how much the peer has not acknowledged, its end included.
+    pub(crate) fn unheard(&self) -> usize {
+        match (self.phase, self.tcb.state()) {
+            (_, State::FinWait2 | State::TimeWait | State::Closed) => 0,
+            (Phase::Lingering { .. }, _) => self.tcb.unacknowledged() + 1,
+            _ => 0,
+        }
+    }
+
     /// Counts the memory it holds now.
     fn recount(&mut self, held_by_all: &mut usize) {
         let held = self.tcb.held();
@@ -531,8 +540,9 @@ impl Core {
         (connection.reader, connection.writer) = (None, None);
         connection.watch = None;
         connection.tcb.orphan(now);
+        let lingers = matches!(connection.phase, Phase::Lingering { .. });
         connection.linger(until);
-        self.connections.lingering += 1;
+        self.connections.lingering += usize::from(!lingers);
         self.make_ready(key);
     }
 

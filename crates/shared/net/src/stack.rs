@@ -24,7 +24,7 @@ use core::cell::{Cell, RefCell};
 use kiln_abi::Instant;
 
 use crate::config::{Config, LinkConfig};
-use crate::connections::Connections;
+use crate::connections::{Connections, Phase};
 use crate::ended::Ended;
 use crate::link::{Link, Port};
 use crate::listen::Listeners;
@@ -169,9 +169,24 @@ impl Stack {
         })
     }
 
-    /// True while connections that the program has dropped are still finishing.
-    pub fn is_closing(&self) -> bool {
-        self.with(|core| core.connections.lingering > 0)
+    /// How much peers have not acknowledged of what dropped connections have to say: bytes, and one for each end.
+    pub fn unheard(&self) -> usize {
+        self.with(|core| {
+            let all = core.connections.table.iter();
+            all.map(|(_, connection)| connection.unheard()).sum()
+        })
+    }
+
+    /// Drops the connections that the program has left open, as a kernel does for a process that ends: peers see their end, or
+    /// a reset if data were not read.
+    pub fn close_all(&self) {
+        self.with(|core| {
+            let all = core.connections.table.iter();
+            let open = all.filter(|(_, connection)| connection.phase == Phase::Open);
+            for key in open.map(|(key, _)| key).collect::<Vec<_>>() {
+                core.release_connection(key);
+            }
+        });
     }
 
     /// A snapshot of the counters.

@@ -143,18 +143,23 @@ impl Cookies {
     }
 
     fn hash(&self, local: SocketAddr, remote: SocketAddr, irs: Seq, purpose: Purpose) -> u32 {
+        let (purpose, slot, size, hidden) = match purpose {
+            Purpose::Proof { slot, size, hidden } => (1, slot, size, hidden),
+            Purpose::Mask => (0, 0, 0, 0),
+        };
+        let ports = u32::from(local.port()) << 16 | u32::from(remote.port());
+        let [local, remote] = [local, remote].map(|end| match end.ip() {
+            IpAddr::V4(address) => address.to_bits().into(),
+            IpAddr::V6(address) => address.to_bits(),
+        });
         let mut hasher = SipHasher13::new_with_key(&self.key);
-        for end in [local, remote] {
-            match end.ip() {
-                IpAddr::V4(address) => hasher.write_u32(address.to_bits()),
-                IpAddr::V6(address) => hasher.write(&address.octets()),
-            }
-        }
-        hasher.write_u32(u32::from(local.port()) << 16 | u32::from(remote.port()));
-        hasher.write_u32(irs.0);
-        if let Purpose::Proof { slot, size, hidden } = purpose {
-            hasher.write_u64(slot);
-            hasher.write_u64(u64::from(size) << 32 | u64::from(hidden));
+        for word in [
+            local,
+            remote,
+            u128::from(ports) << 64 | u128::from(irs.0) << 32 | purpose,
+            u128::from(slot) << 64 | u128::from(size) << 32 | u128::from(hidden),
+        ] {
+            hasher.write(&word.to_ne_bytes());
         }
         hasher.finish() as u32
     }

@@ -160,3 +160,31 @@ fn a_reader_that_pauses_stops_the_writer_and_then_gets_everything() {
     });
     world.run();
 }
+
+#[test]
+fn a_program_that_ends_closes_what_it_has_left_open() {
+    let mut world = World::new();
+    let a = world.stack(config_a());
+    let b = world.stack(config_b());
+    let target = socket(B4, 80);
+    let listener = TcpListener::bind(&b, target).expect("binds");
+    let stack = b.clone();
+    world.spawn("server", async move {
+        let (mut stream, _) = listener.accept().await.expect("accepts");
+        stream.write_all(b"the last").await.expect("writes");
+        assert_eq!(stack.unheard(), 0);
+        stack.close_all();
+        assert!(stack.unheard() > 0, "nobody has heard of it yet");
+        // What the program still holds does no harm.
+        drop((stream, listener));
+    });
+    world.spawn("client", async move {
+        let mut stream = TcpStream::connect(&a, target).await.expect("connects");
+        let mut buffer = [0; 100];
+        let count = stream.read(&mut buffer).await.expect("reads");
+        assert_eq!(&buffer[..count], b"the last");
+        assert_eq!(stream.read(&mut buffer).await, Ok(0), "an orderly end");
+    });
+    world.run();
+    assert_eq!(b.unheard(), 0, "all was heard");
+}
