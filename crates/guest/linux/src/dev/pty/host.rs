@@ -8,7 +8,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use super::{PIECE, Pty, number};
+use super::{Discipline, PIECE, Pty, number};
 use crate::platform::{self, Stream};
 use crate::wait::Events;
 
@@ -23,6 +23,8 @@ impl Pty {
     /// The terminal of the first session, of this size and owner.
     pub(in crate::dev) fn of_host(columns: u16, rows: u16, uid: u32) -> Rc<Self> {
         let pty = Self::new(0, uid, Some(Host::default()));
+        // Terminals that people sit at are taken to speak UTF-8.
+        pty.line.replace(Discipline::default());
         pty.locked.set(false);
         pty.size.set([rows, columns, 0, 0]);
         pty.session.set(1);
