@@ -153,6 +153,30 @@ fn scripts_and_what_arguments_name_come_along() {
 }
 
 #[test]
+fn arguments_that_name_no_files_change_nothing() {
+    if elsewhere() {
+        return;
+    }
+    let session = Session::new();
+    let records = || {
+        let entries = fs::read_dir(session.file("cache")).expect("a cache");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names
+            .filter(|name| name.to_string_lossy().ends_with(".record"))
+            .count()
+    };
+    for word in ["one", "--two=2", "-three"] {
+        kiln(&session, &["run", "echo", word])
+            .ends_with(0)
+            .prints(word);
+    }
+    assert_eq!(records(), 1);
+    let file = write(&session, "named", b"content\n", 0o644);
+    kiln(&session, &["run", "echo", &file]).ends_with(0);
+    assert_eq!(records(), 2);
+}
+
+#[test]
 fn time_zones_are_known_by_their_names() {
     if elsewhere() {
         return;

@@ -262,15 +262,16 @@ fn personality_digest(instead: Option<&Path>) -> Result<String, Failure> {
 
 /// What decides about the files of a program, apart from the files themselves.
 fn request_key(request: &Request, personality: &str) -> Key {
+    let named = request.named();
     let relative = request.program.contains('/') && !request.program.starts_with('/')
-        || !request.args.is_empty()
+        || named.iter().any(|path| !path.starts_with('/'))
         || request.include.iter().any(|path| path.is_relative());
     let search = (!request.program.contains('/')).then_some(&request.search);
     Key::of(&(
         env!("CARGO_PKG_VERSION"),
         personality,
         &request.program,
-        &request.args,
+        named,
         relative.then_some(&request.cwd),
         search,
         &request.env,

@@ -109,6 +109,11 @@ pub trait Guest {
     /// Asks the guest to end by itself: it finds `signal` (15 terminate, 2 interrupt) in its next call. Does not block.
     fn request_stop(&self, signal: u32);
 
+    /// Whether this signal reaches the guest as it is.
+    fn hears(&self, _signal: u32) -> bool {
+        true
+    }
+
     /// Ends the guest at once. Does not block.
     fn kill(&self);
 

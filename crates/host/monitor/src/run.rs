@@ -141,11 +141,11 @@ impl<'a> Instance<'a> {
         let standard = (attached && program).then(streams::standard);
         let standard = standard.transpose()?.unwrap_or_default();
         let args = arguments(spec, &standard);
-        let raw = standard.terminal.then(Raw::begin).transpose()?;
         let (errors, errors_end) = standard.errors.unzip();
         let named = spec.name.as_ref();
         let mut claim = named.map(|name| registry.claim(&id, name)).transpose()?;
         let signals = signals::block()?;
+        let raw = standard.terminal.then(Raw::begin).transpose()?;
         let created = WallTime::now();
         let launch = Launch {
             image,
@@ -311,10 +311,11 @@ impl<'a> Instance<'a> {
         }
         drop(control);
         captures.finish();
+        // Before the rest is written, which may take as long as the terminal likes: Ctrl-C is a signal again.
+        drop(raw);
         for mut output in outputs {
             output.finish(signals.as_fd());
         }
-        drop(raw);
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));
         }

@@ -373,13 +373,14 @@ impl Supervisor<'_> {
                 self.guest.kill();
                 continue;
             }
-            let forwarded = if self.is_program || signal == SIGINT {
+            let own = self.is_program && signal != SIGTERM && self.guest.hears(signal);
+            let forwarded = if own || signal == SIGINT {
                 signal
             } else {
                 SIGTERM
             };
             self.guest.request_stop(forwarded);
-            if !self.is_program || signal == SIGTERM {
+            if !own {
                 self.kill_after(self.stop_timeout, now);
             }
         }
@@ -444,30 +445,37 @@ impl Supervisor<'_> {
         self.progress.weigh_at = Some(now + left.clamp(HEAVIEST, LIGHTEST));
     }
 
-    /// Gives clients of the rootless network what an ended guest has left for them, for as long as it might have taken to stop, until a
+    /// Gives clients of the rootless network what an ended guest has left for them, for as long as it might have taken to stop, or until a
     /// signal comes. Who gets less sees a reset.
     fn deliver_the_rest(&mut self) {
-        let Some(usernet) = &mut self.usernet else {
-            return;
-        };
-        let limit = Instant::now() + self.stop_timeout;
+        let patience = Instant::now().checked_add(self.stop_timeout);
         loop {
             let now = Instant::now();
-            if !usernet.drain(now) || now >= limit {
+            let limit = self.progress.kill_at.or(patience);
+            let Some(usernet) = &mut self.usernet else {
+                return;
+            };
+            let over = limit.is_some_and(|limit| limit <= now);
+            if !usernet.drain(now) || over || self.signals.next().is_some() {
                 return;
             }
-            let until = usernet.deadline().map_or(limit, |at| at.min(limit));
-            let mut fds = [
+            let server = self.control.as_ref();
+            let deadlines = [usernet.deadline(), limit, server.and_then(Server::deadline)];
+            let until = deadlines.into_iter().flatten().min();
+            let timeout = until.map(|at| timespec(at.saturating_duration_since(now)));
+            let mut fds = vec![
                 PollFd::new(usernet.as_ref(), PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
             ];
-            let result = poll(
-                &mut fds,
-                Some(&timespec(until.saturating_duration_since(now))),
-            );
-            if !fds[1].revents().is_empty() || result.is_err_and(|error| error != Errno::INTR) {
-                return;
+            let interests = server.into_iter().flat_map(Server::interests);
+            fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
             }
+            let ready: Vec<PollFlags> = fds[2..].iter().map(PollFd::revents).collect();
+            self.serve(&ready, Instant::now());
         }
     }
 
@@ -517,6 +525,7 @@ impl Supervisor<'_> {
                 let timeout = timeout_ms.map_or(self.stop_timeout, Duration::from_millis);
                 if timeout.is_zero() || signal == SIGKILL {
                     self.guest.kill();
+                    self.kill_after(Duration::ZERO, now);
                 } else {
                     self.guest.request_stop(signal);
                     self.kill_after(timeout, now);

@@ -6,9 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::Request;
 use crate::collect::{Collector, Watch};
 use crate::program::tidy;
-use crate::{Request, Seen};
 
 /// More files than this are not taken for an argument's sake.
 const MOST: usize = 5_000;
@@ -31,32 +31,18 @@ pub(crate) fn add(
     notes: &mut Vec<String>,
 ) -> Option<String> {
     let mut cwd = None;
-    for argument in &request.args {
-        for text in candidates(argument) {
-            let path = tidy(&request.cwd.join(text));
-            // In /dev, /proc and /sys the guest has its own.
-            let own = ["/dev", "/proc", "/sys"]
-                .iter()
-                .any(|folder| path.starts_with(folder));
-            if own || text.len() > 4096 {
-                continue;
+    for text in named(request) {
+        let path = tidy(&request.cwd.join(text));
+        if !text.starts_with('/') {
+            cwd = request.cwd.to_str().map(str::to_owned);
+        }
+        if path.is_dir() {
+            folder(&path, to, notes);
+        } else {
+            let _ = to.add(&path, Watch::File);
+            if is_script(&path) {
+                script(&path, to);
             }
-            let Ok(meta) = path.metadata() else {
-                to.seen.push(Seen::now(&path));
-                continue;
-            };
-            if !text.starts_with('/') {
-                cwd = request.cwd.to_str().map(str::to_owned);
-            }
-            if meta.is_dir() {
-                folder(&path, to, notes);
-            } else {
-                let _ = to.add(&path, Watch::File);
-                if is_script(&path) {
-                    script(&path, to);
-                }
-            }
-            break;
         }
     }
     for path in scripts {
@@ -66,6 +52,22 @@ pub(crate) fn add(
         let _ = to.add(Path::new(cwd), Watch::Package);
     }
     cwd
+}
+
+/// What arguments name that is there now, as they say it, one thing for each argument.
+pub(crate) fn named(request: &Request) -> impl Iterator<Item = &str> {
+    let is_there = |text: &&str| {
+        let path = tidy(&request.cwd.join(text));
+        // In /dev, /proc and /sys the guest has its own.
+        let own = ["/dev", "/proc", "/sys"]
+            .iter()
+            .any(|folder| path.starts_with(folder));
+        text.len() <= 4096 && !own && path.exists()
+    };
+    request
+        .args
+        .iter()
+        .filter_map(move |argument| candidates(argument).find(is_there))
 }
 
 /// The argument itself, and what stands behind `=` or a short option.

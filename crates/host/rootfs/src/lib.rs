@@ -80,6 +80,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// What the arguments name of the host's files: all that they change about what is gathered.
+    pub fn named(&self) -> Vec<&str> {
+        arguments::named(self).collect()
+    }
+
     /// The value of a variable in the program's environment.
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         let of = |pair: &&String| pair.split_once('=').is_some_and(|(key, _)| key == name);

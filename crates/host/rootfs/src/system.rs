@@ -91,6 +91,12 @@ pub(crate) fn add(request: &Request, linker: &mut Linker, to: &mut Collector) ->
     // All of them: programs ask for zones by names that only their users know.
     let (zones, most) = ZONES;
     let _ = to.add_tree(Path::new(zones), Watch::Package, most);
+    if let Some(zone) = request.variable("TZ") {
+        let zone = zone.trim_start_matches(':');
+        if !zone.is_empty() && !zone.contains("..") {
+            to.add_if_there(&Path::new(zones).join(zone), Watch::File);
+        }
+    }
     to.write("/etc/nsswitch.conf", NSSWITCH)?;
     to.write("/etc/hosts", HOSTS)?;
     for path in ["/etc/passwd", "/etc/group"] {

@@ -428,7 +428,7 @@ impl Core {
                 && connection.tcb.state() != State::Closed
             {
                 if connection.tcb.unacknowledged() < left as usize {
-                    // Data flow: what is limited is silence.
+                    // Data flow: what is limited is their standing still.
                     connection.linger(now + self.config.linger);
                 } else {
                     connection.tcb.abort(Error::TimedOut);

@@ -11,7 +11,7 @@ pub mod tree;
 
 use alloc::collections::BTreeMap;
 use alloc::rc::{Rc, Weak};
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use crate::fs::{File, Kind, OpenFile, OpenFlags};
 use crate::platform::Stream;
@@ -25,6 +25,8 @@ pub struct State {
     ptys: RefCell<BTreeMap<u32, Weak<pty::Pty>>>,
     /// The user's terminal, if he sits at one.
     terminal: RefCell<Option<Rc<pty::Pty>>>,
+    /// Standard error output is something else.
+    errors_apart: Cell<bool>,
 }
 
 /// The user's terminal.
@@ -61,6 +63,7 @@ pub fn console() -> Rc<dyn File> {
 pub fn standard(thread: &Rc<Thread>, errors_apart: bool) -> Result<[Rc<OpenFile>; 3]> {
     let side = |stream| -> Rc<dyn File> { console::Side::new(&the_console(), stream) };
     let errors = || OpenFile::new(side(Stream::Error), OpenFlags::WRONLY);
+    crate::kernel().dev.errors_apart.set(errors_apart);
     if the_terminal().is_some() {
         // By its name, which `ttyname(3)` finds again.
         let both = crate::fs::open(thread, crate::fs::AT_FDCWD, TERMINAL, OpenFlags::RDWR, 0)?;
@@ -72,6 +75,18 @@ pub fn standard(thread: &Rc<Thread>, errors_apart: bool) -> Result<[Rc<OpenFile>
         OpenFile::new(side(Stream::Out), OpenFlags::WRONLY),
         errors(),
     ])
+}
+
+/// Tells the user something that is not the program's, on standard error output.
+pub fn tell_user(text: &str) {
+    let raw = the_terminal().is_some() && !crate::kernel().dev.errors_apart.get();
+    // A terminal in raw mode only goes down at the end of a line.
+    let lines = raw.then(|| text.replace('\n', "\r\n"));
+    let mut rest = lines.as_deref().unwrap_or(text).as_bytes();
+    while !rest.is_empty() {
+        let taken = crate::platform::console_write(Stream::Error, rest).clamp(1, rest.len());
+        rest = &rest[taken..];
+    }
 }
 
 /// The console has something to read: wakes who waits for it.

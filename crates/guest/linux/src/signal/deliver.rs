@@ -5,7 +5,7 @@ use alloc::rc::Rc;
 use super::action::{DEFAULT, IGNORE};
 use super::{Action, Flags, Info, bit, frame, mask, number, send};
 use crate::Errno;
-use crate::platform::{self, Stream};
+use crate::platform;
 use crate::process::{self, Registers, RunState, Thread, sched};
 
 /// `restart_syscall(2)`.
@@ -183,5 +183,5 @@ fn tell(thread: &Thread, info: &Info) {
         thread.name_text(),
         at.rsp
     );
-    platform::console_write(Stream::Error, text.as_bytes());
+    crate::dev::tell_user(&text);
 }

@@ -9,7 +9,7 @@ use core::fmt::Write;
 
 use super::{Args, signature, table};
 use crate::Errno;
-use crate::platform::{self, Stream};
+use crate::dev::tell_user;
 use crate::process::Thread;
 use crate::user::UserAddr;
 
@@ -23,14 +23,6 @@ pub struct Trace {
     open: Cell<u32>,
     /// How often each call was made, and how often it failed.
     counts: RefCell<BTreeMap<u64, (u64, u64)>>,
-}
-
-fn print(text: &str) {
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        let taken = platform::console_write(Stream::Error, rest).clamp(1, rest.len());
-        rest = &rest[taken..];
-    }
 }
 
 /// Writes to a string, which does not fail.
@@ -192,12 +184,12 @@ pub(super) fn enter(thread: &Rc<Thread>, number: u64, args: Args) {
     if signature::find(number).is_some_and(|signature| signature.2.contains('r')) {
         trace.open.set(0);
         if text.starts_with(' ') {
-            print(" <unfinished ...>\n");
+            tell_user(" <unfinished ...>\n");
         }
         return;
     }
     show_call(&mut text, number, args, None);
-    print(&text);
+    tell_user(&text);
 }
 
 /// Prints the result.
@@ -229,7 +221,7 @@ pub(super) fn leave(thread: &Rc<Thread>, number: u64, args: Args, result: u64) {
     text.push_str(" = ");
     show_result(&mut text, number, result);
     text.push('\n');
-    print(&text);
+    tell_user(&text);
 }
 
 /// Prints how often each call was made, if they are traced: at the end of the machine.
@@ -261,7 +253,7 @@ pub fn summary() {
     }
     say!(text, "--------- ---------  --------------------\n");
     say!(text, "{calls:9} {errors:9}  in all\n");
-    print(&text);
+    tell_user(&text);
 }
 
 #[cfg(test)]

@@ -73,9 +73,7 @@ impl Registry {
             Err(Errno::EXIST) => {}
             result => return result.map_err(failed),
         }
-        // Whoever takes a name over from an owner that is no more does so alone, or he would take it from the one who just has.
-        let names = open_folder(&self.dir, Path::new(NAMES)).map_err(failed)?;
-        rustix::fs::flock(&names, FlockOperation::LockExclusive).map_err(failed)?;
+        let _names = self.lock_names().map_err(failed)?;
         for _ in 0..TRIES {
             match rustix::fs::symlinkat(id, &self.dir, &link) {
                 Err(Errno::EXIST) => {}
@@ -89,7 +87,7 @@ impl Registry {
             }
             if let Some(owner) = self.owner_of(name) {
                 // Loading also clears away an owner that is no more.
-                let exists = match self.load(&owner)? {
+                let exists = match self.look(&owner, true)? {
                     Some(instance) => instance.record.name == name,
                     None => open_folder(&self.dir, Path::new(&owner)).is_ok(),
                 };
@@ -168,6 +166,6 @@ impl Claim {
     /// # Errors
     /// [`Error::File`].
     pub fn forget(self, registry: &Registry) -> Result<(), Error> {
-        registry.erase(&self.id, Some(&self.name), &self.dir)
+        registry.erase(&self.id, Some(&self.name), &self.dir, false)
     }
 }

@@ -170,6 +170,11 @@ impl Registry {
     /// # Errors
     /// [`Error::File`] if its files cannot be read or its loss not be recorded.
     pub fn load(&self, id: &str) -> Result<Option<Instance>, Error> {
+        self.look(id, false)
+    }
+
+    /// [`load`](Self::load) for a caller that may hold the lock on all names.
+    fn look(&self, id: &str, holds_names: bool) -> Result<Option<Instance>, Error> {
         let path = self.root.join(id);
         let dir = match open_folder(&self.dir, Path::new(id)) {
             Ok(dir) => dir,
@@ -182,7 +187,7 @@ impl Registry {
         let state = record::read(&dir).map_err(|error| Error::file("read", &path, error))?;
         let Some((record, end)) = state else {
             if abandoned && older_than(&dir, STARTING) {
-                self.erase(id, self.name_of(id).as_deref(), &dir)?;
+                self.erase(id, self.name_of(id).as_deref(), &dir, holds_names)?;
             }
             return Ok(None);
         };
@@ -190,7 +195,7 @@ impl Registry {
             Some(end) => (end.status, Some(end)),
             None if !abandoned => (Status::Running, None),
             None if record.remove => {
-                self.erase(id, Some(&record.name), &dir)?;
+                self.erase(id, Some(&record.name), &dir, holds_names)?;
                 return Ok(None);
             }
             None => {
@@ -225,7 +230,7 @@ impl Registry {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.erase(id, Some(&instance.record.name), &dir)
+        self.erase(id, Some(&instance.record.name), &dir, false)
     }
 
     /// Waits until the supervisor of an instance has let go of it, for `patience` at the most. Returns whether it has. Blocks.
@@ -283,13 +288,29 @@ impl Registry {
         })
     }
 
+    /// Locks all names: whoever takes one over from an instance that is no more, and whoever takes it from that, does so alone.
+    fn lock_names(&self) -> rustix::io::Result<OwnedFd> {
+        let names = open_folder(&self.dir, Path::new(NAMES))?;
+        rustix::fs::flock(&names, FlockOperation::LockExclusive)?;
+        Ok(names)
+    }
+
     /// Deletes an instance's folder and, if it is still its own, its name.
-    fn erase(&self, id: &str, name: Option<&str>, dir: &OwnedFd) -> Result<(), Error> {
+    fn erase(
+        &self,
+        id: &str,
+        name: Option<&str>,
+        dir: &OwnedFd,
+        holds_names: bool,
+    ) -> Result<(), Error> {
         let failed = |error: Errno| Error::file("delete", self.root.join(id), error);
-        if let Some(name) = name
-            && names::valid(name)
-            && self.owner_of(name).as_deref() == Some(id)
-        {
+        let owns = |name: &str| self.owner_of(name).as_deref() == Some(id);
+        if let Some(name) = name.filter(|name| names::valid(name) && owns(name)) {
+            let lock = (!holds_names).then(|| self.lock_names());
+            let _names = lock.transpose().map_err(failed)?;
+            if !owns(name) {
+                return self.erase(id, None, dir, holds_names);
+            }
             let link = Path::new(NAMES).join(name);
             gone(rustix::fs::unlinkat(&self.dir, link, AtFlags::empty())).map_err(failed)?;
         }

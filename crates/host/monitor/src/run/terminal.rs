@@ -35,7 +35,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // If it is gone, there is nothing to restore.
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
     }
 }
 

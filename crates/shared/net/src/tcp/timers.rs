@@ -19,7 +19,8 @@ const PERSIST_MAX: Duration = Duration::from_mins(1);
 /// An orphan whose peer keeps its window closed is given up after this many probes without an answer: nobody would miss
 /// it, and memory is held. As Linux.
 const ORPHAN_PROBES: u8 = 8;
-/// The same if they are answered: after more than three minutes, whatever the round-trip time.
+/// The same if they are answered: after more than three minutes, whatever the round-trip time. A stack resets it earlier, when nothing was
+/// acknowledged for its `linger`.
 const ORPHAN_ANSWERED_PROBES: u8 = 10;
 /// The same for data that are not acknowledged.
 const ORPHAN_TIMEOUTS: u8 = 8;

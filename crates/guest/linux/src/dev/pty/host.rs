@@ -56,6 +56,13 @@ impl Pty {
         }
     }
 
+    /// Forgets what was typed and had no room.
+    pub(super) fn forget_typed(&self) {
+        if let Some(host) = &self.host {
+            host.waiting.take();
+        }
+    }
+
     /// Shows the user what is there to be seen, if the master is the host.
     pub(super) fn show(&self) {
         if self.host.is_none() {

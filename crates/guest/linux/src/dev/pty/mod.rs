@@ -237,7 +237,9 @@ impl Pty {
             ioctl::TCFLSH => {
                 if argument != 1 {
                     self.line.borrow_mut().flush_input();
+                    self.forget_typed();
                     self.tell(packet::FLUSH_READ);
+                    self.listen();
                 }
                 if argument != 0 {
                     self.output.borrow_mut().clear();

@@ -91,6 +91,7 @@ impl Pty {
         let mut line = self.line.borrow_mut();
         if flush {
             line.flush_input();
+            self.forget_typed();
         }
         let (was, is) = (flows(&line.termios()), flows(&termios));
         line.set_termios(termios);
@@ -101,5 +102,7 @@ impl Pty {
             self.tell(if is { packet::DO_STOP } else { packet::NO_STOP });
         }
         self.slave_queue.wake(Events::READABLE | Events::WRITABLE);
+        // There may be room now.
+        self.listen();
     }
 }

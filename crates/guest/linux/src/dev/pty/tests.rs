@@ -7,7 +7,7 @@ use super::*;
 use crate::event::testing::{self, PAGE_AT};
 use crate::fs::OpenFile;
 use crate::io::{Sink, Source};
-use crate::platform;
+use crate::platform::{self, pretend};
 
 struct Pair {
     thread: Rc<Thread>,
@@ -270,4 +270,30 @@ fn only_groups_of_the_session_come_to_the_foreground() {
     assert_eq!(set(-1), Err(Errno::EINVAL));
     assert_eq!(ioctl(&pair, ioctl::TIOCNOTTY), Ok(0));
     assert_eq!(set(own), Err(Errno::ENOTTY), "not its terminal");
+}
+
+#[test]
+fn the_users_terminal_hears_again_when_what_was_typed_is_dropped() {
+    let thread = testing::thread();
+    crate::dev::set_terminal(80, 24, 0);
+    let terminal = Pty::find(0).expect("the user's terminal");
+    let flags = OpenFlags::RDWR | OpenFlags::NONBLOCK;
+    let side = OpenFile::new(terminal.terminal(), flags);
+    pretend::type_input(&[b'x'; 6000]);
+    crate::dev::console_ready();
+    pretend::type_input(b"still in the way\n");
+    let flush = side.file.ioctl(&thread, &side, ioctl::TCFLSH, 0);
+    assert_eq!(flush, Ok(0));
+    pretend::type_input(b"heard\n");
+    crate::dev::console_ready();
+    let mut text = [0; 100];
+    let mut lines = Vec::new();
+    while let Ok(count @ 1..) = side.file.read(&thread, &side, &mut Sink::kernel(&mut text)) {
+        lines.push(text[..count].to_vec());
+        if !terminal.line.borrow().has_input() {
+            break;
+        }
+    }
+    assert_eq!(lines.last().map(Vec::as_slice), Some(&b"heard\n"[..]));
+    assert!(lines.iter().all(|line| !line.starts_with(b"xx")), "dropped");
 }

@@ -15,7 +15,7 @@ use super::{Resource, Thread};
 use crate::fs::{Inode, Kind, NewInode};
 use crate::io::Source;
 use crate::mm::dump::Piece;
-use crate::platform::{self, Access, Stream};
+use crate::platform::{self, Access};
 use crate::signal::Info;
 use crate::user::PAGE;
 use crate::{Errno, Result};
@@ -68,7 +68,7 @@ pub fn dump(thread: &Rc<Thread>, info: &Info) -> bool {
         }
     };
     let text = alloc::format!("kiln: no core file: {problem}\n");
-    platform::console_write(Stream::Error, text.as_bytes());
+    crate::dev::tell_user(&text);
     false
 }
 

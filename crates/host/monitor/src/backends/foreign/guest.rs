@@ -20,6 +20,7 @@ use crate::backends::process::guest::proc_usage;
 use crate::backends::process::os;
 use crate::error::EXIT_KILN;
 
+const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
 
@@ -360,6 +361,10 @@ impl Guest for ForeignGuest {
         };
         // A full pipe holds earlier requests that the guest has not looked at yet; one more changes nothing.
         let _ = rustix::io::write(&self.child.input, &[byte]);
+    }
+
+    fn hears(&self, signal: u32) -> bool {
+        matches!(signal, SIGINT | SIGTERM)
     }
 
     fn kill(&self) {
