@@ -194,9 +194,13 @@ impl Recovery {
         if self.phase == Phase::Loss && self.doubtful && arrived.not_lost {
             return true;
         }
-        // Every repetition was reported as such, RFC 3708.
+        // Every repetition was reported as such, RFC 3708. What is not acknowledged yet may have been doubled on its way, and says nothing
+        // about others that were sent again.
+        let una = self.board.una;
         match repeated {
-            Some(block) if block.start >= self.undo_una && self.undo_bytes > 0 => {
+            Some(block)
+                if block.start >= self.undo_una && block.end <= una && self.undo_bytes > 0 =>
+            {
                 self.undo_bytes = self.undo_bytes.saturating_sub(block.len());
                 self.undo_bytes == 0
             }

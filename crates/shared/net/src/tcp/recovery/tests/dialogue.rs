@@ -159,6 +159,19 @@ fn a_reordering_timer_looked_at_late_is_no_timeout() {
 }
 
 #[test]
+fn a_segment_that_was_doubled_on_its_way_takes_no_reduction_back() {
+    let mut sender = Sender::new(true);
+    sender.ack(0, &[(1, 4)], 100);
+    assert_eq!(sender.again(100), 0);
+    let window = sender.window();
+    sender.ack(0, &[(1, 5)], 101);
+    // The fifth once more, which nobody has sent again.
+    sender.ack(0, &[(4, 5), (1, 5)], 102);
+    assert_eq!(sender.recovery.counters().undone, 0);
+    assert!(sender.window() <= window);
+}
+
+#[test]
 fn a_lost_repetition_is_found() {
     let mut sender = Sender::new(true);
     sender.ack(0, &[(1, 4)], 100);
