@@ -98,7 +98,9 @@ impl Checker<'_> {
 
     fn block(&self, offset: u64, len: u64, most: u64) {
         let (capacity, sector) = (DISK.0, u64::from(DISK.1));
-        assert!(offset % sector == 0 && len % sector == 0 && len > 0 && len <= most);
+        assert!(
+            offset.is_multiple_of(sector) && len.is_multiple_of(sector) && len > 0 && len <= most
+        );
         assert!(offset.checked_add(len).is_some_and(|end| end <= capacity));
     }
 
@@ -136,7 +138,7 @@ impl Devices for Checker<'_> {
         let room = self.buffers(into, true);
         Self::net(device)?;
         // Every third time there is nothing.
-        if self.performed % 3 == 0 {
+        if self.performed.is_multiple_of(3) {
             return Err(OpError::Again);
         }
         Ok((room.min(60), NetHeader::PLAIN))
@@ -197,7 +199,7 @@ impl Devices for Checker<'_> {
     }
 
     fn system_calls(&mut self, _entry: u64, deferred: u64) -> Result<(), OpError> {
-        assert!(deferred % 8 == 0);
+        assert!(deferred.is_multiple_of(8));
         let word = Segment {
             addr: deferred,
             len: 8,

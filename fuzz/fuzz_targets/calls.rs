@@ -501,7 +501,8 @@ impl Program<'_> {
             }
             // futex(2).
             8 => {
-                let operation = self.input.byte() % 14 | self.input.byte() & 0x180;
+                // With `FUTEX_PRIVATE_FLAG` and `FUTEX_CLOCK_REALTIME`.
+                let operation = (self.input.byte() % 14) | (self.input.byte() & 0xc0) << 1;
                 let (word, other) = (SCRATCH + self.input.byte() * 4, SCRATCH + self.input.byte());
                 let time = self.words(&[0, 1000]);
                 let (value, third) = (self.input.byte(), self.input.number(4));
@@ -667,7 +668,11 @@ fuzz_target!(|bytes: &[u8]| {
     pretend::reset();
     let thread = kernel().processes.first();
     fs::start().expect("file systems on the root image");
-    for open in dev::standard() {
+    // Half of the programs sit at a terminal.
+    if bytes.last().is_some_and(|byte| byte & 1 == 1) {
+        dev::set_terminal(80, 24, 0);
+    }
+    for open in dev::standard(&thread, false).expect("the console") {
         thread.process.files.add(open, false, 0).expect("room");
     }
     let mut program = Program {

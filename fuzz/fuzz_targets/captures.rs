@@ -184,7 +184,6 @@ fn both_writers_and_the_reader_agree(frames: &[(Duration, Vec<u8>)], offload: bo
         stream::Record::Frame(frame).append_to(&mut records);
     }
     capture.flush().expect("memory takes it");
-    drop(capture);
     monitor.extend(pcapng::statistics(0, &pcapng::Statistics::default()));
     for file in [&relay, &monitor] {
         let events = read(&file[..], &hosts).expect("a file of ours");

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use kiln_abi::{Instant, NetHeader};
 use kiln_net::{
-    Config, Ipv4Setup, Ipv6Setup, Link, LinkConfig, Offloads, Stack, TcpListener, TcpStream, UdpSocket,
+    Config, Ipv4Setup, Ipv6Setup, Link, LinkConfig, Offloads, Stack, TcpListener, TcpStream,
+    UdpSocket,
 };
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -107,13 +108,15 @@ struct Said {
     ack: u32,
 }
 
+type Connecting = Pin<Box<dyn Future<Output = Result<TcpStream, kiln_net::Error>>>>;
+
 struct World {
     now: Instant,
     stack: Stack,
     link: Link,
     said: RefCell<Said>,
     streams: Vec<TcpStream>,
-    connecting: Vec<Pin<Box<dyn Future<Output = Result<TcpStream, kiln_net::Error>>>>>,
+    connecting: Vec<Connecting>,
     listener: TcpListener,
     udp: UdpSocket,
 }
@@ -147,7 +150,12 @@ fn packet(v6: bool, protocol: u8, mut payload: Vec<u8>, at: usize, ecn: u8) -> V
         Vec::new()
     } else {
         let [high, low] = len.to_be_bytes();
-        [&PEER4.octets()[..], &HOST4.octets(), &[0, protocol, high, low]].concat()
+        [
+            &PEER4.octets()[..],
+            &HOST4.octets(),
+            &[0, protocol, high, low],
+        ]
+        .concat()
     };
     if payload.len() >= at + 2 {
         payload[at..at + 2].fill(0);
@@ -230,15 +238,14 @@ impl World {
                 self.streams.push(stream);
             }
             let streams = &mut self.streams;
-            self.connecting.retain_mut(|connecting| {
-                match connecting.as_mut().poll(&mut context) {
+            self.connecting
+                .retain_mut(|connecting| match connecting.as_mut().poll(&mut context) {
                     Poll::Pending => true,
                     Poll::Ready(result) => {
                         streams.extend(result.ok());
                         false
                     }
-                }
-            });
+                });
             if questions.is_empty() {
                 break;
             }
@@ -275,7 +282,8 @@ impl World {
         let Some(header) = frame.get(tcp..tcp + 20) else {
             return;
         };
-        let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("4 bytes"));
+        let number =
+            |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("4 bytes"));
         let start = tcp + usize::from(header[12] >> 4) * 4;
         let controls = u32::from(header[13] & 1) + u32::from(header[13] >> 1 & 1);
         *self.said.borrow_mut() = Said {
@@ -374,8 +382,9 @@ impl World {
                 if self.connecting.len() < 8 {
                     let peer = if v6 { PEER6.into() } else { PEER4.into() };
                     let (stack, peer) = (self.stack.clone(), SocketAddr::new(peer, 99));
-                    self.connecting
-                        .push(Box::pin(async move { TcpStream::connect(&stack, peer).await }));
+                    self.connecting.push(Box::pin(async move {
+                        TcpStream::connect(&stack, peer).await
+                    }));
                 }
                 self.turn();
             }
@@ -397,7 +406,9 @@ impl World {
             }
             Step::Close { which, abort } => {
                 if !self.streams.is_empty() {
-                    let stream = self.streams.swap_remove(usize::from(which) % self.streams.len());
+                    let stream = self
+                        .streams
+                        .swap_remove(usize::from(which) % self.streams.len());
                     if abort {
                         stream.abort();
                     }
