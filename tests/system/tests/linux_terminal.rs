@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use kiln_system_tests::host::eventually;
 use kiln_system_tests::process::PATIENCE;
 use kiln_system_tests::program::{compiled, installed};
 use kiln_system_tests::{Session, artifacts, backend};
@@ -182,4 +183,132 @@ fn streams_that_are_no_terminal_stay_what_they_are() {
         errors.contains("apart\n") && !seen.contains("apart"),
         "{seen}{errors}"
     );
+}
+
+#[test]
+fn it_learns_of_the_windows_size() {
+    let (Some(setsid), Some(_)) = (installed("setsid"), installed("python3")) else {
+        return;
+    };
+    let session = Session::new();
+    let program = "import os,signal,time
+show=lambda *_: os.write(1, b'size %d %d\\n' % tuple(os.get_terminal_size()))
+signal.signal(signal.SIGWINCH, show)
+show()
+while True: time.sleep(1)";
+    let kiln = artifacts::kiln().display().to_string();
+    let words = [&kiln, "run", "--rm", "--quiet", "python3", "-c", program].map(str::to_owned);
+    let mut terminal = Terminal::start(&session, &setsid, &words);
+    terminal.answer("size 101 33", "");
+    for (columns, rows) in [(80, 25), (4095, 1)] {
+        let window = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&terminal.user, window).expect("a size");
+        terminal.answer(&format!("size {columns} {rows}"), "");
+    }
+    terminal.answer("", INTERRUPT);
+    let (seen, code) = terminal.finish();
+    assert!(seen.contains("KeyboardInterrupt"), "{seen}");
+    assert_eq!(code, Some(130), "{seen}");
+}
+
+#[test]
+fn signals_of_every_kind_reach_it() {
+    let Some(python) = installed("python3") else {
+        return;
+    };
+    let session = Session::new();
+    let program = "import signal
+kinds=[1,2,10,12,14,15,28,37,64]
+signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
+print('waits', flush=True)
+while True: print('got', int(signal.sigwait(kinds)), flush=True)";
+    let words = ["run", "-d", "--name", "it", "--quiet"].map(str::to_owned);
+    let python = python.display().to_string();
+    let all = words
+        .into_iter()
+        .chain([python, "-c".to_owned(), program.to_owned()]);
+    let started = session.command(all).output().expect("kiln starts");
+    assert!(started.status.success(), "{started:?}");
+    let log = || session.kiln(["logs", "it"]).text();
+    eventually("it waits", || log().contains("waits"));
+    let kinds = [
+        ("HUP", 1),
+        ("SIGINT", 2),
+        ("usr1", 10),
+        ("12", 12),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("WINCH", 28),
+        ("RTMIN+3", 37),
+        ("RTMAX", 64),
+    ];
+    for (name, number) in kinds {
+        session.kiln(["kill", "-s", name, "it"]).ends_with(0);
+        eventually(name, || log().contains(&format!("got {number}\n")));
+    }
+    session.kiln(["kill", "-s", "NONE", "it"]).ends_with(125);
+    session.kiln(["kill", "it"]).ends_with(0);
+}
+
+/// As in `yes | head -1`: whoever writes to nobody learns it, and does not go on for ever.
+#[test]
+fn output_that_nobody_reads_any_more_is_a_broken_pipe() {
+    let (Some(yes), Some(python)) = (installed("yes"), installed("python3")) else {
+        return;
+    };
+    let session = Session::new();
+    let on_qemu = backend::kind() == "qemu";
+    let endless = ["while True: print('line')"].map(str::to_owned);
+    // SIGPIPE ends the one, the other ignores it and finds the error; a QEMU's guest only hears of the end.
+    let cases = [
+        (yes, &[][..], &[Some(141)][..], ""),
+        (
+            python,
+            &[&["-c".to_owned()], &endless[..]].concat(),
+            // The second is that of a last write that fails as well.
+            &[Some(1), Some(120)],
+            "BrokenPipeError",
+        ),
+    ];
+    for (program, arguments, codes, complaint) in cases {
+        let program = program.display().to_string();
+        let mut words = ["run", "--rm", "--quiet", &program]
+            .map(str::to_owned)
+            .to_vec();
+        words.extend_from_slice(arguments);
+        let errors = session.file("errors");
+        let mut child = session
+            .command(words)
+            .stdout(std::process::Stdio::piped())
+            .stderr(File::create(&errors).expect("a file"))
+            .spawn()
+            .expect("kiln starts");
+        let mut stdout = child.stdout.take().expect("a pipe was asked for");
+        let mut start = [0; 4];
+        stdout.read_exact(&mut start).expect("output");
+        drop(stdout);
+        let until = Instant::now() + PATIENCE;
+        let ended = loop {
+            if let Some(status) = child.try_wait().expect("our child") {
+                break status.code();
+            }
+            if Instant::now() > until {
+                let _ = child.kill();
+                panic!("{program} goes on for ever with nobody reading");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let said = std::fs::read_to_string(&errors).expect("a file");
+        if on_qemu {
+            assert_eq!(ended, Some(143), "{program}: {said}");
+        } else {
+            assert!(codes.contains(&ended), "{program} {ended:?}: {said}");
+            assert!(said.contains(complaint), "{said}");
+        }
+    }
 }

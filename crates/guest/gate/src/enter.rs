@@ -141,11 +141,15 @@ fn wait_for_devices(call: &mut Call, state: &State, deadline: u64) -> u64 {
             continue;
         }
         if slot.fd == CONTROL_FD {
-            let mut signal = 0u8;
-            // SAFETY: one byte of ours. The end of the pipe means that nobody is left to wait for the guest.
-            let got = unsafe { sys::read(CONTROL_FD, &raw mut signal, 1) };
+            let mut event = [0u8; 4];
+            // SAFETY: four bytes of ours. The end of the pipe means that nobody is left to wait for the guest.
+            let got = unsafe { sys::read(CONTROL_FD, event.as_mut_ptr(), event.len()) };
             host_calls += 1;
-            call.event = if got == 1 { u32::from(signal) } else { 15 };
+            call.event = if got == 4 {
+                u32::from_le_bytes(event)
+            } else {
+                15
+            };
             call.ready |= CONTROL;
             continue;
         }

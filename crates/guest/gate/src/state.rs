@@ -8,7 +8,7 @@ use crate::report::Report;
 use crate::traffic::Traffic;
 use crate::vcpu::Machine;
 
-/// Descriptor on which the owner's wish to stop arrives, one byte holding a signal number.
+/// Descriptor on which the owner's wishes arrive, four bytes each ([`Call::event`](kiln_abi::Call::event)).
 pub const CONTROL_FD: i32 = 0;
 /// Descriptor of the console.
 pub const CONSOLE_FD: i32 = 1;

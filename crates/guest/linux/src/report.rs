@@ -118,11 +118,7 @@ pub fn finish() {
         text.push('\n');
     }
     let _ = writeln!(text, "{MARK}end");
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        let taken = platform::console_write(Stream::Error, rest).clamp(1, rest.len());
-        rest = &rest[taken..];
-    }
+    platform::console_write_all(Stream::Error, text.as_bytes());
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl Console {
         }
     }
 
-    /// The signal that somebody asks for, 0 for none. `noted` says that an interrupt has come.
+    /// What somebody asks for ([`Call::event`](kiln_abi::Call::event)), 0 for nothing. `noted` says that an interrupt has come.
     pub fn event(&mut self, now: u64, noted: bool) -> u32 {
         if !noted && now < self.next_look {
             return 0;
@@ -68,9 +68,11 @@ impl Console {
         while self.input.has_room()
             && let Some(byte) = self.read()
         {
-            let asked = self.input.take(byte);
-            if asked != 0 {
-                event = asked;
+            event = self.input.take(byte);
+            if event != 0 {
+                // There may be another, which needs a call of its own.
+                self.next_look = 0;
+                break;
             }
         }
         #[cfg(not(feature = "program"))]

@@ -1,7 +1,8 @@
 //! What is typed for the program: bytes of the console, between the machine and [`UserOp::ConsoleRead`](kiln_abi::user::UserOp::ConsoleRead).
 //!
 //! A supervisor sends requests over the same line, so it codes what belongs to the program: `0x10` comes before a byte that would mean something
-//! (as that byte plus `0x40`) and before `E` for the end; `0x16` means nothing. Without a supervisor all bytes but the requests are the program's.
+//! (as that byte plus `0x40`), before `E` for the end, and before `S` and the 32 bits of a request, six in a byte (plus `0x40`), the lowest first;
+//! `0x16` means nothing. Without a supervisor all bytes but the requests are the program's.
 
 /// Bytes that wait for the program.
 const ROOM: usize = 1024;
@@ -9,6 +10,9 @@ const ROOM: usize = 1024;
 const ESCAPE: u8 = 0x10;
 const NOTHING: u8 = 0x16;
 const END: u8 = b'E';
+const REQUEST: u8 = b'S';
+/// Bytes of a request behind its letter.
+const PARTS: u8 = 6;
 
 /// The bytes.
 #[derive(Debug)]
@@ -20,6 +24,9 @@ pub struct Input {
     pub coded: bool,
     escaped: bool,
     ended: bool,
+    /// Bytes of a request that are to come, and what has come of it.
+    parts: u8,
+    request: u32,
 }
 
 impl Input {
@@ -31,6 +38,8 @@ impl Input {
         coded: false,
         escaped: false,
         ended: false,
+        parts: 0,
+        request: 0,
     };
 
     /// Whether another byte may be taken from the line.
@@ -43,11 +52,18 @@ impl Input {
         self.len > 0 || self.ended
     }
 
-    /// Takes a byte from the line. The signal that it asks for, 0 for none.
+    /// Takes a byte from the line. The request that it completes ([`Call::event`](kiln_abi::Call::event)), 0 for none.
     pub fn take(&mut self, byte: u8) -> u32 {
+        if self.parts > 0 {
+            let part = u32::from(byte & 0x3f) << (6 * (PARTS - self.parts));
+            self.parts -= 1;
+            self.request |= part;
+            return if self.parts == 0 { self.request } else { 0 };
+        }
         if self.coded && core::mem::take(&mut self.escaped) {
             match byte {
                 END => self.ended = true,
+                REQUEST => (self.parts, self.request) = (PARTS, 0),
                 byte => self.keep(byte.wrapping_sub(0x40)),
             }
             return 0;
@@ -112,6 +128,9 @@ mod tests {
         assert_eq!(&buffer[..6], b"a\x03b\x04\x10\x16");
         assert_eq!(input.read(&mut buffer), Some(0), "the end");
         assert_eq!(input.read(&mut buffer), Some(0), "is final");
+        let line = b"\x10SA@@@@@c\x10S\x5c@@@@A";
+        assert_eq!(taken(&mut input, line), [1, 28 | 1 << 30]);
+        assert_eq!(input.read(&mut buffer), Some(1));
     }
 
     #[test]

@@ -112,10 +112,12 @@ pub fn finish() {
         }
         let limit = time::now() + LAST_WORDS;
         // One turn for what is queued, the others only while somebody has unfinished business.
+        // A signal that asks for the end, not one of the many others that programs get.
+        let ends = |event| matches!(event, 1 | 2 | 3 | 15);
         let mut asked = reactor.turn(Some(time::cached()));
         let mut left = reactor.unheard();
         let mut until = time::cached() + SILENCE;
-        while left > 0 && asked == 0 && time::cached() < until.min(limit) {
+        while left > 0 && !ends(asked) && time::cached() < until.min(limit) {
             asked = reactor.turn(Some(until.min(limit)));
             let now_left = reactor.unheard();
             if now_left < left {

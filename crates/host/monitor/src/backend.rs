@@ -106,8 +106,9 @@ pub trait Guest {
     /// Process id of what runs the guest.
     fn pid(&self) -> u32;
 
-    /// Asks the guest to end by itself: it finds `signal` (15 terminate, 2 interrupt) in its next call. Does not block.
-    fn request_stop(&self, signal: u32);
+    /// Lets the guest find this in its next call ([`Call::event`](kiln_abi::Call::event)): a signal, most of which ask it to end by itself.
+    /// Does not block.
+    fn send(&self, event: u32);
 
     /// Whether this signal reaches the guest as it is.
     fn hears(&self, _signal: u32) -> bool {

@@ -240,6 +240,7 @@ impl<'a> Instance<'a> {
             return Ok(error::EXIT_KILN);
         };
         let raw = running.raw.take();
+        let terminal = raw.as_ref().map(|_| terminal::size as fn() -> _);
         let mut supervisor = Supervisor {
             guest: &mut *running.guest,
             console: Channel::new(running.console, output()),
@@ -255,6 +256,7 @@ impl<'a> Instance<'a> {
             signals: running.signals,
             stop_timeout: self.spec.stop_timeout,
             is_program: self.image.abi().flags & AbiNote::PROGRAM != 0,
+            terminal,
             memory: self.spec.memory.bytes(),
             tell,
             progress: Progress::default(),

@@ -1,7 +1,7 @@
 //! Signals as something to wait for beside everything else (`signalfd(2)`).
 //!
-//! The supervisor blocks the signals that ask it to end, before the guest starts, and reads them in its loop. All others
-//! keep their usual effect: Ctrl-Z stops the supervisor as it stops any program.
+//! The supervisor blocks the signals that ask it to end, those that are for a program, and the one that tells of its terminal's
+//! size, before the guest starts, and reads them in its loop. All others keep their usual effect: Ctrl-Z stops the supervisor as it stops any program.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -9,8 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::Error;
 
-/// What asks a supervisor to end.
-const ASKED: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// What asks a supervisor to end, what is for its program, and what tells it that its terminal has another size.
+const ASKED: [libc::c_int; 7] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+];
 
 /// The blocked signals, readable.
 #[derive(Debug)]
@@ -18,7 +26,7 @@ pub struct Signals {
     fd: OwnedFd,
 }
 
-/// Blocks SIGINT, SIGTERM, SIGHUP and SIGQUIT for this process and makes them readable. Call it before a guest
+/// Blocks SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH for this process and makes them readable. Call it before a guest
 /// starts, so that none is missed and a guest's process is not ended by one meant for the supervisor. Those that
 /// whoever started this process had it ignore, as nohup(1) and shells do for jobs in the background, stay ignored,
 /// SIGTERM apart: a blocked signal would come all the same (signal(7)).
@@ -74,19 +82,46 @@ impl AsFd for Signals {
     }
 }
 
-/// The number of a signal by name or number, as `kiln kill --signal` takes it: `TERM`, `SIGTERM`, `15`.
+/// The names of signals 1 to 31 on x86-64 (signal(7)).
+const NAMES: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+/// The first and last real-time signal that the C library leaves to programs.
+const REAL_TIME: std::ops::RangeInclusive<u32> = 34..=64;
+
+/// The number of a signal by name or number, as `kiln kill --signal` takes it: `TERM`, `SIGTERM`, `15`, `RTMIN+3`.
 pub fn parse(text: &str) -> Option<u32> {
+    let is_signal = |number: &u32| (1..=31).contains(number) || REAL_TIME.contains(number);
+    if let Ok(number) = text.parse() {
+        return Some(number).filter(is_signal);
+    }
     let upper = text.to_ascii_uppercase();
-    Some(match upper.strip_prefix("SIG").unwrap_or(&upper) {
-        "HUP" | "1" => 1,
-        "INT" | "2" => 2,
-        "QUIT" | "3" => 3,
-        "KILL" | "9" => 9,
-        "USR1" | "10" => 10,
-        "USR2" | "12" => 12,
-        "TERM" | "15" => 15,
-        _ => return None,
-    })
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let of_real_time = |rest: &str, from: u32, add: bool| {
+        let distance = match rest {
+            "" => 0,
+            rest => rest
+                .strip_prefix(if add { '+' } else { '-' })?
+                .parse()
+                .ok()?,
+        };
+        let number = if add {
+            from.checked_add(distance)
+        } else {
+            from.checked_sub(distance)
+        };
+        number.filter(|number| REAL_TIME.contains(number))
+    };
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        return of_real_time(rest, *REAL_TIME.start(), true);
+    }
+    if let Some(rest) = name.strip_prefix("RTMAX") {
+        return of_real_time(rest, *REAL_TIME.end(), false);
+    }
+    let place = NAMES.iter().position(|one| *one == name)?;
+    Some(place as u32 + 1)
 }
 
 #[cfg(test)]
@@ -98,6 +133,13 @@ mod tests {
         assert_eq!(parse("TERM"), Some(15));
         assert_eq!(parse("sigint"), Some(2));
         assert_eq!(parse("9"), Some(9));
-        assert_eq!(parse("WINCH"), None);
+        assert_eq!(parse("WINCH"), Some(28));
+        assert_eq!(parse("SIGRTMIN+3"), Some(37));
+        assert_eq!(parse("RTMAX-1"), Some(63));
+        for none in [
+            "", "SIG", "0", "32", "65", "-1", "RTMIN+31", "RTMIN-1", "RTMAX+1", "NAME",
+        ] {
+            assert_eq!(parse(none), None, "{none}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod figures;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use kiln_abi::call::{RESIZED, resized};
 use kiln_usernet::Usernet;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -50,6 +51,7 @@ const MAX_WAITING: usize = 256;
 
 const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
+const SIGPIPE: u32 = 13;
 const SIGKILL: u32 = 9;
 
 /// Everything that a supervisor looks after while its guest runs.
@@ -78,6 +80,8 @@ pub struct Supervisor<'a> {
     pub stop_timeout: Duration,
     /// The guest runs a Linux program.
     pub is_program: bool,
+    /// The size of the terminal that is the program's, in columns and rows, if it has one.
+    pub terminal: Option<fn() -> (u16, u16)>,
     /// Memory of the guest in bytes.
     pub memory: u64,
     /// Tells the user something.
@@ -89,27 +93,25 @@ pub struct Supervisor<'a> {
 /// One stream of a guest's console.
 #[derive(Debug)]
 pub struct Channel {
-    /// Read end, non-blocking.
-    from: OwnedFd,
+    /// Read end, non-blocking. None when the guest's end is closed and everything was read, or nobody wants to read.
+    from: Option<OwnedFd>,
     /// The user's end.
     output: Output,
-    /// The guest's end is closed, and everything was read.
-    ended: bool,
 }
 
 impl Channel {
     /// From the guest's stream to the user's.
     pub fn new(from: OwnedFd, output: Output) -> Self {
         Self {
-            from,
+            from: Some(from),
             output,
-            ended: false,
         }
     }
 
     /// What to wait for until there is something to pass on, if it can be passed on.
     fn source(&self) -> Option<BorrowedFd<'_>> {
-        (!self.ended && self.output.has_room()).then(|| self.from.as_fd())
+        let from = self.from.as_ref().filter(|_| self.output.has_room());
+        from.map(AsFd::as_fd)
     }
 }
 
@@ -128,6 +130,8 @@ pub struct Progress {
     weigh_at: Option<Instant>,
     /// It had more than it may, and was ended for that: how much.
     too_much: Option<u64>,
+    /// The guest was asked to end because nobody reads what it writes.
+    unread: bool,
     /// The user was told that the log is incomplete.
     log_failed: bool,
 }
@@ -194,6 +198,7 @@ impl Supervisor<'_> {
             {
                 usernet.run(now);
             }
+            self.notice_readers(now);
             self.pass_frames(&ready.captures, now);
             self.serve(&ready.control, now);
             self.keep_time(now);
@@ -311,13 +316,14 @@ impl Supervisor<'_> {
     fn pass_on(&mut self, which: Which, buffer: &mut Vec<u8>) -> usize {
         let mut passed = 0;
         while passed < CONSOLE_PER_TURN {
-            let Some(channel) = self.channel(which).filter(|channel| !channel.ended) else {
+            let channel = self.channel(which);
+            let Some(from) = channel.and_then(|channel| channel.from.as_ref()) else {
                 break;
             };
             buffer.clear();
-            match rustix::io::read(&channel.from, spare_capacity(buffer)) {
+            match rustix::io::read(from, spare_capacity(buffer)) {
                 Ok(0) => {
-                    channel.ended = true;
+                    self.close(which);
                     break;
                 }
                 Ok(count) => {
@@ -353,6 +359,30 @@ impl Supervisor<'_> {
         has_room
     }
 
+    fn close(&mut self, which: Which) {
+        if let Some(channel) = self.channel(which) {
+            channel.from = None;
+        }
+    }
+
+    /// Lets a Linux program know that who read its output has gone, as in a pipeline: where it would find that out by itself, its output
+    /// is closed, so that it fails with `EPIPE`; elsewhere it is asked to end.
+    fn notice_readers(&mut self, now: Instant) {
+        for which in [Which::Console, Which::Errors] {
+            let gone = |channel: &Channel| channel.from.is_some() && channel.output.is_unread();
+            if !self.is_program || !self.channel(which).is_some_and(|channel| gone(channel)) {
+                continue;
+            }
+            if self.guest.hears(SIGPIPE) {
+                self.close(which);
+            } else if !self.progress.unread {
+                self.progress.unread = true;
+                self.guest.send(SIGTERM);
+                self.kill_after(self.stop_timeout, now);
+            }
+        }
+    }
+
     fn write_log(&mut self, text: &[u8]) {
         let Err(error) = self.log.write(self.dir, WallTime::now(), text) else {
             return;
@@ -369,6 +399,14 @@ impl Supervisor<'_> {
     /// second Ctrl-C is its last.
     fn take_signals(&mut self, now: Instant) {
         while let Some(signal) = self.signals.next() {
+            if signal == RESIZED {
+                let size = self.terminal.map(|size| size());
+                if self.is_program {
+                    let event = size.map_or(RESIZED, |(columns, rows)| resized(columns, rows));
+                    self.guest.send(event);
+                }
+                continue;
+            }
             if signal == SIGINT && self.insists(now) {
                 self.guest.kill();
                 continue;
@@ -379,7 +417,7 @@ impl Supervisor<'_> {
             } else {
                 SIGTERM
             };
-            self.guest.request_stop(forwarded);
+            self.guest.send(forwarded);
             if !own {
                 self.kill_after(self.stop_timeout, now);
             }
@@ -509,8 +547,15 @@ impl Supervisor<'_> {
                 self.guest.kill();
                 Response::Done
             }
+            Request::Signal { signal } if !self.is_program && !asks_for_the_end(signal) => {
+                Response::Refused {
+                    problem:
+                        "it is no Linux program: use TERM or INT, which ask it to end, or KILL"
+                            .to_owned(),
+                }
+            }
             Request::Signal { signal } => {
-                self.guest.request_stop(signal);
+                self.guest.send(signal & 0xff);
                 Response::Done
             }
             Request::Stats => Response::Stats(self.stats()),
@@ -527,7 +572,7 @@ impl Supervisor<'_> {
                     self.guest.kill();
                     self.kill_after(Duration::ZERO, now);
                 } else {
-                    self.guest.request_stop(signal);
+                    self.guest.send(signal);
                     self.kill_after(timeout, now);
                 }
                 if self.is_crowded() {
@@ -573,6 +618,11 @@ impl Supervisor<'_> {
         self.captures.handle(&[]);
         None
     }
+}
+
+/// Whether a guest without signals of its own takes this for a request to end: HUP, INT, QUIT, KILL, USR1, USR2, TERM.
+fn asks_for_the_end(signal: u32) -> bool {
+    matches!(signal, 1 | SIGINT | 3 | SIGKILL | 10 | 12 | SIGTERM)
 }
 
 /// The protections around a guest, in the form that is recorded.

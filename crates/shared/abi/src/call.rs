@@ -30,6 +30,16 @@ pub const CONTROL: u64 = 1 << 63;
 /// ([`AbiNote::PROGRAM`](crate::note::AbiNote::PROGRAM)). Such a guest has one device less than others at the most.
 pub const CONSOLE: u64 = 1 << 62;
 
+/// The signal (`SIGWINCH`) that tells a guest that runs a program of its user's terminal: if bits 8 to 31 of [`Call::event`] are not 0, it has
+/// another size now, with its columns in bits 8 to 19 and its rows in bits 20 to 31.
+pub const RESIZED: u32 = 28;
+
+/// The event that tells of a terminal's size.
+pub fn resized(columns: u16, rows: u16) -> u32 {
+    const MOST: u32 = (1 << 12) - 1;
+    RESIZED | u32::from(columns).min(MOST) << 8 | u32::from(rows).min(MOST) << 20
+}
+
 /// One call: a batch, how long to wait afterwards, and what came back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -49,8 +59,8 @@ pub struct Call {
     pub deadline: u64,
     /// Result: how many operations were performed, whether they succeeded or not.
     pub done: u32,
-    /// Result: 0, or the number of the signal (as on Linux: 2 interrupt, 15 terminate) by which the instance's owner
-    /// asks the guest to end. Reported once for each request.
+    /// Result: 0, or what the instance's owner asks for: in bits 0 to 7 the number of a signal (as on Linux: 2 interrupt, 15
+    /// terminate). Bits 8 to 31 are 0 but for the signal [`RESIZED`]. Reported once for each request.
     pub event: u32,
     /// Result: what of `wait_receive` has something to receive, and [`CONTROL`] if `event` is not 0. 0 if
     /// `deadline` was 0.

@@ -95,7 +95,7 @@ impl File for Side {
         self.console.read(to)
     }
 
-    fn write(&self, _thread: &Rc<Thread>, _open: &OpenFile, from: &mut Source) -> Result<usize> {
+    fn write(&self, thread: &Rc<Thread>, _open: &OpenFile, from: &mut Source) -> Result<usize> {
         let mut done = 0;
         while from.remaining() > 0 {
             let mut piece = [0; PIECE];
@@ -108,10 +108,19 @@ impl File for Side {
             }
             let mut rest = &piece[..len];
             while !rest.is_empty() {
-                let taken = platform::console_write(self.stream, rest).clamp(1, rest.len());
-                rest = &rest[taken..];
+                match platform::console_write(self.stream, rest) {
+                    Ok(taken) => {
+                        rest = &rest[taken..];
+                        done += taken;
+                    }
+                    // As with a pipe: what went counts, and the next call finds it broken.
+                    Err(_) if done > 0 => return Ok(done),
+                    Err(error) => {
+                        crate::signal::pipe(thread);
+                        return Err(error);
+                    }
+                }
             }
-            done += len;
         }
         Ok(done)
     }
@@ -192,5 +201,17 @@ mod tests {
         let mut text = Source::kernel(b"answer");
         assert_eq!(output.file.write(&thread, &output, &mut text), Ok(6));
         assert_eq!(pretend::take_output(), b"answer");
+    }
+
+    #[test]
+    fn output_that_nobody_reads_is_a_broken_pipe() {
+        let thread = testing::thread();
+        let [_, output, _] = super::super::standard(&thread, false).expect("no terminal");
+        pretend::close_output();
+        let mut text = Source::kernel(b"answer");
+        let result = output.file.write(&thread, &output, &mut text);
+        assert_eq!(result, Err(Errno::EPIPE));
+        let pending = thread.signals.pending.set();
+        assert_eq!(pending, crate::signal::bit(crate::signal::number::PIPE));
     }
 }

@@ -86,7 +86,7 @@ impl Memory {
             Self::Log => {
                 let mut line = [0; 1024];
                 let len = from.take(&mut line)?;
-                platform::console_write(platform::Stream::Error, &line[..len]);
+                platform::console_write_all(platform::Stream::Error, &line[..len]);
                 Ok(len)
             }
         }

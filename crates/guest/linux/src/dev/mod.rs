@@ -82,11 +82,8 @@ pub fn tell_user(text: &str) {
     let raw = the_terminal().is_some() && !crate::kernel().dev.errors_apart.get();
     // A terminal in raw mode only goes down at the end of a line.
     let lines = raw.then(|| text.replace('\n', "\r\n"));
-    let mut rest = lines.as_deref().unwrap_or(text).as_bytes();
-    while !rest.is_empty() {
-        let taken = crate::platform::console_write(Stream::Error, rest).clamp(1, rest.len());
-        rest = &rest[taken..];
-    }
+    let text = lines.as_deref().unwrap_or(text);
+    crate::platform::console_write_all(Stream::Error, text.as_bytes());
 }
 
 /// The console has something to read: wakes who waits for it.
@@ -106,6 +103,13 @@ pub fn set_terminal(columns: u16, rows: u16, uid: u32) {
     // From now on keys arrive, whether the program reads or not.
     terminal.listen();
     crate::kernel().dev.terminal.replace(Some(terminal));
+}
+
+/// The terminal at which the user sits has another size: its foreground group learns it (`SIGWINCH`).
+pub fn resize_terminal(columns: u16, rows: u16) {
+    if let Some(terminal) = the_terminal() {
+        terminal.resize([rows, columns, 0, 0]);
+    }
 }
 
 /// Opens a device by its number.

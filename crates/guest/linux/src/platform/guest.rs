@@ -1,9 +1,10 @@
 //! The ground of a guest: the Kiln ABI and the processor.
 
 use alloc::rc::Rc;
-use core::cell::Cell;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
 
-use kiln_abi::call::{CONSOLE, Call};
+use kiln_abi::call::{CONSOLE, Call, RESIZED};
 use kiln_abi::metrics::CallsBlock;
 use kiln_abi::op::{OpError, Protection, Segment};
 use kiln_abi::user::{UserAccess, UserAdvice, UserBacking, UserOp};
@@ -37,8 +38,8 @@ struct State {
     console_armed: Cell<bool>,
     /// Folders that replies are to come from, by bit.
     folders_awaited: Cell<u64>,
-    /// The owner has asked for the end at a time when nobody could be told.
-    event_kept: Cell<u32>,
+    /// What the owner has asked for when nobody could be told.
+    events_kept: RefCell<Vec<u32>>,
 }
 
 static STATE: OneCpu<State> = OneCpu::new(State {
@@ -51,13 +52,16 @@ static STATE: OneCpu<State> = OneCpu::new(State {
     console_ended: Cell::new(false),
     console_armed: Cell::new(true),
     folders_awaited: Cell::new(0),
-    event_kept: Cell::new(0),
+    events_kept: RefCell::new(Vec::new()),
 });
 
 fn state() -> &'static State {
     // SAFETY: one CPU; the fields are cells.
     unsafe { &*STATE.get() }
 }
+
+/// Requests that are kept.
+const MAX_EVENTS: usize = 64;
 
 /// How old the offset of the wall clock may be, in nanoseconds.
 const WALL_AGE: u64 = 1_000_000_000;
@@ -339,9 +343,9 @@ pub(super) fn root_image() -> Option<&'static [u8]> {
     })
 }
 
-pub(super) fn console_write(stream: Stream, bytes: &[u8]) -> usize {
+pub(super) fn console_write(stream: Stream, bytes: &[u8]) -> Result<usize> {
     if bytes.is_empty() {
-        return 0;
+        return Ok(0);
     }
     console::flush();
     let buffer = range(bytes.as_ptr() as u64, bytes.len() as u64);
@@ -352,9 +356,8 @@ pub(super) fn console_write(stream: Stream, bytes: &[u8]) -> usize {
     let mut op = [Op::ConsoleWrite { stream, buffer }.encode()];
     perform(&mut op);
     match op[0].outcome() {
-        Ok(written) if written > 0 => (written as usize).min(bytes.len()),
-        // Nobody reads it any more.
-        _ => bytes.len(),
+        Ok(written) if written > 0 => Ok((written as usize).min(bytes.len())),
+        _ => Err(Errno::EPIPE),
     }
 }
 
@@ -414,7 +417,10 @@ pub(super) fn stand_still_for(device: u32) {
     unsafe { monitor::enter(&mut call) };
     if call.event != 0 {
         // Who waits so may have borrowed what a signal needs.
-        state().event_kept.set(call.event);
+        let mut kept = state().events_kept.borrow_mut();
+        if kept.len() < MAX_EVENTS {
+            kept.push(call.event);
+        }
     }
 }
 
@@ -593,17 +599,22 @@ fn go(until: Instant, extra: &[RawOp]) {
         state().console_armed.set(false);
         crate::dev::console_ready();
     }
-    let kept = state().event_kept.take();
-    for event in [kept, found.event] {
+    let kept = state().events_kept.take();
+    for event in kept.into_iter().chain([found.event]) {
         if event != 0 {
-            asked_to_end(event);
+            asked(event);
         }
     }
 }
 
-/// The owner asks the program to end: the first process gets the signal.
-fn asked_to_end(signal: u32) {
-    crate::signal::from_monitor(signal);
+/// What the owner wants ([`Call::event`]): his terminal has another size, or the first process gets a signal.
+fn asked(event: u32) {
+    let (signal, size) = (event & 0xff, event >> 8);
+    if signal == RESIZED && size != 0 {
+        crate::dev::resize_terminal((size & 0xfff) as u16, (size >> 12) as u16);
+    } else {
+        crate::signal::from_monitor(signal);
+    }
 }
 
 pub(super) fn end(code: u8, _signal: u32) -> ! {

@@ -232,9 +232,21 @@ pub fn root_image() -> Option<&'static [u8]> {
     ground::root_image()
 }
 
-/// Writes to the console; returns how much was taken, at least one byte.
-pub fn console_write(stream: Stream, bytes: &[u8]) -> usize {
+/// Writes to the console; returns how much was taken, at least one byte if there are any. Blocks the guest while the user's end takes
+/// nothing.
+///
+/// # Errors
+/// `EPIPE` if the user's end is closed.
+pub fn console_write(stream: Stream, bytes: &[u8]) -> Result<usize> {
     ground::console_write(stream, bytes)
+}
+
+/// Writes all of it to the console, or what somebody takes.
+pub fn console_write_all(stream: Stream, bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(taken @ 1..) = console_write(stream, rest) {
+        rest = &rest[taken..];
+    }
 }
 
 /// Reads from the console without waiting: the number of bytes, 0 at its end. `EAGAIN` if there are none now; the console's wait queue

@@ -105,6 +105,7 @@ struct Pretended {
     sleeps: Cell<u32>,
     random: Cell<u64>,
     output: RefCell<Vec<u8>>,
+    reader_gone: Cell<bool>,
     input: RefCell<Vec<u8>>,
     /// What others do while the thread sleeps, one at a time.
     script: RefCell<VecDeque<Script>>,
@@ -135,6 +136,7 @@ pub fn reset() {
         p.replies.borrow_mut().clear();
         p.while_busy.borrow_mut().clear();
         p.output.borrow_mut().clear();
+        p.reader_gone.set(false);
         p.input.borrow_mut().clear();
         p.now.set(1_000_000_000);
         p.sleeps.set(0);
@@ -420,9 +422,19 @@ pub(super) fn root_image() -> Option<&'static [u8]> {
     (!image.is_empty()).then_some(image)
 }
 
-pub(super) fn console_write(_stream: Stream, bytes: &[u8]) -> usize {
-    with(|p| p.output.borrow_mut().extend_from_slice(bytes));
-    bytes.len()
+pub(super) fn console_write(_stream: Stream, bytes: &[u8]) -> Result<usize> {
+    with(|p| {
+        if p.reader_gone.get() {
+            return Err(Errno::EPIPE);
+        }
+        p.output.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    })
+}
+
+/// Nobody reads the console any more.
+pub fn close_output() {
+    with(|p| p.reader_gone.set(true));
 }
 
 pub(super) fn console_read(to: &mut [u8]) -> Result<usize> {

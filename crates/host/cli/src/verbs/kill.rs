@@ -10,7 +10,7 @@ use crate::exit::Failure;
 /// Arguments of `kiln kill`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// KILL ends it at once, TERM and INT ask it to end
+    /// KILL ends it at once, TERM and INT ask it to end; a Linux program gets any other as it is
     #[arg(short = 's', long, default_value = "KILL")]
     signal: String,
     /// Names or ids of instances
@@ -22,7 +22,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let signal = signals::parse(&arguments.signal).ok_or_else(|| {
         Failure::new(format!(
-            "unknown signal {:?}: use KILL, TERM or INT",
+            "unknown signal {:?}: use a name or number of signal(7), as KILL, TERM or HUP",
             arguments.signal
         ))
     })?;

@@ -3,7 +3,7 @@
 //! Writing never blocks. A reader that is slow slows the guest's output down, as it does with any program in a
 //! pipeline: what waits here is bounded by [`MAX_WAITING`], and while it is full the supervisor does not read the
 //! console. However long that takes, nothing is left out: `kiln stop` and signals reach the guest all the same. A reader
-//! that is gone is forgotten. A file or device that cannot take what it should keep is given up as well, but that is a
+//! that is gone is forgotten, and the supervisor may tell the guest ([`Output::is_unread`]). A file or device that cannot take what it should keep is given up as well, but that is a
 //! failure ([`stdout_failure`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,6 +64,8 @@ impl Stream {
 enum Target {
     /// Nobody wants it.
     None,
+    /// The reader is gone.
+    Unread,
     /// The descriptor is not looked at before there is something to write.
     Unknown,
     /// A file or device that takes everything at once.
@@ -106,9 +108,18 @@ impl Output {
         self.waiting.len() < MAX_WAITING
     }
 
+    /// Whether there was a reader, who has closed his end: a pipe that a program's output went to is broken.
+    pub fn is_unread(&self) -> bool {
+        matches!(self.target, Target::Unread)
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.target, Target::None | Target::Unread)
+    }
+
     /// Writes as much as is taken now and keeps the rest.
     pub fn write(&mut self, text: &[u8]) {
-        if matches!(self.target, Target::None) {
+        if self.is_over() {
             return;
         }
         let taken = if self.waiting.is_empty() {
@@ -116,7 +127,7 @@ impl Output {
         } else {
             0
         };
-        if !matches!(self.target, Target::None) {
+        if !self.is_over() {
             self.waiting.extend_from_slice(&text[taken..]);
         }
     }
@@ -128,7 +139,7 @@ impl Output {
         }
         let waiting = std::mem::take(&mut self.waiting);
         let taken = self.offer(&waiting);
-        if !matches!(self.target, Target::None) {
+        if !self.is_over() {
             self.waiting = waiting;
             self.waiting.drain(..taken);
         }
@@ -180,7 +191,11 @@ impl Output {
                     if matches!(self.target, Target::Plain) && self.stream == Stream::Out {
                         let _ = STDOUT_FAILURE.set(error);
                     }
-                    self.target = Target::None;
+                    self.target = if error == Errno::PIPE {
+                        Target::Unread
+                    } else {
+                        Target::None
+                    };
                     break;
                 }
             }
@@ -212,7 +227,7 @@ fn write_once(fd: BorrowedFd<'_>, target: &Target, text: &[u8]) -> rustix::io::R
     /// `PIPE_BUF`: a pipe that is ready to be written takes this much without blocking (pipe(7)).
     const PIPE_BUF: usize = 4096;
     match target {
-        Target::None | Target::Unknown => Ok(text.len()),
+        Target::None | Target::Unread | Target::Unknown => Ok(text.len()),
         Target::Plain => rustix::io::write(fd, text),
         Target::Own(own) => rustix::io::write(own, text),
         Target::Socket => rustix::net::send(fd, text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
@@ -271,7 +286,7 @@ mod tests {
         let (read, mut output) = pipe();
         drop(read);
         output.write(b"x");
-        assert!(matches!(output.target, Target::None));
+        assert!(output.is_unread());
         assert!(output.waits_for().is_none() && output.has_room());
     }
 

@@ -39,12 +39,16 @@ impl Drop for Raw {
     }
 }
 
+/// Columns and rows of the terminal.
+pub fn size() -> (u16, u16) {
+    let size = tcgetwinsize(stdout()).ok();
+    size.map(|size| (size.ws_col, size.ws_row))
+        .filter(|&(columns, rows)| columns > 0 && rows > 0)
+        .unwrap_or(USUAL)
+}
+
 /// What the personality is told of the terminal.
 pub fn argument() -> String {
-    let size = tcgetwinsize(stdout()).ok();
-    let (columns, rows) = size
-        .map(|size| (size.ws_col, size.ws_row))
-        .filter(|&(columns, rows)| columns > 0 && rows > 0)
-        .unwrap_or(USUAL);
+    let (columns, rows) = size();
     format!("--terminal={columns}x{rows}")
 }

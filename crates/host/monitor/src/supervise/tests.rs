@@ -86,7 +86,7 @@ impl Guest for Fake {
         1
     }
 
-    fn request_stop(&self, signal: u32) {
+    fn send(&self, signal: u32) {
         self.stops.set(signal);
         if self.obedient {
             self.says(b"bye\n");
@@ -172,6 +172,7 @@ impl Setup {
             signals: crate::signals::block().unwrap(),
             stop_timeout: Duration::from_millis(20),
             is_program: false,
+            terminal: None,
             memory: 1000,
             tell: |_| {},
             progress: Progress::default(),

@@ -70,11 +70,8 @@ impl Pty {
         }
         let output = self.output.take();
         let (first, second) = output.as_slices();
-        for mut rest in [first, second] {
-            while !rest.is_empty() {
-                let taken = platform::console_write(Stream::Out, rest).clamp(1, rest.len());
-                rest = &rest[taken..];
-            }
+        for part in [first, second] {
+            platform::console_write_all(Stream::Out, part);
         }
     }
 

@@ -197,6 +197,13 @@ impl Pty {
         taken
     }
 
+    /// Rows, columns, width and height.
+    pub(super) fn resize(&self, size: [u16; 4]) {
+        if self.size.replace(size) != size {
+            self.signal(number::WINCH);
+        }
+    }
+
     fn ioctl(&self, thread: &Rc<Thread>, request: u32, argument: u64) -> Result<u64> {
         let at = UserAddr(argument);
         match request {
@@ -208,10 +215,7 @@ impl Pty {
             settings::TCSETSF2 => self.set_termios2(at, true)?,
             ioctl::TIOCGWINSZ => at.write(self.size.get())?,
             ioctl::TIOCSWINSZ => {
-                let size = at.read()?;
-                if self.size.replace(size) != size {
-                    self.signal(number::WINCH);
-                }
+                self.resize(at.read()?);
             }
             ioctl::TIOCGPGRP => at.write(self.group.get())?,
             ioctl::TIOCSPGRP => self.set_group(thread, at.read()?)?,

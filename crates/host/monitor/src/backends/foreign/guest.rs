@@ -21,6 +21,7 @@ use crate::backends::process::os;
 use crate::error::EXIT_KILN;
 
 const SIGINT: u32 = 2;
+const SIGPIPE: u32 = 13;
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
 
@@ -78,6 +79,8 @@ pub struct ForeignGuest {
     report: Option<Report>,
     /// The guest has written something.
     spoke: bool,
+    /// It runs a Linux program, whose line carries every request.
+    runs_program: bool,
     /// It was ended by [`Guest::kill`].
     killed: Cell<bool>,
     protections: Vec<Protection>,
@@ -127,7 +130,8 @@ pub(super) fn start(
         network,
         nobody: needs_root.is_none(),
     })?;
-    if launch.image.abi().flags & AbiNote::PROGRAM != 0 {
+    let runs_program = launch.image.abi().flags & AbiNote::PROGRAM != 0;
+    if runs_program {
         let line = child.input.try_clone();
         input::pass_on(
             launch.input,
@@ -148,6 +152,7 @@ pub(super) fn start(
         sign: Some(told.sign),
         report: None,
         spoke: false,
+        runs_program,
         killed: Cell::new(false),
         protections,
         ended: None,
@@ -353,18 +358,20 @@ impl Guest for ForeignGuest {
         self.child.pid
     }
 
-    fn request_stop(&self, signal: u32) {
-        let byte = if signal == SIGTERM {
-            TERMINATE
-        } else {
-            INTERRUPT
+    fn send(&self, event: u32) {
+        let request = match event {
+            SIGTERM => vec![TERMINATE],
+            event if event == SIGINT || !self.runs_program => vec![INTERRUPT],
+            event => input::request(event),
         };
-        // A full pipe holds earlier requests that the guest has not looked at yet; one more changes nothing.
-        let _ = rustix::io::write(&self.child.input, &[byte]);
+        // A full pipe holds earlier requests that the guest has not looked at yet; one more changes nothing. A request is written
+        // whole or not at all (pipe(7)).
+        let _ = rustix::io::write(&self.child.input, &request);
     }
 
+    /// That nobody reads what it writes, it cannot know: the monitor's own output goes on.
     fn hears(&self, signal: u32) -> bool {
-        matches!(signal, SIGINT | SIGTERM)
+        signal != SIGPIPE && (self.runs_program || matches!(signal, SIGINT | SIGTERM))
     }
 
     fn kill(&self) {
@@ -466,6 +473,7 @@ mod tests {
             sign: Some(Sign::Thread("sleep")),
             report: None,
             spoke: false,
+            runs_program: false,
             killed: Cell::new(false),
             protections: Vec::new(),
             ended: None,
@@ -554,8 +562,8 @@ mod tests {
     #[test]
     fn requests_to_stop_are_bytes_on_the_console() {
         let (mut guest, console) = guest("head -c 2 | od -An -tx1");
-        guest.request_stop(2);
-        guest.request_stop(SIGTERM);
+        guest.send(2);
+        guest.send(SIGTERM);
         let (output, _) = outcome(&mut guest, &console);
         assert_eq!(output.trim(), "03 04");
     }

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 const NOTHING: u8 = 0x16;
 const ESCAPE: u8 = 0x10;
 const END: u8 = b'E';
+const REQUEST: u8 = b'S';
 
 /// How much may lie in the pipe: requests to end wait behind it.
 const AHEAD: u64 = 512;
@@ -25,6 +26,12 @@ fn encode(bytes: &[u8], line: &mut Vec<u8>) {
             byte => line.push(byte),
         }
     }
+}
+
+/// A request of the owner's ([`Call::event`](kiln_abi::Call::event)), as the line carries it: behind the escape six bytes of six bits.
+pub fn request(event: u32) -> Vec<u8> {
+    let bits = (0..6).map(|part| 0x40 | (event >> (6 * part) & 0x3f) as u8);
+    [ESCAPE, REQUEST].into_iter().chain(bits).collect()
 }
 
 /// Begins to pass `input` on to `line`, until its end; without any, the end is told at once. The thread ends with the line.
@@ -87,6 +94,12 @@ mod tests {
         let mut coded = Vec::new();
         line.read_to_end(&mut coded).unwrap();
         assert_eq!(coded, b"\x16\x16\x16\x16a\x10C\x10D\x10P\x10VE\x10E");
+    }
+
+    #[test]
+    fn requests_have_no_byte_that_means_something() {
+        assert_eq!(request(1), b"\x10SA@@@@@");
+        assert_eq!(request(0xffff_ffff), b"\x10S\x7f\x7f\x7f\x7f\x7fC");
     }
 
     #[test]

@@ -165,7 +165,7 @@ pub fn build(rules: &Rules) -> Vec<u64> {
     f.on(nr::READ, |f| {
         f.allow_fds(&sources);
         f.fd_among(&[CONTROL_FD.cast_unsigned()]);
-        f.at_most(2, 1);
+        f.at_most(2, 4);
     });
     f.memory(rules);
     f.on(nr::GETRANDOM, |f| {

@@ -162,9 +162,10 @@ impl Guest for ProcessGuest {
         self.pid
     }
 
-    fn request_stop(&self, signal: u32) {
-        // A full pipe holds earlier requests that the guest has not looked at yet; one more changes nothing.
-        let _ = (&self.control).write(&[signal as u8]);
+    fn send(&self, event: u32) {
+        // A full pipe holds earlier requests that the guest has not looked at yet; one more changes nothing. A request is written
+        // whole or not at all (pipe(7)).
+        let _ = (&self.control).write(&event.to_le_bytes());
     }
 
     fn kill(&self) {

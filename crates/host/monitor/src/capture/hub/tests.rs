@@ -29,7 +29,7 @@ impl Guest for Fake {
         unreachable!()
     }
 
-    fn request_stop(&self, _: u32) {}
+    fn send(&self, _: u32) {}
 
     fn kill(&self) {}
 
