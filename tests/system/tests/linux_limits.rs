@@ -62,6 +62,28 @@ fn threads_timers_signals_and_mappings_run_out() {
     exhausts("areas", &["ENOMEM"]);
 }
 
+#[test]
+fn page_tables_are_memory_too() {
+    let Some(program) = compiled("c/exhaust.c", "gcc", "{source} -O1 -pthread -o {out}") else {
+        return;
+    };
+    let session = Session::new();
+    let program = program.display().to_string();
+    let words = [
+        "run",
+        "--rm",
+        "--memory=64M",
+        &program,
+        "tables",
+        "1000000000",
+    ];
+    let outcome = session.start(words).finish_within(Duration::from_mins(1));
+    outcome
+        .ends_with(137)
+        .tells("out of memory")
+        .tells("raise it with --memory");
+}
+
 /// As Linux does, whose collector finds them: without it they would fill the memory.
 #[test]
 fn sockets_that_only_messages_hold_are_given_back() {

@@ -305,7 +305,9 @@ fn output_that_nobody_reads_any_more_is_a_broken_pipe() {
         };
         let said = std::fs::read_to_string(&errors).expect("a file");
         if on_qemu {
-            assert_eq!(ended, Some(143), "{program}: {said}");
+            // Or it was ended by force, if its output kept it from hearing of it.
+            let by_signal = matches!(ended, Some(143 | 137));
+            assert!(by_signal, "{program} {ended:?}: {said}");
         } else {
             assert!(codes.contains(&ended), "{program} {ended:?}: {said}");
             assert!(said.contains(complaint), "{said}");

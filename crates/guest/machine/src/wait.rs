@@ -76,7 +76,6 @@ impl State {
                     deadline
                 };
                 self.timer.wait(deadline, &self.clock);
-                self.acknowledge();
             }
         }
         if listening {
@@ -86,6 +85,12 @@ impl State {
 
     /// Fills in what is ready.
     fn look(&mut self, call: &mut Call) {
+        let noted = cpu::take_noted();
+        // First, so that what comes from now on is an edge again: the interrupt may have been taken while a driver waited for another
+        // device, which leaves the line of this one's as it is.
+        if noted & noted::DEVICE != 0 {
+            self.acknowledge();
+        }
         #[cfg(feature = "net")]
         for index in 0..self.device_count {
             let bit = 1u64 << (index & 63);
@@ -102,7 +107,6 @@ impl State {
                 }
             }
         }
-        let noted = cpu::take_noted();
         let now = self.clock.now();
         let mut event = self
             .console

@@ -191,6 +191,8 @@ impl<'a> Instance<'a> {
             ports,
             remove: spec.remove,
             strict: spec.strict,
+            stop_timeout_ms: u64::try_from(spec.stop_timeout.as_millis()).unwrap_or(u64::MAX),
+            core_folder: core.as_ref().map(CoreFile::folder),
         };
         let log = publish(registry, &mut claim, &record);
         let (claim, log) = match log {

@@ -67,6 +67,9 @@ impl Fid {
     }
 }
 
+/// The most files with an attribute: of each up to 64 KiB are kept.
+const MOST_ATTRIBUTES: usize = 64;
+
 /// All files of a guest.
 #[derive(Debug)]
 pub struct Fids {
@@ -119,6 +122,18 @@ impl Fids {
             return Err(Errno::MFILE);
         }
         self.all.insert(number, fid);
+        Ok(())
+    }
+
+    /// Whether there may be one more with an attribute, whose value is kept in memory.
+    ///
+    /// # Errors
+    /// `ENFILE`.
+    pub fn check_attributes(&self) -> Result<(), Errno> {
+        let with_one = |fid: &&Fid| fid.attribute.is_some();
+        if self.all.values().filter(with_one).count() >= MOST_ATTRIBUTES {
+            return Err(Errno::NFILE);
+        }
         Ok(())
     }
 

@@ -478,6 +478,34 @@ fn attributes_of_users_are_kept_where_the_host_has_them() {
 }
 
 #[test]
+fn attributes_in_memory_are_few() {
+    let folder = Folder::new();
+    let export = folder.export(false);
+    let mut session = Session::new(&export);
+    begin(&mut session);
+    let create = |fid| Request::XattrCreate {
+        fid,
+        name: Text(b"user.kiln"),
+        size: 65_536,
+        flags: 0,
+    };
+    for fid in 1..=64 {
+        walk(&mut session, fid, "file").unwrap();
+        assert_eq!(done(&mut session, &create(fid)), Ok(()));
+    }
+    walk(&mut session, 65, "file").unwrap();
+    assert_eq!(done(&mut session, &create(65)), Err(Errno::NFILE));
+    let read = Request::XattrWalk {
+        fid: 65,
+        new: 66,
+        name: Text(b""),
+    };
+    assert_eq!(done(&mut session, &read), Err(Errno::NFILE));
+    let _ = done(&mut session, &Request::Clunk { fid: 1 });
+    assert_eq!(done(&mut session, &create(65)), Ok(()));
+}
+
+#[test]
 fn locks_are_kept_against_others() {
     let folder = Folder::new();
     let export = folder.export(false);

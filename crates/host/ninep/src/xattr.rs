@@ -22,12 +22,14 @@ impl Session<'_> {
         new: u32,
         name: &[u8],
     ) -> Result<Reply<'static>, Errno> {
+        self.fids.check_attributes()?;
         let fid = self.fids.get(number)?;
-        let value = if name.is_empty() {
+        let mut value = if name.is_empty() {
             list(fid)?
         } else {
             get(fid, name)?
         };
+        value.shrink_to_fit();
         let size = value.len() as u64;
         let attribute = Fid {
             open: None,
@@ -48,6 +50,7 @@ impl Session<'_> {
         let name = checked(name)?.to_vec();
         let size = usize::try_from(size).ok().filter(|size| *size <= LONGEST);
         let size = size.ok_or(Errno::TOOBIG)?;
+        self.fids.check_attributes()?;
         let fid = self.fids.get_mut(number)?;
         if fid.open.is_some() || fid.attribute.is_some() {
             return Err(Errno::BADF);

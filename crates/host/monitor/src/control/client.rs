@@ -31,10 +31,14 @@ const GOES: Duration = Duration::from_secs(2);
 pub fn request(instance: &Instance, request: &Request) -> Result<Response, Error> {
     let mut stream = reach(instance)?;
     let (patience, kills) = match request {
-        Request::Wait
-        | Request::Stop {
+        Request::Wait => (None, false),
+        // What an ended guest has left for its peers may take as long once more.
+        Request::Stop {
             timeout_ms: None, ..
-        } => (None, false),
+        } => {
+            let timeout = Duration::from_millis(instance.record.stop_timeout_ms);
+            (timeout.saturating_mul(2).checked_add(PATIENCE), false)
+        }
         Request::Stop {
             timeout_ms: Some(ms),
             ..

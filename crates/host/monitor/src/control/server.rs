@@ -23,6 +23,9 @@ const MAX_CLIENTS: usize = 64;
 /// How long a client may take to send its request, and to take the response.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long to take no connections when the host has no descriptor or memory for one.
+const REST: Duration = Duration::from_millis(100);
+
 /// Names a connection as long as it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientId(u64);
@@ -33,6 +36,8 @@ pub struct Server {
     listener: OwnedFd,
     clients: Vec<Client>,
     next: u64,
+    /// Until when no connections are taken, because there could be none.
+    rests_until: Option<Instant>,
     uid: rustix::process::Uid,
 }
 
@@ -69,13 +74,14 @@ impl Server {
             listener,
             clients: Vec::new(),
             next: 0,
+            rests_until: None,
             uid: rustix::process::geteuid(),
         })
     }
 
     /// Descriptors to wait for and for what. The order is what [`handle`](Self::handle) expects.
     pub fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let listening = if self.has_room() {
+        let listening = if self.has_room() && self.rests_until.is_none() {
             PollFlags::IN
         } else {
             PollFlags::empty()
@@ -109,12 +115,14 @@ impl Server {
             State::Reading { until, .. } | State::Writing { until, .. } => Some(until),
             State::Waiting | State::Done => None,
         };
-        self.clients.iter().filter_map(until).min()
+        let clients = self.clients.iter().filter_map(until);
+        clients.chain(self.rests_until).min()
     }
 
     /// Does what can be done without blocking. `ready` holds what is ready, in the order of
     /// [`interests`](Self::interests). Returns the requests that are complete.
     pub fn handle(&mut self, ready: &[PollFlags], now: Instant) -> Vec<(ClientId, Request)> {
+        self.rests_until = self.rests_until.filter(|until| now < *until);
         let mut requests = Vec::new();
         for (client, flags) in self.clients.iter_mut().zip(ready.iter().skip(1)) {
             client.advance(*flags, now, &mut requests);
@@ -150,8 +158,15 @@ impl Server {
     fn accept(&mut self, now: Instant) {
         while self.has_room() {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else {
-                return;
+            let socket = match rustix::net::accept_with(&self.listener, flags) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                // No descriptor or no memory is left: the listener stays ready, so it is not looked at for a while.
+                Err(_) => {
+                    self.rests_until = Some(now + REST);
+                    return;
+                }
             };
             // The folder keeps others out already; this holds when somebody has made it accessible.
             let trusted = sockopt::socket_peercred(&socket)

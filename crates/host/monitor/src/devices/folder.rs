@@ -17,6 +17,8 @@ use crate::spec::VolumeOption;
 
 /// Descriptors that a supervisor needs for all else.
 const OTHERS: u64 = 256;
+/// The most that the rootless network has (`kiln_usernet::config::Limits`).
+const NETWORK: u64 = 4096 + 1024 + 256 + 64;
 /// The most descriptors for one folder.
 const MOST: u64 = 1 << 16;
 /// The least with which a program can do anything.
@@ -124,5 +126,6 @@ fn descriptors() -> u64 {
         Ok(()) => most,
         Err(_) => limit.current.unwrap_or(LEAST + OTHERS),
     };
-    now.saturating_sub(OTHERS)
+    let left = now.saturating_sub(OTHERS);
+    left - NETWORK.min(left / 2)
 }

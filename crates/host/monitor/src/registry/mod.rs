@@ -195,12 +195,13 @@ impl Registry {
             Some(end) => (end.status, Some(end)),
             None if !abandoned => (Status::Running, None),
             None if record.remove => {
+                forget_core(&record);
                 self.erase(id, Some(&record.name), &dir, holds_names)?;
                 return Ok(None);
             }
             None => {
-                let end = lost(&dir).map_err(|error| Error::file("write", &path, error))?;
-                (Status::Dead, Some(end))
+                forget_core(&record);
+                (Status::Dead, Some(lost(&dir)))
             }
         };
         Ok(Some(Instance {
@@ -330,7 +331,7 @@ impl Registry {
 }
 
 /// Records that the supervisor is no more. The caller holds its lock, perhaps with others who record the same: the first line counts.
-fn lost(dir: &OwnedFd) -> rustix::io::Result<End> {
+fn lost(dir: &OwnedFd) -> End {
     let end = End {
         status: Status::Dead,
         exit_code: error::EXIT_KILLED,
@@ -338,9 +339,22 @@ fn lost(dir: &OwnedFd) -> rustix::io::Result<End> {
         reason: "its supervisor was killed".to_owned(),
         ..End::default()
     };
-    record::append(dir, &end)?;
-    gone(rustix::fs::unlinkat(dir, CONTROL_SOCKET, AtFlags::empty()))?;
-    Ok(end)
+    // On a full disk it stays unrecorded: whoever looks next finds the same, and it can be removed.
+    if record::append(dir, &end).is_ok() {
+        let _ = rustix::fs::unlinkat(dir, CONTROL_SOCKET, AtFlags::empty());
+    }
+    end
+}
+
+/// Takes away the folder that a supervisor which was killed has left for a core file.
+fn forget_core(record: &Record) {
+    let name = format!(".kiln-core-{}", record.id);
+    if let Some(folder) = &record.core_folder
+        && folder.file_name().is_some_and(|last| last == name.as_str())
+    {
+        // What cannot be removed is the user's to see.
+        let _ = std::fs::remove_dir_all(folder);
+    }
 }
 
 /// Random bytes from the host.

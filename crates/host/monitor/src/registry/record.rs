@@ -6,6 +6,7 @@
 //! guest), and recording the end works on a full disk, since it fits into the block that the first line lies in.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -53,6 +54,17 @@ pub struct Record {
     pub remove: bool,
     /// Whether missing protections were to prevent the start.
     pub strict: bool,
+    /// How long it may take to end when asked to, in milliseconds.
+    #[serde(default = "usual_stop_timeout")]
+    pub stop_timeout_ms: u64,
+    /// The folder in which its core file is written while it runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub core_folder: Option<PathBuf>,
+}
+
+/// Of records that do not say.
+fn usual_stop_timeout() -> u64 {
+    10_000
 }
 
 /// One protection around a guest.

@@ -62,6 +62,33 @@ fn a_lost_supervisor_is_noticed_and_recorded_once() {
 }
 
 #[test]
+fn the_folder_of_a_lost_supervisors_core_file_goes() {
+    for (name, goes) in [
+        (format!(".kiln-core-{A}"), true),
+        ("mine".to_owned(), false),
+    ] {
+        let dir = TempDir::new();
+        let registry = registry(&dir);
+        let folder = dir.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("core"), "half").unwrap();
+        let mut claim = registry.claim(A, "web").unwrap();
+        let record = Record {
+            id: A.to_owned(),
+            name: "web".to_owned(),
+            core_folder: Some(folder.clone()),
+            ..Record::default()
+        };
+        claim.record(&record).unwrap();
+        assert_eq!(registry.find("web").unwrap().status, Status::Running);
+        assert!(folder.exists(), "it is in use");
+        drop(claim);
+        assert_eq!(registry.find("web").unwrap().status, Status::Dead);
+        assert_eq!(folder.exists(), !goes);
+    }
+}
+
+#[test]
 fn a_lost_supervisor_that_wished_it_leaves_nothing() {
     let dir = TempDir::new();
     let registry = registry(&dir);

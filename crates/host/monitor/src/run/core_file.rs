@@ -71,6 +71,11 @@ impl CoreFile {
         Ok((device, folder.limited(spec.memory.bytes() + BESIDE)))
     }
 
+    /// The folder, for whoever cleans up if this process is killed.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
     /// What the library OS is told of it.
     pub fn argument(spec: &Spec) -> String {
         format!("--core={}", VolumeOption::device(spec.volumes.len()))

@@ -322,16 +322,17 @@ fn describe(status: i32, report: &Report, usage: Usage, image_start: u64) -> End
     ended
 }
 
-/// Bytes of memory that only this process has: resident ones but those of files and of memory shared with others, see
-/// `proc_pid_statm(5)`.
+/// Bytes of memory that only this process has: resident ones but those of files and of memory shared with others, what was
+/// swapped out, and its page tables, which a program that reads a little everywhere has many of; see `proc_pid_status(5)`.
 fn own_memory(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let mut pages = text
-        .split(' ')
-        .skip(1)
-        .map(|word| word.parse().unwrap_or(0));
-    let (resident, shared): (u64, u64) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
-    resident.saturating_sub(shared) * kiln_abi::PAGE_SIZE
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kilobytes = |line: &str| {
+        let (name, rest) = line.split_once(':')?;
+        let counts = matches!(name, "RssAnon" | "VmSwap" | "VmPTE");
+        let number = rest.trim().strip_suffix(" kB").filter(|_| counts)?;
+        number.parse::<u64>().ok()
+    };
+    text.lines().filter_map(kilobytes).sum::<u64>() * 1024
 }
 
 /// Processor time in nanoseconds and proportional resident memory in bytes, as far as /proc tells.
