@@ -488,3 +488,36 @@ print('longest', int(longest * 1000))
     let ticks = outcome.text().matches("tick").count();
     assert!(ticks > 50, "{ticks} ticks\n{outcome}");
 }
+
+#[test]
+fn a_folder_inside_another_is_seen_whatever_the_order() {
+    let Some(volume) = Volume::new() else { return };
+    let inner = volume.session.file("inner");
+    fs::create_dir(&inner).expect("a folder");
+    fs::write(inner.join("mine"), "of the inner one").expect("a file");
+    fs::create_dir_all(volume.folder.join("sub/deep")).expect("folders");
+    let outer = format!("{}:/data", volume.folder.display());
+    let inside = format!("{}:/data/sub/deep", inner.display());
+    let shell = program::installed("dash").or_else(|| program::installed("sh"));
+    let shell = shell
+        .expect("a program of every system")
+        .display()
+        .to_string();
+    for (number, order) in [[&outer, &inside], [&inside, &outer]]
+        .into_iter()
+        .enumerate()
+    {
+        let script = format!(
+            "read line </data/sub/deep/mine; echo \"$line\"; echo x >/data/sub/deep/new{number}"
+        );
+        volume
+            .session
+            .kiln([
+                "run", "--rm", "-q", "-v", order[0], "-v", order[1], &shell, "-c", &script,
+            ])
+            .ends_with(0)
+            .prints("of the inner one");
+        assert!(inner.join(format!("new{number}")).exists());
+        assert!(!volume.folder.join(format!("sub/deep/new{number}")).exists());
+    }
+}

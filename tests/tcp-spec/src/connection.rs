@@ -11,7 +11,7 @@ mod input;
 mod output;
 
 pub use history::History;
-pub use input::{Input, Rejected};
+pub use input::{Input, Recent, Rejected};
 pub use output::{Output, Transmission};
 
 use crate::Config;
@@ -293,6 +293,7 @@ impl Connection {
         self.take_timestamp(placed);
         self.take_acknowledgment(placed);
         let input = &mut self.input;
+        let news = !input.received.covers(placed.start, placed.data_end());
         if placed.end > placed.start {
             input.note_repeated(placed.start, placed.end);
             input.received.insert(placed.start, placed.end);
@@ -308,14 +309,14 @@ impl Connection {
         if let Some(fin) = placed.fin() {
             input.fin.get_or_insert(fin);
         }
-        input
-            .recent
-            .push_back((now, placed.start, placed.data_end()));
-        while input
-            .recent
-            .front()
-            .is_some_and(|(then, ..)| *then + MEMORY < now)
-        {
+        input.recent.push_back(Recent {
+            time: now,
+            start: placed.start,
+            end: placed.data_end(),
+            news,
+        });
+        let old = |one: &Recent| one.time + MEMORY < now;
+        while input.recent.front().is_some_and(old) {
             input.recent.pop_front();
         }
     }

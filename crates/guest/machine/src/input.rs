@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(input.read(&mut buffer), Some(0), "the end");
         assert_eq!(input.read(&mut buffer), Some(0), "is final");
         let line = b"\x10SA@@@@@c\x10S\x5c@@@@A";
-        assert_eq!(taken(&mut input, line), [1, 28 | 1 << 30]);
+        assert_eq!(taken(&mut input, line), [1, 0x4000_001c]);
         assert_eq!(input.read(&mut buffer), Some(1));
     }
 

@@ -8,7 +8,7 @@ use kiln_abi::note::{AbiNote, DeviceNote, ElfNote};
 use kiln_linux::fs::{Kind, Walk};
 use kiln_linux::process::{Credentials, Thread};
 use kiln_linux::{Errno, dev, fs, kernel, loader, net, platform};
-use kiln_rt::{boot, console, start};
+use kiln_rt::{boot, start};
 
 use crate::options::Options;
 
@@ -21,7 +21,7 @@ static ABI: ElfNote<32> = ElfNote::abi(AbiNote {
     version: kiln_abi::VERSION,
     flags: AbiNote::PROGRAM,
     stack_size: STACK,
-    min_memory: 0,
+    min_memory: LEAST_MEMORY,
     entry: 0,
 });
 
@@ -32,6 +32,9 @@ static LINK: ElfNote<32> = ElfNote::device(DeviceNote::new(
     "eth0",
     DeviceNote::OPTIONAL,
 ));
+
+/// With less there is no room for the root image and a program of one page.
+const LEAST_MEMORY: u64 = 2 << 20;
 
 /// What a shell answers for a program that cannot be started, and for one that is not there.
 const CANNOT_START: u8 = 126;
@@ -70,7 +73,15 @@ extern "Rust" fn __kiln_main() -> u8 {
     if let Err(errno) = net::etc::start(&thread) {
         refuse(CANNOT_START, format_args!("/etc/resolv.conf: {errno:?}"));
     }
-    for volume in &options.volumes {
+    // Whoever has one inside another wants to see both.
+    let depth = |path: &[u8]| {
+        path.split(|&b| b == b'/')
+            .filter(|name| !name.is_empty())
+            .count()
+    };
+    let mut volumes: Vec<_> = options.volumes.iter().collect();
+    volumes.sort_by_key(|volume| depth(volume.path));
+    for volume in volumes {
         let name = volume.device;
         if let Err(errno) = fs::volume::mount(name, volume.path, volume.read_only, options.uid) {
             let path = alloc::string::String::from_utf8_lossy(volume.path);
@@ -148,7 +159,8 @@ fn work_in(thread: &Rc<Thread>, path: &[u8]) -> Result<(), Errno> {
 }
 
 fn refuse(code: u8, what: core::fmt::Arguments<'_>) -> ! {
-    console::print(format_args!("kiln: {what}\n"));
+    let text = alloc::format!("kiln: {what}\n");
+    platform::console_write_all(platform::Stream::Error, text.as_bytes());
     start::exit(code)
 }
 

@@ -13,25 +13,28 @@ mod table;
 
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use addr2line::Context;
 use gimli::{self, EndianArcSlice, LittleEndian};
+use object::read::ReadCache;
 use object::{Object, ObjectSection};
 
-use crate::image::{Image, ImageError, MAX_SPAN};
+use crate::image::{Image, MAX_SPAN};
 use table::Table;
 
 /// Greatest length in bytes of a file that symbols are read from.
 const MAX_FILE: u64 = 1 << 30;
 
+/// Greatest length in bytes of an image's own table.
+const MAX_TABLE: u64 = 64 << 20;
+
 /// The most functions that are reported for one address.
 const MAX_INLINED: usize = 64;
 
 type Reader = EndianArcSlice<LittleEndian>;
-type ElfFile<'a> = object::read::elf::ElfFile64<'a, object::LittleEndian>;
+type ElfFile<'a, R = &'a [u8]> = object::read::elf::ElfFile64<'a, object::LittleEndian, R>;
 
 /// What is known about one address: a function, or one that was inlined there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,42 +81,31 @@ impl fmt::Debug for Symbols {
 impl Symbols {
     /// Reads the symbols of `image`. Its debug file is looked for beside it and in `folders`.
     ///
-    /// A missing or damaged debug file is no error.
-    ///
-    /// # Errors
-    /// If the image's file cannot be read.
-    pub fn open(image: &Image, folders: &[&Path]) -> Result<Self, ImageError> {
-        let failed = |error: io::Error| ImageError {
-            path: image.path().to_owned(),
-            reason: error.into(),
-        };
+    /// A missing or damaged debug file is no error, and what cannot be read has no symbols.
+    pub fn open(image: &Image, folders: &[&Path]) -> Self {
         if let Some(id) = image.build_id()
             && let Some((path, bytes)) = debug_file::find(image.path(), id, folders)
         {
-            return Ok(Self {
+            return Self {
                 debug_file: Some(path),
                 ..Self::from_debug_file(&bytes)
+            };
+        }
+        // An image may be much larger than what is of use here.
+        let file = ReadCache::new(image.file());
+        let table = ElfFile::<&ReadCache<_>>::parse(&file)
+            .ok()
+            .and_then(|file| {
+                let section = file.section_by_name(compact::SECTION)?;
+                let fits = section.size() <= MAX_TABLE;
+                Some(compact::decode(section.data().ok().filter(|_| fits)?))
             });
-        }
-        let mut bytes = Vec::new();
-        let size = image.file().metadata().map_err(failed)?.len();
-        if size <= MAX_FILE {
-            bytes.resize(size as usize, 0);
-            std::os::unix::fs::FileExt::read_exact_at(image.file(), &mut bytes, 0)
-                .map_err(failed)?;
-        }
         // Line information that a stranger put into the image itself is none of ours.
-        Ok(Self {
+        Self {
             lines: None,
-            table: ElfFile::parse(&*bytes)
-                .ok()
-                .and_then(|file| {
-                    let section = file.section_by_name(compact::SECTION)?;
-                    Some(compact::decode(section.data().ok()?))
-                })
-                .unwrap_or_default(),
+            table: table.unwrap_or_default(),
             debug_file: None,
-        })
+        }
     }
 
     /// The symbols in the bytes of a debug file; none if they are not understood.

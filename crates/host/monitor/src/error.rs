@@ -224,9 +224,9 @@ pub(crate) fn describe(error: &io::Error) -> String {
 fn image_text(error: &ImageError) -> String {
     match &error.reason {
         Reason::Io(host) => format!("{}: {}", error.path.display(), describe(host)),
-        Reason::Fault(Fault::LinuxProgram) => format!(
-            "{error}: running those comes with Kiln's Linux personality, which is not in this version"
-        ),
+        Reason::Fault(Fault::LinuxProgram) => {
+            format!("{error}: `kiln run` packs and runs it under a name that does not end in .kiln")
+        }
         Reason::Fault(_) => error.to_string(),
     }
 }

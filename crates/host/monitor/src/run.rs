@@ -333,8 +333,8 @@ impl<'a> Instance<'a> {
     fn report(&self, name: &str, ended: &Ended) -> Option<String> {
         report::is_remarkable(ended).then(|| {
             let folders: [&Path; 0] = [];
-            let symbols = Symbols::open(self.image, &folders).ok();
-            report::full(name, ended, symbols.as_ref())
+            let symbols = Symbols::open(self.image, &folders);
+            report::full(name, ended, Some(&symbols))
         })
     }
 

@@ -94,7 +94,7 @@ impl Handle {
     fn poll_write(
         &self,
         context: &mut Context<'_>,
-        write: impl FnOnce(&mut Tcb, Instant) -> Result<usize, Error>,
+        write: impl FnOnce(&mut Tcb, Instant, usize) -> Result<usize, Error>,
     ) -> Poll<Result<usize, Error>> {
         self.stack.with(|core| {
             let now = core.now;
@@ -105,12 +105,14 @@ impl Handle {
                 wait(&mut connection.writer, context);
                 return Poll::Pending;
             }
-            match write(&mut connection.tcb, now) {
+            let most = if full { SPARE_WRITTEN } else { usize::MAX };
+            match write(&mut connection.tcb, now, most) {
                 Ok(0) => {
                     wait(&mut connection.writer, context);
                     Poll::Pending
                 }
                 Ok(count) => {
+                    core.connections.recount(self.key);
                     core.make_ready(self.key);
                     Poll::Ready(Ok(count))
                 }
@@ -123,7 +125,12 @@ impl Handle {
         if data.is_empty() {
             return self.with(|connection, now| connection.tcb.write(data, now));
         }
-        poll_fn(|context| self.poll_write(context, |tcb, now| tcb.write(data, now))).await
+        poll_fn(|context| {
+            self.poll_write(context, |tcb, now, most| {
+                tcb.write(&data[..data.len().min(most)], now)
+            })
+        })
+        .await
     }
 
     fn poll_connected(&self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -229,7 +236,7 @@ impl TcpStream {
         }
         poll_fn(|context| {
             self.handle
-                .poll_write(context, |tcb, now| tcb.write_static(data, now))
+                .poll_write(context, |tcb, now, _| tcb.write_static(data, now))
         })
         .await
     }

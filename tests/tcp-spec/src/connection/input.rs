@@ -45,14 +45,27 @@ pub struct Input {
     pub largest_segment: u64,
     /// Data that must not be taken.
     pub rejected: Vec<Rejected>,
-    /// Everything received lately: time, first place, one past the last byte. A FIN out of order need not be kept.
-    pub recent: VecDeque<(Time, Place, Place)>,
+    /// Everything received lately.
+    pub recent: VecDeque<Recent>,
     /// Data received a second time.
     pub twice: Ranges,
     /// The newest `TSval` that the host must have taken as TS.Recent (RFC 7323 section 4.3), with its past.
     pub ts_recent: History<u32>,
     /// Each `TSval` the host may have taken as TS.Recent.
     pub ts_possible: VecDeque<(Time, u32)>,
+}
+
+/// What a segment brought.
+#[derive(Clone, Copy, Debug)]
+pub struct Recent {
+    /// When it came.
+    pub time: Time,
+    /// Its first place.
+    pub start: Place,
+    /// One past its last byte. A FIN out of order need not be kept.
+    pub end: Place,
+    /// Some of it had not come before.
+    pub news: bool,
 }
 
 impl Input {

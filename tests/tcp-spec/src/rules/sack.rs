@@ -1,7 +1,7 @@
 //! Selective acknowledgment.
 
 use super::{Area, View, rules};
-use crate::connection::Placed;
+use crate::connection::{Placed, Recent};
 use crate::ranges::{Place, Ranges, place};
 use crate::report::Findings;
 use crate::segment::Flags;
@@ -48,9 +48,10 @@ impl Area for Sack {
         Self::blocks(view, &blocks, duplicate, ack, findings);
         let permitted = input.syn.sack_permitted && connection.output.syn.sack_permitted;
         if blocks.is_empty() && permitted {
-            let held = input.recent.iter().any(|(then, start, end)| {
+            let held = input.recent.iter().any(|one| {
                 // Known for long, and still above what this segment acknowledges and its window allows.
-                *then < view.settled() && *start > ack && end > start && *end <= input.edge
+                let settled = one.time < view.settled();
+                settled && one.start > ack && one.end > one.start && one.end <= input.edge
             });
             if held
                 && ack == input.acked()
@@ -121,27 +122,26 @@ impl Sack {
             }
             told.insert(*start, *end);
         }
-        // With one more segment received, not yet processed: the one before it is the last.
-        let out_of_order = |(_, start, end): &&(_, Place, Place)| *start > ack && end > start;
-        let mut newest_settled = true;
-        let mut candidates =
-            input
-                .recent
-                .iter()
-                .rev()
-                .filter(out_of_order)
-                .take_while(|(then, ..)| {
-                    let lately = *then >= view.settled();
-                    lately || std::mem::take(&mut newest_settled)
-                });
-        let Some(first) = blocks.first().filter(|_| !duplicate) else {
+        let Some(first) = blocks
+            .first()
+            .filter(|_| !duplicate && ack == input.acked())
+        else {
             return;
         };
+        // What was captured may wait for the host, and an acknowledgment for its capture, for any time. But a block says that
+        // the segment which brought it was processed, and so everything before it: none of these is the last.
+        let within =
+            |block: &(Place, Place), one: &Recent| block.0 <= one.start && one.end <= block.1;
+        let above = |one: &&Recent| one.start > ack && one.end > one.start;
+        let mut holds = false;
         let mut any = false;
-        let holds = candidates.any(|(_, start, end)| {
-            any = true;
-            first.0 <= *start && *end <= first.1
-        });
+        for one in input.recent.iter().rev().filter(above) {
+            holds |= within(first, one);
+            if one.news && blocks.iter().any(|block| within(block, one)) {
+                any = true;
+                break;
+            }
+        }
         if any && !holds {
             findings.add(&FIRST, "it holds none of those received lately");
         }

@@ -88,12 +88,17 @@ pub(super) fn mount_on(
             drop(old);
         }
         Some(at) => {
-            // Where names are not kept this one is: it must be found again.
-            let parent = at.parent.borrow().clone();
-            if let Some(parent) = parent {
-                let name = at.name.borrow().clone();
-                let old = parent.children.borrow_mut().insert(name, at.clone());
+            // Where names are not kept this one is, and those that lead to it: it must be found again.
+            let mut kept = at.clone();
+            loop {
+                let parent = kept.parent.borrow().clone();
+                let Some(parent) = parent else {
+                    break;
+                };
+                let name = kept.name.borrow().clone();
+                let old = parent.children.borrow_mut().insert(name, kept);
                 drop(old);
+                kept = parent;
             }
             let old = at.covered.borrow_mut().replace(top);
             drop(old);
@@ -194,6 +199,12 @@ pub fn unmount(place: &Place) -> Result {
     let top = at.covered.borrow_mut().take();
     if let Some(top) = top {
         forget_all(top);
+    }
+    let parent = at.parent.borrow().clone();
+    if let Some(parent) = parent.filter(|parent| !parent.inode.steady()) {
+        let name = at.name.borrow().clone();
+        let old = parent.children.borrow_mut().remove(&name);
+        drop(old);
     }
     kernel
         .vfs

@@ -264,7 +264,9 @@ impl Walker<'_> {
 
     /// The name in this folder, with which `path` begins. Folders that are far away are asked for the names behind it, too.
     fn child(&mut self, here: &Rc<Dentry>, name: &[u8], path: &[u8]) -> Result<Rc<Dentry>> {
-        if here.inode.steady() || here.gone.get() {
+        // Where names are not kept, those that lead to a file system mounted below are.
+        let is_kept = || here.children.borrow().contains_key(name);
+        if here.inode.steady() || here.gone.get() || is_kept() {
             return here.child(name);
         }
         if let Some(found) = self.ahead.in_folder(&here.inode) {

@@ -320,8 +320,14 @@ impl Stream {
             {
                 tcb.lend(chunk);
             }
-            let count = tcb.write_with(most, &mut fill, now)?;
+            let allowed = if crowded {
+                most.min(SPARE_WRITTEN)
+            } else {
+                most
+            };
+            let count = tcb.write_with(allowed, &mut fill, now)?;
             connection.starved = count < most;
+            core.connections.recount(key);
             core.make_ready(key);
             Ok(Some(count))
         })

@@ -129,6 +129,7 @@ impl Interface {
                 neighbor::Event::Solicit(address, mac) => self.solicit(address, mac, now, cx),
                 neighbor::Event::Failed(address) => {
                     self.changes.neighbors = true;
+                    self.changes.addresses |= self.routes.is_router(address);
                     self.routes.lose(address);
                     cx.stats.neighbors_failed += 1;
                 }

@@ -139,6 +139,8 @@ impl Routers {
         self.learn(Kind::Default, everything, until, now);
         if lifetime > 0 {
             self.solicit = None;
+        } else if self.solicit.is_none() && !self.has_router() {
+            self.solicit = Some((now, Duration::ZERO));
         }
         for (kind, option) in options {
             self.option(router, kind, option, now, &mut advert);

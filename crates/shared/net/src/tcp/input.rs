@@ -271,6 +271,7 @@ impl Tcb {
         if segment.flags.has(Flags::ECE)
             && !syn
             && self.marks.has(Marks::ECN)
+            && !self.marks.has(Marks::CWR)
             && self.recovery.marked(self.snd_nxt, now)
         {
             self.reduced();

@@ -484,8 +484,14 @@ impl Tcb {
         let waiting = self.receive.sack();
         let duplicate = self.duplicate;
         let holds = |block: &&Block| block.start <= duplicate.start && duplicate.end <= block.end;
-        let holder = waiting.as_slice().iter().find(holds).copied();
-        if self.marks.has(Marks::DUPLICATE) && (holder.is_some() || duplicate.end <= self.rcv_nxt) {
+        let reported = self.marks.has(Marks::DUPLICATE);
+        let holder = waiting
+            .as_slice()
+            .iter()
+            .find(holds)
+            .copied()
+            .filter(|_| reported);
+        if reported && (holder.is_some() || duplicate.end <= self.rcv_nxt) {
             blocks.push(duplicate);
             if let Some(holder) = holder {
                 blocks.push(holder);

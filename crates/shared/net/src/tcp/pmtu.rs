@@ -26,6 +26,8 @@ const CLOSE_ENOUGH: u16 = 32;
 const BLACK_HOLE: u8 = 2;
 /// RFC 8899's `PMTU_RAISE_TIMER`, RFC 1191 section 6.3.
 const RAISE: Duration = Duration::from_mins(10);
+/// How long after a black hole larger segments are tried.
+const SEARCH: Duration = Duration::from_secs(5);
 /// Segments behind a probe, so that its loss is found without a timeout.
 const FOLLOWERS: u32 = 3;
 
@@ -175,7 +177,8 @@ impl Tcb {
         }
         self.path.ceiling = self.path.mss - 1;
         self.path.probe = 0;
-        self.path.search_at = now + RAISE;
+        // The network may only have been away: if small segments get through, larger ones are tried soon (RFC 8899 section 5.2).
+        self.path.search_at = now + SEARCH;
         self.set_mss(BASE);
     }
 

@@ -429,8 +429,8 @@ impl ReceiveBuffer {
 
     /// Takes data that start behind a gap.
     fn insert_behind(&mut self, start: Seq, data: &[u8], result: &mut Inserted) {
-        // What is held costs more than it is: a quarter, and room for a few small segments.
-        let budget = self.room() + self.room() / 4 + 64 * PART_COST;
+        // What is held costs more than it is: buffers grow by doubling, and each part has its own.
+        let budget = 2 * self.room() + 64 * PART_COST;
         let more = self.more.get_or_insert_default();
         let mut index = more.parts.partition_point(|part| part.end() <= start);
         let first = index;

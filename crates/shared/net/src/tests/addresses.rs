@@ -200,3 +200,52 @@ fn connections_keep_to_the_mtu_that_the_network_says() {
     let syn = record.iter().find(is_syn).expect("a SYN");
     assert_eq!(syn.1[54..58], [2, 4, 0x05, 0x50], "1360 and 40 are 1400");
 }
+
+#[test]
+fn connections_go_on_by_another_router() {
+    let mut world = World::new();
+    let a = world.stack(slaac_only());
+    let everybody: Ipv6Addr = "ff02::1".parse().expect("an address");
+    let second = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+    world.inject(icmp6(ROUTER, everybody, &advert(1800, 86_400)));
+    world.inject(icmp6(second, everybody, &advert(1800, 86_400)));
+    world.pass(Duration::from_secs(2));
+    let record = Rc::new(RefCell::new(Vec::<Frame>::new()));
+    world.record = Some(record.clone());
+    let to: Ipv6Addr = "2001:db8:9::1".parse().expect("an address");
+    let stack = a.clone();
+    world.spawn("client", async move {
+        let _ = TcpStream::connect(&stack, super::socket(to, 80)).await;
+    });
+    world.pass(Duration::from_secs(12));
+    // Neighbour solicitations by the last byte of their target: neither router answers.
+    let asked = |last: u8| {
+        let record = record.borrow();
+        let is_it = |(_, frame): &&Frame| {
+            frame.get(20) == Some(&58)
+                && frame.get(54) == Some(&135)
+                && frame.get(77) == Some(&last)
+        };
+        record.iter().filter(is_it).count()
+    };
+    assert!(asked(1) > 0 && asked(2) > 0, "{} {}", asked(1), asked(2));
+}
+
+#[test]
+fn another_router_is_looked_for_when_the_last_one_says_goodbye() {
+    let mut world = World::new();
+    let _a = world.stack(slaac_only());
+    let everybody: Ipv6Addr = "ff02::1".parse().expect("an address");
+    world.inject(icmp6(ROUTER, everybody, &advert(1800, 86_400)));
+    world.pass(Duration::from_secs(20));
+    let record = Rc::new(RefCell::new(Vec::<Frame>::new()));
+    world.record = Some(record.clone());
+    world.inject(icmp6(ROUTER, everybody, &advert(0, 86_400)));
+    world.pass(Duration::from_mins(1));
+    let record = record.borrow();
+    let is_it = |(_, frame): &&Frame| frame.get(20) == Some(&58) && frame.get(54) == Some(&133);
+    assert!(
+        record.iter().filter(is_it).count() > 0,
+        "router solicitations"
+    );
+}

@@ -231,3 +231,41 @@ fn listeners_that_share_an_address_share_its_peers() {
     assert_eq!(taken.iter().sum::<usize>(), 90);
     assert!(taken.iter().all(|&count| count >= 15), "{taken:?}");
 }
+
+#[test]
+fn writers_keep_to_the_budget() {
+    let mut world = World::new();
+    let a = world.stack(config_a().memory_budget(4 << 20));
+    let b = world.stack(config_b());
+    let count = 100;
+    let streams = Rc::new(std::cell::RefCell::new(std::vec::Vec::new()));
+    let listener = TcpListener::bind(&a, socket(A4, 80)).expect("binds");
+    let held = streams.clone();
+    world.spawn("server", async move {
+        for _ in 0..count {
+            let (stream, _) = listener.accept().await.expect("accepts");
+            held.borrow_mut().push(stream);
+        }
+    });
+    let clients = Rc::new(std::cell::RefCell::new(std::vec::Vec::new()));
+    for _ in 0..count {
+        let (stack, clients) = (b.clone(), clients.clone());
+        world.spawn("client", async move {
+            let stream = TcpStream::connect(&stack, socket(A4, 80))
+                .await
+                .expect("connects");
+            clients.borrow_mut().push(stream);
+        });
+    }
+    world.run();
+    let data = std::vec![7; 1 << 20];
+    let mut context = Context::from_waker(Waker::noop());
+    let mut taken = 0;
+    for stream in streams.borrow_mut().iter_mut() {
+        if let Poll::Ready(Ok(count)) = pin!(stream.write(&data)).poll(&mut context) {
+            taken += count;
+        }
+    }
+    // One write may pass it, and each may have a few bytes.
+    assert!((1 << 20..6 << 20).contains(&taken), "{taken}");
+}

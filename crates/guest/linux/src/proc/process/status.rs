@@ -53,9 +53,9 @@ pub(super) fn stat(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Result 
     let nice = thread.nice.get();
     put!(
         text,
-        "{} {nice} {threads} 0 {} {} {} 18446744073709551615 ",
+        // All have started when the machine did.
+        "{} {nice} {threads} 0 0 {} {} 18446744073709551615 ",
         20 + i32::from(nice),
-        crate::kernel().booted / 10_000_000,
         sizes.size,
         sizes.resident / 4096
     );

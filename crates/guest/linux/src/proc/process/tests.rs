@@ -97,6 +97,8 @@ fn every_file_of_a_process_can_be_read() {
     }
     let stat = read(&thread, "1/task/1/stat").expect("text");
     assert_eq!(stat.split_ascii_whitespace().count(), 52);
+    // `starttime` counts from the machine's start, as `/proc/uptime` does.
+    assert_eq!(stat.split_ascii_whitespace().nth(21), Some("0"));
     let info = read(&thread, "1/fdinfo/3").expect("text");
     assert!(info.contains("flags:\t02000000\n"), "{info}");
     let link = walk("1/fd/3").expect("there").read_link(&thread);

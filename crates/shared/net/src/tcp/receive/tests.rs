@@ -233,6 +233,17 @@ fn single_bytes_behind_gaps_are_limited() {
 }
 
 #[test]
+fn a_window_with_many_gaps_is_kept_whole() {
+    for (size, every) in [(1448, 18), (1448, 10), (1000, 9), (536, 17)] {
+        let mut buffer = ReceiveBuffer::new(Seq(0), 65_535 + 65_535 / 8 + 16);
+        for n in (1..65_535 / size).filter(|n| n % every != 0) {
+            let inserted = buffer.insert(Seq(n * size), &vec![1; size as usize]);
+            assert_eq!(inserted.dropped, 0, "segment {n} of {size}");
+        }
+    }
+}
+
+#[test]
 fn a_large_window_fits_behind_one_lost_segment() {
     for backwards in [false, true] {
         let limit = 4 << 20;

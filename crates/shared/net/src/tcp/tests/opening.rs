@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use kiln_abi::Instant;
 
-use super::dialogue::{run, settings};
+use super::dialogue::{Dialogue, run, settings};
 use crate::tcp::cookie::Cookies;
 use crate::tcp::*;
 
@@ -229,6 +229,33 @@ fn ecn_is_agreed_on_or_not() {
         .010 write 100
         .010 > [noecn] P. 1:101(100) ack 1
     ");
+}
+
+#[test]
+fn a_mark_is_answered_once() {
+    // RFC 3168 section 6.1.2: the peer repeats it until it hears of the reduction, which needs data to be sent.
+    let mut dialogue = Dialogue::new(Seq(100), Seq(5));
+    dialogue.checked = false;
+    dialogue.play(
+        "set ecn
+         set nodelay
+         set gso 65536
+         0 < SEW 0:0(0) win 65535 <mss 1000>
+         0 > SE. 0:0(0) ack 1
+         .02 < . 1:1(0) ack 1 win 65535
+         .1 write 10000
+         .1 > P. 1:10001(10000) ack 1
+         .12 < E. 1:1(0) ack 5001 win 65535
+         .121 < E. 1:1(0) ack 10001 win 65535",
+    );
+    let reduced = dialogue.info().congestion_window;
+    for seq in [1, 101, 201] {
+        let end = seq + 100;
+        dialogue.pass(50);
+        let _acknowledgments = dialogue.take_output();
+        dialogue.arrives(&std::format!("PE. {seq}:{end}(100) ack 10001 win 65535"));
+    }
+    assert_eq!(dialogue.info().congestion_window, reduced);
 }
 
 #[test]

@@ -191,6 +191,20 @@ fn duplicates_are_reported_once() {
 }
 
 #[test]
+fn a_block_that_held_a_duplicate_is_told_of_again() {
+    with_sack!(
+        "
+        .1 < P. 1001:2001(1000) ack 1 win 65535
+        .1 > . 1:1(0) ack 1 <sack 1001:2001>
+        .11 < P. 1001:2001(1000) ack 1 win 65535
+        .11 > . 1:1(0) ack 1 <sack 1001:2001 1001:2001>
+        .12 < P. 3001:4001(1000) ack 1 win 65535
+        .12 > . 1:1(0) ack 1 <sack 3001:4001 1001:2001>
+    "
+    );
+}
+
+#[test]
 fn without_sack_nothing_is_reported() {
     established!(
         "
