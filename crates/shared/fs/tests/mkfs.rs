@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -232,6 +232,101 @@ fn what_is_written_is_read_again_by_both() {
             .unwrap();
         assert!(same.success());
     }
+}
+
+#[test]
+fn holes_stay_holes() {
+    const HOLE: u64 = 1 << 30;
+    let scratch = Scratch::new("holes");
+    let path = |name: &str| scratch.0.join(name);
+    let sparse = |name: &str, len: u64, data: &[(u64, &[u8])]| {
+        let file = fs::File::create(path(name)).unwrap();
+        for (at, bytes) in data {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        file.set_len(len).unwrap();
+    };
+    let some = vec![7; 300_000];
+    // Data in the middle, at the end, nowhere; then two that differ from a third only in what is a hole and what zeroes.
+    sparse("middle", HOLE, &[(HOLE / 2 + 5, &some)]);
+    sparse("end", HOLE + 1, &[(HOLE, b"x")]);
+    sparse("like-hole", 600_000, &[(0, b"a"), (599_999, b"z")]);
+    let mut filled = vec![0; 600_000];
+    (filled[0], filled[599_999]) = (b'a', b'z');
+    fs::write(path("like-zeroes"), &filled).unwrap();
+    filled[300_000] = 1;
+    fs::write(path("unlike"), &filled).unwrap();
+    sparse("z-nowhere", HOLE + 4097, &[]);
+    let mut tree = Tree::default();
+    for name in [
+        "middle",
+        "end",
+        "like-hole",
+        "like-zeroes",
+        "unlike",
+        "z-nowhere",
+    ] {
+        let len = fs::metadata(path(name)).unwrap().len();
+        let source = Source::File(path(name), len);
+        tree.file(name.as_bytes(), Meta::new(0o644), source)
+            .unwrap();
+    }
+    let image = path("image");
+    // What the file had before does not shine through.
+    fs::write(&image, vec![0xff; 2 << 20]).unwrap();
+    let mut file = fs::File::options().write(true).open(&image).unwrap();
+    let summary = tree.write(&mut file).unwrap();
+    let meta = fs::metadata(&image).unwrap();
+    assert_eq!(meta.len(), summary.len);
+    assert!(meta.len() > 3 * HOLE);
+    let taken = meta.blocks() * 512;
+    assert!(taken < 8 << 20, "{taken} bytes are taken");
+
+    // The head is enough to find the rest: nobody wants three gigabytes in memory.
+    let file = fs::File::open(&image).unwrap();
+    let read = |at: u64, len: usize| {
+        let mut bytes = vec![0xff; len];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        bytes
+    };
+    let address = |name: &str| {
+        let head = read(0, 1 << 20);
+        address_of(&head, name)
+    };
+    let at = address("middle");
+    assert!(read(at + HOLE / 2, 300_010)[5..300_005] == some);
+    assert_eq!(read(at + HOLE / 2, 5), [0; 5]);
+    assert_eq!(read(at + HOLE - 4096, 4096), [0; 4096]);
+    let at = address("end");
+    assert_eq!(read(at, 4096), [0; 4096]);
+    assert_eq!(read(at + HOLE, 4096)[..2], [b'x', 0]);
+    let at = address("z-nowhere");
+    assert_eq!(read(at + HOLE, 8192), [0; 8192]);
+    assert_eq!(at + HOLE + 8192, meta.len());
+    assert_eq!(address("like-hole"), address("like-zeroes"));
+    assert_ne!(address("like-hole"), address("unlike"));
+    assert!(read(address("unlike"), 600_000) == filled);
+}
+
+/// Where the content of a file in the top folder starts, by the inode's field (`i_u` at 16): the reader wants all content
+/// in memory.
+fn address_of(head: &[u8], name: &str) -> u64 {
+    let u16_at = |at: usize| u64::from(u16::from_le_bytes([head[at], head[at + 1]]));
+    let root = u16_at(1024 + 14) as usize * 32;
+    // The folder is small: its entries stand behind its inode.
+    let entries = &head[root + 64..][..4096];
+    let count = usize::from(u16::from_le_bytes([entries[8], entries[9]])) / 12;
+    let start = |index: usize| {
+        let entry = &entries[index * 12..];
+        usize::from(u16::from_le_bytes([entry[8], entry[9]]))
+    };
+    let index = (0..count)
+        .find(|&index| entries[start(index)..].starts_with(name.as_bytes()))
+        .unwrap();
+    let nid = u64::from_le_bytes(entries[index * 12..][..8].try_into().unwrap());
+    let inode = nid as usize * 32;
+    let block = u32::from_le_bytes(head[inode + 16..][..4].try_into().unwrap());
+    u64::from(block) * 4096
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Attributes, COMPACT_SIZE, EXTENDED_SIZE, Error, Image, SLOT, u16_at, u32_at, u64_at};
 
 /// The file types of `stat(2)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -83,7 +83,7 @@ impl Kind {
 }
 
 /// A point in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// Seconds since 1970-01-01 UTC.
     pub seconds: i64,

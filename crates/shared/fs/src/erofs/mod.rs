@@ -21,6 +21,8 @@ mod attribute;
 mod directory;
 mod inode;
 #[cfg(feature = "std")]
+mod sparse;
+#[cfg(feature = "std")]
 mod tree;
 #[cfg(feature = "std")]
 mod write;

@@ -7,6 +7,7 @@ use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
+use core::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
 use super::{Kind, Stamp};
@@ -16,7 +17,7 @@ const MAX_NAME: usize = 255;
 const MAX_TARGET: usize = 4095;
 
 /// What an inode has besides its content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Meta {
     /// Permissions, with set-user-ID, set-group-ID and sticky bits; without the type.
     pub mode: u16,
@@ -44,7 +45,7 @@ impl Meta {
 }
 
 /// Where a regular file's content comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// From memory.
     Bytes(Vec<u8>),
@@ -79,7 +80,7 @@ impl core::error::Error for Misplaced {}
 
 pub(super) type Children = BTreeMap<Vec<u8>, usize>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum Content {
     File(Source),
     Directory(Children),
@@ -107,8 +108,24 @@ pub(super) struct Node {
     pub names: u32,
 }
 
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A folder's time changes with all that others make in it.
+        let modified = match self.content {
+            Content::Directory(_) => Stamp::default(),
+            _ => self.meta.modified,
+        };
+        let meta = &self.meta;
+        (meta.mode, meta.uid, meta.gid, modified, &meta.attributes).hash(state);
+        (&self.content, self.names).hash(state);
+    }
+}
+
 /// A tree of files. Paths are absolute or not: they start at its top either way.
-#[derive(Clone, Debug)]
+///
+/// Its hash is that of all that an image of it would hold, but for two things: the content of files of the host, which is
+/// not read for that, and the times of folders. It depends on the order in which files were added.
+#[derive(Clone, Debug, Hash)]
 pub struct Tree {
     pub(super) nodes: Vec<Node>,
 }

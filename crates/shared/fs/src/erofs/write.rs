@@ -2,18 +2,21 @@
 //!
 //! The super block comes first, then all inodes in the order of their paths, with links' targets and the ends of folders
 //! behind them, then the blocks of folders, then the content of files. A regular file's content starts on a page and is
-//! filled up with zeroes to a page's end, so that it can be mapped; files that are equal share it. Inodes are extended
-//! ones, because interpreters compare times of modification. The same tree gives the same bytes.
+//! filled up with zeroes to a page's end, so that it can be mapped; files that are equal share it. Holes of a file are
+//! holes of the image file, too, which says the same and takes no space. Inodes are extended ones, because interpreters
+//! compare times of modification. The same tree gives the same bytes.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use super::sparse;
 use super::tree::{Content, Node, Source, Tree};
 use super::{EXTENDED_SIZE, Kind, MAGIC, SLOT, SUPER_OFFSET, SUPER_SIZE};
 
@@ -42,12 +45,15 @@ pub struct Summary {
 }
 
 impl Tree {
-    /// Writes the image from the file's position on.
+    /// Writes the image from the file's position on; the file ends behind it then.
     ///
     /// # Errors
     /// If a file cannot be read, has changed its size, or `out` cannot be written.
     pub fn write(&self, out: &mut File) -> io::Result<Summary> {
         let plan = Plan::of(self)?;
+        let start = out.stream_position()?;
+        // Where holes will be nothing must be.
+        out.set_len(start)?;
         let mut buffer = plan.head;
         for (source, _) in &plan.data {
             if source.len() <= SMALL || matches!(source, Source::Bytes(_)) {
@@ -55,11 +61,7 @@ impl Tree {
             } else if let Source::File(path, len) = source {
                 out.write_all(&buffer)?;
                 buffer.clear();
-                // The kernel copies, or shares the blocks.
-                let mut from = open(path)?.take(*len);
-                if io::copy(&mut from, out)? != *len {
-                    return Err(changed(path));
-                }
+                copy(path, *len, out)?;
                 buffer.resize((len.next_multiple_of(BLOCK) - len) as usize, 0);
             }
             if buffer.len() as u64 >= 4 * SMALL {
@@ -68,6 +70,8 @@ impl Tree {
             }
         }
         out.write_all(&buffer)?;
+        // It may end with a hole.
+        out.set_len(start + plan.summary.len)?;
         Ok(plan.summary)
     }
 
@@ -455,52 +459,58 @@ fn append(source: &Source, to: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-fn reader(source: &Source) -> io::Result<alloc::boxed::Box<dyn Read + '_>> {
+/// The pieces of a file's content that are not all zeroes, with their offsets.
+fn pieces(source: &Source) -> io::Result<Box<dyn Iterator<Item = io::Result<sparse::Piece>> + '_>> {
     Ok(match source {
-        Source::Bytes(bytes) => alloc::boxed::Box::new(&bytes[..]),
-        Source::File(path, len) => alloc::boxed::Box::new(open(path)?.take(*len)),
+        Source::Bytes(bytes) => Box::new(sparse::of_bytes(bytes).map(Ok)),
+        Source::File(path, len) => Box::new(sparse::Pieces::new(open(path)?, *len)),
     })
 }
 
 /// A digest that equal files share; others might.
 fn digest(source: &Source) -> io::Result<u64> {
     let mut hasher = DefaultHasher::new();
-    let mut from = reader(source)?;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match fill(&mut from, &mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            len => hasher.write(&buffer[..len]),
-        }
+    for piece in pieces(source)? {
+        let (at, bytes) = piece?;
+        hasher.write_u64(at);
+        hasher.write(&bytes);
     }
+    Ok(hasher.finish())
 }
 
+/// Whether two files of the same length are equal.
 fn equal(a: &Source, b: &Source) -> io::Result<bool> {
-    let (mut a, mut b) = (reader(a)?, reader(b)?);
-    let (mut of_a, mut of_b) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let (mut a, mut b) = (pieces(a)?, pieces(b)?);
     loop {
-        let (len_a, len_b) = (fill(&mut a, &mut of_a)?, fill(&mut b, &mut of_b)?);
-        if of_a[..len_a] != of_b[..len_b] {
-            return Ok(false);
-        }
-        if len_a == 0 {
-            return Ok(true);
+        match (a.next().transpose()?, b.next().transpose()?) {
+            (None, None) => return Ok(true),
+            (of_a, of_b) if of_a == of_b => {}
+            _ => return Ok(false),
         }
     }
 }
 
-/// Reads until the buffer is full or the end is reached.
-fn fill(from: &mut dyn Read, to: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < to.len() {
-        match from.read(&mut to[len..]) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// Copies the first `len` bytes of a file to where `out` stands, without writing anything where it has holes. `out` stands
+/// behind them then, and may end before.
+fn copy(path: &Path, len: u64, out: &mut File) -> io::Result<()> {
+    let mut from = open(path)?;
+    let start = out.stream_position()?;
+    let mut at = 0;
+    while let Some(data) = sparse::data(&from, at, len).map_err(|error| naming(path, &error))? {
+        from.seek(SeekFrom::Start(data.start))?;
+        out.seek(SeekFrom::Start(start + data.start))?;
+        let wanted = data.end - data.start;
+        // The kernel copies, or shares the blocks.
+        if io::copy(&mut Read::by_ref(&mut from).take(wanted), out)? != wanted {
+            return Err(changed(path));
         }
+        at = data.end;
     }
-    Ok(len)
+    // What was cut off looks like a hole.
+    if from.metadata()?.len() < len {
+        return Err(changed(path));
+    }
+    out.seek(SeekFrom::Start(start + len)).map(drop)
 }
 
 #[cfg(test)]
