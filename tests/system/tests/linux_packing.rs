@@ -1,7 +1,7 @@
 //! How programs are found and packed: what cannot run, what comes along, and images that are kept.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,8 +37,14 @@ fn kept(session: &Session) -> Vec<PathBuf> {
 
 /// Runs `kiln` with a cache of the session's own.
 fn kiln(session: &Session, words: &[&str]) -> Outcome {
+    kiln_with(session, &[], words)
+}
+
+/// The same with variables besides.
+fn kiln_with(session: &Session, env: &[(&str, &str)], words: &[&str]) -> Outcome {
     let mut command = session.command(words);
     command.env("KILN_CACHE", session.file("cache"));
+    command.envs(env.iter().copied());
     Running::start(&mut command).finish_within(Duration::from_mins(2))
 }
 
@@ -378,4 +384,233 @@ fn ordinary_crates_are_built_and_packed() {
     kiln(&session, &["run", "-q", &format!("{folder}/one")])
         .ends_with(0)
         .prints("one\n");
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().expect("it is there").mode() & 0o777
+}
+
+fn change_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our file");
+}
+
+#[test]
+fn kept_images_are_their_owners_alone() {
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let secret = write(&session, "secret.key", b"secret\n", 0o600);
+    let busybox = busybox.display().to_string();
+    let words = ["run", &busybox, "cat", &secret];
+    let cache = session.file("cache");
+    let all_closed = || {
+        assert_eq!(mode(&cache), 0o700);
+        let mut count = 0;
+        for entry in fs::read_dir(&cache).expect("a cache") {
+            let path = entry.expect("an entry").path();
+            if !path.is_symlink() {
+                assert_eq!(mode(&path), 0o600, "{}", path.display());
+                count += 1;
+            }
+        }
+        assert!(count >= 2, "an image and a record");
+    };
+    kiln(&session, &words).ends_with(0).prints("secret\n");
+    all_closed();
+    // A cache of former times.
+    for entry in fs::read_dir(&cache).expect("a cache") {
+        let path = entry.expect("an entry").path();
+        if !path.is_symlink() {
+            change_mode(&path, 0o644);
+        }
+    }
+    change_mode(&cache, 0o755);
+    kiln(&session, &words).ends_with(0).prints("secret\n");
+    all_closed();
+    // What the user makes is as the umask says.
+    let image = session.file("x.kiln");
+    let output = image.display().to_string();
+    kiln(&session, &["build", "-q", &busybox, "-o", &output]).ends_with(0);
+    let plain = session.file("plain");
+    fs::write(&plain, "").expect("a file");
+    assert_eq!(mode(&image), mode(&plain));
+}
+
+#[test]
+fn folders_and_other_names_of_files_make_another_image() {
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let busybox = busybox.display().to_string();
+    let run = |words: &[&str]| kiln(&session, &[&["run", &busybox], words].concat());
+    let path = |name: &str| session.file(name);
+    let text = |name: &str| session.file(name).display().to_string();
+    for name in ["d", "h", "h/e1", "h/e2"] {
+        fs::create_dir(path(name)).expect("a folder");
+    }
+    change_mode(&path("d"), 0o755);
+
+    let folder = text("d");
+    run(&["ls", &folder]).ends_with(0).prints("");
+    fs::create_dir(path("d/sub")).expect("a folder");
+    run(&["ls", &folder]).ends_with(0).prints("sub\n");
+    let stat = ["stat", "-c", "%a", &*folder];
+    run(&stat).ends_with(0).prints("755\n");
+    change_mode(&path("d"), 0o700);
+    run(&stat).ends_with(0).prints("700\n");
+    // Those of a folder on the way, too.
+    let file = write(&session, "d/file", b"content\n", 0o644);
+    let through = ["stat", "-c", "%a", &*folder, &*file];
+    run(&through).ends_with(0).prints("700\n644\n");
+    change_mode(&path("d"), 0o711);
+    run(&through).ends_with(0).prints("711\n644\n");
+
+    let a = write(&session, "h/a", b"linked\n", 0o644);
+    fs::hard_link(&a, path("h/b")).expect("a link");
+    run(&["cat", &a]).ends_with(0).prints("linked\n");
+    run(&["cat", &a, &text("h/b")])
+        .ends_with(0)
+        .prints("linked\nlinked\n");
+
+    for name in ["h/e1", "h/e2"] {
+        let name = text(name);
+        run(&["ls", "-d", &name])
+            .ends_with(0)
+            .prints(&format!("{name}\n"));
+    }
+
+    // A folder that comes along because it is asked for.
+    let script = format!("ls {folder}/sub");
+    let words = [
+        "run",
+        "--include",
+        &*folder,
+        &*busybox,
+        "sh",
+        "-c",
+        &*script,
+    ];
+    kiln(&session, &words).ends_with(0).prints("");
+    write(&session, "d/sub/new", b"", 0o644);
+    kiln(&session, &words).ends_with(0).prints("new\n");
+}
+
+#[test]
+fn an_image_that_is_torn_is_made_again() {
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let file = write(&session, "note.txt", b"content\n", 0o644);
+    let busybox = busybox.display().to_string();
+    let words = ["run", &busybox, "cat", &file];
+    kiln(&session, &words).ends_with(0).prints("content\n");
+    let images = kept(&session);
+    assert_eq!(images.len(), 1);
+    let len = images[0].metadata().expect("an image").len();
+    let records = || {
+        let entries = fs::read_dir(session.file("cache")).expect("a cache");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths
+            .filter(|path| path.extension().is_some_and(|ending| ending == "record"))
+            .collect::<Vec<_>>()
+    };
+    for (kept_bytes, whole, without_record) in [
+        (0, 0, false),
+        (0, len, false),
+        (len / 2, len / 2, false),
+        (0, 0, true),
+        (0, len, true),
+    ] {
+        let image = fs::File::options()
+            .write(true)
+            .open(&images[0])
+            .expect("an image");
+        image.set_len(kept_bytes).expect("our file");
+        image.set_len(whole).expect("our file");
+        if without_record {
+            for record in records() {
+                fs::remove_file(record).expect("our file");
+            }
+        }
+        kiln(&session, &words).ends_with(0).prints("content\n");
+        assert_eq!(kept(&session), images);
+        assert_eq!(images[0].metadata().expect("an image").len(), len);
+    }
+    for record in records() {
+        fs::write(record, "").expect("our file");
+    }
+    kiln(&session, &words).ends_with(0).prints("content\n");
+}
+
+#[test]
+fn an_image_larger_than_all_may_be_is_used_all_the_same() {
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let busybox = busybox.display().to_string();
+    let small = [("KILN_CACHE_SIZE", "64K")];
+    for word in ["one", "two"] {
+        kiln_with(&session, &small, &["run", &busybox, "echo", word])
+            .ends_with(0)
+            .prints(&format!("{word}\n"));
+    }
+    let images = kept(&session);
+    assert_eq!(images.len(), 1);
+    // Once it is old, the next one takes its place.
+    let image = fs::File::options().append(true).open(&images[0]);
+    let old = std::time::SystemTime::now() - Duration::from_hours(1);
+    image
+        .and_then(|image| image.set_modified(old))
+        .expect("our file");
+    let file = write(&session, "note.txt", b"content\n", 0o644);
+    kiln_with(&session, &small, &["run", &busybox, "cat", &file])
+        .ends_with(0)
+        .prints("content\n");
+    let left = kept(&session);
+    assert!(left.len() == 1 && left != images, "{left:?}");
+}
+
+#[test]
+fn holes_of_files_take_no_space_in_images() {
+    const HOLE: u64 = 3 << 30;
+    let Some(busybox) = installed("busybox").filter(|_| !elsewhere()) else {
+        return;
+    };
+    let session = Session::new();
+    let root = session.file("root");
+    fs::create_dir_all(root.join("bin")).expect("a folder");
+    fs::copy(busybox, root.join("bin/busybox")).expect("a copy");
+    fs::create_dir_all(root.join("var")).expect("a folder");
+    let log = fs::File::create(root.join("var/lastlog")).expect("a file");
+    log.set_len(HOLE).expect("a hole");
+    std::os::unix::fs::FileExt::write_all_at(&log, b"end\n", HOLE).expect("data");
+    let image = session.file("root.kiln");
+    let (folder, output) = (root.display().to_string(), image.display().to_string());
+    kiln(
+        &session,
+        &[
+            "build",
+            "-q",
+            "--rootfs",
+            &folder,
+            "-o",
+            &output,
+            "/bin/busybox",
+        ],
+    )
+    .ends_with(0);
+    let meta = image.metadata().expect("an image");
+    assert!(meta.len() > HOLE);
+    let taken = meta.blocks() * 512;
+    assert!(taken < 64 << 20, "{taken} bytes are taken");
+    kiln(
+        &session,
+        &["run", &output, "tail", "-c", "6", "/var/lastlog"],
+    )
+    .ends_with(0)
+    .prints("\0\0end\n");
 }

@@ -5,9 +5,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use kiln_image::{ComposeError, Config, Image};
+use kiln_image::image::Reason;
+use kiln_image::{ComposeError, Config, Image, ImageError};
 use kiln_monitor::size::Size;
-use kiln_rootfs::cache::{Cache, DEFAULT_LIMIT, Key, Record};
+use kiln_rootfs::cache::{Cache, DEBUG_FILE, DEFAULT_LIMIT, FILE_MODE, Key, Record, mark_used};
 use kiln_rootfs::{DEFAULT_PATH, Gathered, Request};
 
 use crate::exit::Failure;
@@ -125,17 +126,20 @@ fn id(file: &str, name: &str) -> Option<(u32, u32)> {
     Some((own, fields.next().and_then(Result::ok).unwrap_or(own)))
 }
 
-/// The image of a program: one that was made before if nothing has changed since.
+/// The image of a program, and how it is started: an image that was made before if nothing has changed since.
 ///
 /// # Errors
 /// Why the program cannot be packed.
-pub fn image(request: &Request, quiet: bool) -> Result<PathBuf, Failure> {
+pub fn image(request: &Request, quiet: bool) -> Result<(PathBuf, Config), Failure> {
     let instead = instead();
     let cache = Cache::new(cache_folder()?);
+    cache.close();
     let personality = personality_digest(instead.as_deref())?;
     let key = request_key(request, &personality);
-    if let Some(image) = cache.find(key) {
-        return Ok(image);
+    if let Some(image) = cache.find(key)
+        && let Some(config) = whole(&image)
+    {
+        return Ok((image, config));
     }
     let started = Instant::now();
     let gathered = gather(request, quiet)?;
@@ -143,15 +147,19 @@ pub fn image(request: &Request, quiet: bool) -> Result<PathBuf, Failure> {
     let content = Key::of(&(gathered.digest(), config.bytes(), &personality));
     let name = Path::new(&request.program).file_name().unwrap_or_default();
     let image = cache.image(&name.to_string_lossy(), content);
-    fs::create_dir_all(cache.folder()).map_err(|error| {
+    cache.make().map_err(|error| {
         Failure::new(format!(
             "cannot make the folder {} for images of programs: {error}; {CACHE_VARIABLE} names another",
             cache.folder().display()
         ))
     })?;
-    if !image.exists() {
-        compose(&image, &config, |file| gathered.tree.write(file))?;
-        cache.tidy(limit());
+    // Another request may have had the same result.
+    let made_before = mark_used(&image).is_ok() && whole(&image).is_some();
+    if !made_before {
+        compose(&image, &config, Readers::Owner, |file| {
+            gathered.tree.write(file)
+        })?;
+        cache.tidy(limit(), &image);
     }
     link_debug_file(cache.folder());
     let record = Record {
@@ -168,7 +176,25 @@ pub fn image(request: &Request, quiet: bool) -> Result<PathBuf, Failure> {
             Size::from_bytes(gathered.bytes).rounded(),
         );
     }
-    Ok(image)
+    Ok((image, config))
+}
+
+/// How the program in a kept image is started. An image that is none, because the machine stopped or somebody spoiled it, is
+/// removed: it is made again.
+fn whole(image: &Path) -> Option<Config> {
+    match Image::open(image).and_then(|image| image.config()) {
+        Ok(Some(config)) => return Some(config),
+        // It is not there, or another user's.
+        Err(ImageError {
+            reason: Reason::Io(_),
+            ..
+        }) => {}
+        Ok(None) | Err(_) => {
+            // Who cannot remove it cannot replace it either, and is told then.
+            let _ = fs::remove_file(image);
+        }
+    }
+    None
 }
 
 /// Gathers the files of a program and tells what the user should know.
@@ -205,6 +231,15 @@ pub fn config(gathered: &Gathered) -> Config {
     config
 }
 
+/// Who may read an image that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// As with any file that the user makes.
+    AsUmask,
+    /// Its owner alone: it holds files that others may not read, and lies where the user did not put it.
+    Owner,
+}
+
 /// Writes an image: the personality, the configuration, and the root file system that `write` writes.
 ///
 /// # Errors
@@ -212,11 +247,16 @@ pub fn config(gathered: &Gathered) -> Config {
 pub fn compose<R>(
     image: &Path,
     config: &Config,
+    readers: Readers,
     write: impl FnOnce(&mut fs::File) -> std::io::Result<R>,
 ) -> Result<R, Failure> {
     let personality = kiln_personality::image(instead().as_deref())
         .map_err(|error| Failure::new(format!("the Linux personality: {error}")))?;
-    kiln_image::compose(image, &personality, config, write)
+    let mode = match readers {
+        Readers::AsUmask => 0o666,
+        Readers::Owner => FILE_MODE,
+    };
+    kiln_image::compose(image, &personality, config, mode, write)
         .map_err(|error: ComposeError| Failure::new(error.to_string()))
 }
 
@@ -323,7 +363,7 @@ fn limit() -> u64 {
 /// Puts the personality's debug file where it is looked for: beside the images.
 fn link_debug_file(folder: &Path) {
     let target = Path::new(kiln_personality::DEBUG_FILE);
-    let link = folder.join("linux.debug");
+    let link = folder.join(DEBUG_FILE);
     if target.exists() && fs::read_link(&link).ok().as_deref() != Some(target) {
         let _ = fs::remove_file(&link);
         let _ = std::os::unix::fs::symlink(target, &link);

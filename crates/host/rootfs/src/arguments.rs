@@ -110,7 +110,6 @@ fn folder(path: &Path, to: &mut Collector, notes: &mut Vec<String>) {
         ));
         return;
     }
-    to.watch_folders(path);
     let _ = to.add_tree(path, Watch::File, MOST);
 }
 
@@ -129,7 +128,6 @@ fn script(path: &Path, to: &mut Collector) {
     }
     let programs = folder.ends_with("bin") || folder.ends_with("sbin");
     if !programs && is_somebodys(folder) && count(folder, MOST) < MOST {
-        to.watch_folders(folder);
         let _ = to.add_tree(folder, Watch::File, MOST);
     }
 }

@@ -4,24 +4,43 @@
 //! ([`Seen`]). If all of that is as it was, the image still holds, and a start costs reading the record and a call of
 //! `stat(2)` for each line. Images are named by what is in them, so that requests with the same result share one.
 //!
-//! The folder is bounded: images that were not used for longest go first ([`Cache::tidy`]).
+//! The folder is bounded: images that were not used for longest go first ([`Cache::tidy`]). It is its owner's alone, since
+//! images hold files that others may not read ([`Cache::close`]).
+//!
+//! A record that was torn when the machine stopped is told by its length, and one without its image does not count; that
+//! images are whole is for whoever writes them to see to (`kiln_image::compose`).
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::Seen;
+use crate::{Look, Seen};
 
 /// What all images together may take if the user does not say otherwise.
 pub const DEFAULT_LIMIT: u64 = 4 << 30;
 
 /// An image that is used is marked so this often at most.
-const TOUCH: Duration = Duration::from_hours(1);
+const TOUCH: Duration = Duration::from_mins(1);
 
-const FIRST_LINE: &str = "kiln program 1";
+/// An image that was used less than this ago stays: somebody may be about to open it.
+const GRACE: Duration = Duration::from_mins(5);
+
+const FIRST_LINE: &str = "kiln program 2";
+
+/// The name under which the debug file of all images is found here.
+pub const DEBUG_FILE: &str = "linux.debug";
+
+/// Permissions of the folder, and of what is in it.
+const FOLDER_MODE: u32 = 0o700;
+/// Permissions of images and records.
+pub const FILE_MODE: u32 = 0o600;
+/// All that others could do, and the bit that says that a folder is for everybody.
+const OTHERS: u32 = 0o077;
+const STICKY: u32 = 0o1000;
 
 /// A folder of images.
 #[derive(Clone, Debug)]
@@ -83,6 +102,49 @@ impl Cache {
         self.folder.join(format!("{name}-{key}.kiln"))
     }
 
+    /// Makes the folder, if it is not there, for its owner alone.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn make(&self) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(&self.folder)
+    }
+
+    /// Closes the folder to others if it is open to them, with what is in it. A folder that holds other things than these, or
+    /// is everybody's, stays as it is, and only images and records in it are closed. What is another user's stays open.
+    pub fn close(&self) {
+        let open = fs::metadata(&self.folder).is_ok_and(|meta| meta.mode() & OTHERS != 0);
+        if open && self.close_files() && !is_everybodys(&self.folder) {
+            let _ = close(&self.folder, FOLDER_MODE);
+        }
+    }
+
+    /// Closes images and records to others. False if there is something else.
+    fn close_files(&self) -> bool {
+        let mut alone = true;
+        for (entry, name) in self.entries() {
+            match (kind(&name), entry.metadata()) {
+                (Kind::Other, _) => alone = false,
+                (_, Ok(meta)) if meta.is_file() && meta.mode() & OTHERS != 0 => {
+                    let _ = close(&entry.path(), FILE_MODE);
+                }
+                _ => {}
+            }
+        }
+        alone
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (fs::DirEntry, String)> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten();
+        entries.filter_map(Result::ok).map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (entry, name)
+        })
+    }
+
     fn record(&self, key: Key) -> PathBuf {
         self.folder.join(format!("{key}.record"))
     }
@@ -92,21 +154,10 @@ impl Cache {
         let path = self.record(request);
         let bytes = fs::read(&path).ok()?;
         let record = parse(&bytes)?;
-        if !record
-            .seen
-            .iter()
-            .all(|seen| Seen::now(&seen.path).stamp == seen.stamp)
-        {
+        if !record.seen.iter().all(Seen::holds) {
             return None;
         }
-        let used = fs::metadata(&record.image).ok()?.modified().ok()?;
-        if used.elapsed().unwrap_or(TOUCH) >= TOUCH {
-            // Only to know which one to remove some day.
-            let _ = File::options()
-                .append(true)
-                .open(&record.image)
-                .and_then(|file| file.set_modified(SystemTime::now()));
-        }
+        mark_used(&record.image).ok()?;
         Some(record.image)
     }
 
@@ -117,45 +168,54 @@ impl Cache {
     pub fn remember(&self, request: Key, record: &Record) -> io::Result<()> {
         let path = self.record(request);
         let temporary = path.with_extension(format!("{}", std::process::id()));
-        fs::write(&temporary, print(record))?;
-        fs::rename(&temporary, &path)
+        // What a process of the same number left there may be open to others.
+        let _ = fs::remove_file(&temporary);
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(&print(record)))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .inspect_err(|_| {
+                // The first error is the one to report.
+                let _ = fs::remove_file(&temporary);
+            })
     }
 
     /// Removes the images that were not used for longest until all together take at most `limit` bytes, records without an
-    /// image, and what was left by builds that were interrupted.
-    pub fn tidy(&self, limit: u64) {
-        let Ok(entries) = fs::read_dir(&self.folder) else {
-            return;
-        };
+    /// image, and what was left by builds that were interrupted. The image `made` stays, and so do those that were used in
+    /// the last minutes, whatever they take.
+    pub fn tidy(&self, limit: u64, made: &Path) {
         let mut images = Vec::new();
         let mut records = Vec::new();
-        for entry in entries.filter_map(Result::ok) {
+        for (entry, name) in self.entries() {
             let path = entry.path();
             let Ok(meta) = entry.metadata() else { continue };
-            let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            match path.extension().and_then(std::ffi::OsStr::to_str) {
-                Some("kiln") => images.push((modified, meta.len(), path)),
-                Some("record") => records.push((modified, path)),
-                _ if modified
-                    .elapsed()
-                    .is_ok_and(|age| age > Duration::from_hours(24))
-                    && meta.is_file() =>
-                {
+            let age = age(meta.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+            match kind(&name) {
+                Kind::Image => images.push((age, taken(&meta), path)),
+                Kind::Record => records.push(path),
+                Kind::Temporary if age > Duration::from_hours(24) && meta.is_file() => {
                     let _ = fs::remove_file(path);
                 }
-                _ => {}
+                Kind::Temporary | Kind::Link | Kind::Other => {}
             }
         }
-        images.sort_unstable_by(|a, b| b.cmp(a));
+        images.sort_unstable();
         let mut total = 0u64;
-        for (_, len, path) in images {
-            total = total.saturating_add(len);
-            if total > limit {
+        for (age, len, path) in images {
+            let with_it = total.saturating_add(len);
+            // It may have been marked meanwhile.
+            let idle = || used_ago(&path).is_ok_and(|age| age >= GRACE);
+            if with_it > limit && path != made && age >= GRACE && idle() {
                 // Whoever runs it keeps it.
                 let _ = fs::remove_file(path);
+            } else {
+                total = with_it;
             }
         }
-        for (_, path) in records {
+        for path in records {
             let image = fs::read(&path)
                 .ok()
                 .and_then(|bytes| Some(parse(&bytes)?.image));
@@ -166,37 +226,124 @@ impl Cache {
     }
 }
 
-/// The record as it lies in a file: a line that says what it is, the image, then for each thing that was looked at its
-/// stamp and path, each ended by a NUL byte.
-fn print(record: &Record) -> Vec<u8> {
-    let mut out = FIRST_LINE.as_bytes().to_vec();
-    out.push(0);
-    out.extend(record.image.as_os_str().as_bytes());
-    out.push(0);
-    for seen in &record.seen {
-        let [a, b, c, d] = seen.stamp;
-        out.extend(format!("{a:x} {b:x} {c:x} {d:x} ").bytes());
-        out.extend(seen.path.as_os_str().as_bytes());
-        out.push(0);
+/// What a file in the folder is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// `NAME-KEY.kiln`
+    Image,
+    /// `KEY.record`
+    Record,
+    /// `.NAME-KEY.kiln.PID` or `KEY.PID`, on the way to one of these.
+    Temporary,
+    /// The debug file of all images, which is not kept here.
+    Link,
+    /// Not the cache's.
+    Other,
+}
+
+fn kind(name: &str) -> Kind {
+    let is_key = |text: &str| text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_image = |stem: &str| stem.rsplit_once('-').is_some_and(|(_, key)| is_key(key));
+    if name == DEBUG_FILE {
+        return Kind::Link;
     }
+    let Some((stem, ending)) = name.rsplit_once('.') else {
+        return Kind::Other;
+    };
+    let is_number = !ending.is_empty() && ending.bytes().all(|b| b.is_ascii_digit());
+    match ending {
+        "kiln" if is_image(stem) => Kind::Image,
+        "record" if is_key(stem) => Kind::Record,
+        _ if is_number && is_key(stem) => Kind::Temporary,
+        _ if is_number && stem.starts_with('.') => match stem.strip_suffix(".kiln") {
+            Some(stem) if is_image(stem) => Kind::Temporary,
+            _ => Kind::Other,
+        },
+        _ => Kind::Other,
+    }
+}
+
+/// How long ago it was. A clock that was set back makes nothing young.
+fn age(time: SystemTime) -> Duration {
+    time.elapsed().unwrap_or_else(|error| error.duration())
+}
+
+/// What a file takes of the disk: less than its length if it has holes.
+fn taken(meta: &fs::Metadata) -> u64 {
+    meta.len().min(meta.blocks().saturating_mul(512))
+}
+
+fn is_everybodys(folder: &Path) -> bool {
+    fs::metadata(folder).is_ok_and(|meta| meta.mode() & STICKY != 0)
+}
+
+fn close(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// How long ago an image was used.
+fn used_ago(image: &Path) -> io::Result<Duration> {
+    fs::metadata(image)?.modified().map(age)
+}
+
+/// Marks an image as used now, to know which one to remove some day.
+///
+/// # Errors
+/// If it is not there.
+pub fn mark_used(image: &Path) -> io::Result<()> {
+    if used_ago(image)? >= TOUCH {
+        // Another user's image can be used, too.
+        let _ = File::options()
+            .append(true)
+            .open(image)
+            .and_then(|file| file.set_modified(SystemTime::now()));
+    }
+    Ok(())
+}
+
+/// The record as it lies in a file: a line that says what it is and how many bytes follow, the image, then for each thing
+/// that was looked at what counted of it, its stamp and path, each ended by a NUL byte.
+fn print(record: &Record) -> Vec<u8> {
+    let mut rest = record.image.as_os_str().as_bytes().to_vec();
+    rest.push(0);
+    for seen in &record.seen {
+        let look = match seen.look {
+            Look::All => 'a',
+            Look::Way => 'w',
+        };
+        let [a, b, c, d] = seen.stamp;
+        rest.extend(format!("{look} {a:x} {b:x} {c:x} {d:x} ").bytes());
+        rest.extend(seen.path.as_os_str().as_bytes());
+        rest.push(0);
+    }
+    let mut out = format!("{FIRST_LINE} {:x}\0", rest.len()).into_bytes();
+    out.extend(rest);
     out
 }
 
 fn parse(bytes: &[u8]) -> Option<Record> {
-    let mut lines = bytes.strip_suffix(&[0])?.split(|&b| b == 0);
-    if lines.next()? != FIRST_LINE.as_bytes() {
+    let start = bytes.iter().position(|&b| b == 0)?;
+    let (first, rest) = (&bytes[..start], &bytes[start + 1..]);
+    if first != format!("{FIRST_LINE} {:x}", rest.len()).as_bytes() {
         return None;
     }
+    let mut lines = rest.strip_suffix(&[0])?.split(|&b| b == 0);
     let image = path_of(lines.next()?);
     let mut seen = Vec::new();
     for line in lines {
-        let mut words = line.splitn(5, |&b| b == b' ');
+        let mut words = line.splitn(6, |&b| b == b' ');
+        let look = match words.next()? {
+            b"a" => Look::All,
+            b"w" => Look::Way,
+            _ => return None,
+        };
         let mut stamp = [0; 4];
         for word in &mut stamp {
             *word = u64::from_str_radix(std::str::from_utf8(words.next()?).ok()?, 16).ok()?;
         }
         seen.push(Seen {
             path: path_of(words.next()?),
+            look,
             stamp,
         });
     }
@@ -257,23 +404,152 @@ mod tests {
         let image = |n: u64| cache.image("x", Key::of(&n));
         for n in 0..5 {
             fs::write(image(n), vec![0; 1000]).unwrap();
-            let time = SystemTime::now() - Duration::from_secs(100 - n);
-            File::options()
-                .append(true)
-                .open(image(n))
-                .unwrap()
-                .set_modified(time)
-                .unwrap();
+            mark_ago(&image(n), GRACE + Duration::from_secs(100 - n));
             let record = Record {
                 image: image(n),
                 seen: Vec::new(),
             };
             cache.remember(Key::of(&("request", n)), &record).unwrap();
         }
-        cache.tidy(3_500);
+        cache.tidy(3_500, Path::new("/none"));
         let left: Vec<bool> = (0..5).map(|n| image(n).exists()).collect();
         assert_eq!(left, [false, false, true, true, true]);
         assert!(!cache.record(Key::of(&("request", 0u64))).exists());
         assert!(cache.find(Key::of(&("request", 4u64))).is_some());
+    }
+
+    fn mark_ago(image: &Path, ago: Duration) {
+        let file = File::options().append(true).open(image).unwrap();
+        file.set_modified(SystemTime::now() - ago).unwrap();
+    }
+
+    #[test]
+    fn what_was_made_or_used_just_now_stays_however_large_it_is() {
+        let scratch = Scratch::new("large");
+        let cache = Cache::new(&scratch.0);
+        let image = |name: &str| cache.image(name, Key::of(&name));
+        for (name, len, minutes) in [
+            ("made", 5000, 60),
+            ("used", 5000, 1),
+            ("large", 5000, 10),
+            ("small", 100, 20),
+            ("ahead", 5000, 0),
+        ] {
+            fs::write(image(name), vec![0; len]).unwrap();
+            mark_ago(&image(name), Duration::from_mins(minutes));
+        }
+        // The clock was wrong then.
+        let file = File::options().append(true).open(image("ahead")).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_hours(1000))
+            .unwrap();
+        let left = |limit| {
+            cache.tidy(limit, &image("made"));
+            ["made", "used", "large", "small", "ahead"].map(|name| image(name).exists())
+        };
+        // One that is too large does not take others with it.
+        assert_eq!(left(5_200), [true, true, false, true, false]);
+        assert_eq!(left(1), [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn holes_are_not_counted() {
+        let scratch = Scratch::new("sparse");
+        let cache = Cache::new(&scratch.0);
+        let image = cache.image("x", Key::of(&1));
+        File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        mark_ago(&image, GRACE * 2);
+        cache.tidy(1 << 20, Path::new("/none"));
+        assert!(image.exists());
+    }
+
+    #[test]
+    fn files_of_others_are_neither_removed_nor_closed() {
+        let scratch = Scratch::new("others");
+        let cache = Cache::new(&scratch.0);
+        let key = Key::of(&1);
+        let old = Duration::from_hours(1000);
+        let files = [
+            ("notes.txt".to_owned(), Kind::Other),
+            ("mine.kiln".to_owned(), Kind::Other),
+            (".profile.1".to_owned(), Kind::Other),
+            (format!("x-{key}.kiln"), Kind::Image),
+            (format!("{key}.record"), Kind::Record),
+            (format!("{key}.17"), Kind::Temporary),
+            (format!(".x-{key}.kiln.17"), Kind::Temporary),
+        ];
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        for (name, expected) in &files {
+            assert_eq!(kind(name), *expected, "{name}");
+            let path = scratch.0.join(name);
+            fs::write(&path, "content").unwrap();
+            close(&path, 0o644).unwrap();
+            mark_ago(&path, old);
+        }
+        close(&scratch.0, 0o755).unwrap();
+        cache.close();
+        assert_eq!(mode(&scratch.0), 0o755);
+        for (name, kind) in &files {
+            let closed = mode(&scratch.0.join(name)) == 0o600;
+            assert_eq!(closed, *kind != Kind::Other, "{name}");
+        }
+        cache.tidy(0, Path::new("/none"));
+        for (name, kind) in &files {
+            let left = scratch.0.join(name).exists();
+            assert_eq!(left, *kind == Kind::Other, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_folder_is_its_owners_alone() {
+        let scratch = Scratch::new("alone");
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let cache = Cache::new(scratch.0.join("a/b"));
+        cache.make().unwrap();
+        assert_eq!(mode(&scratch.0.join("a")), 0o700);
+        assert_eq!(mode(cache.folder()), 0o700);
+        let record = Record {
+            image: cache.image("x", Key::of(&1)),
+            seen: Vec::new(),
+        };
+        cache.remember(Key::of(&2), &record).unwrap();
+        let path = cache.record(Key::of(&2));
+        assert_eq!(mode(&path), 0o600);
+        // As it was made in former times.
+        fs::write(&record.image, "image").unwrap();
+        for (path, mode) in [
+            (&*record.image, 0o644),
+            (&*path, 0o644),
+            (cache.folder(), 0o755),
+        ] {
+            close(path, mode).unwrap();
+        }
+        cache.close();
+        assert_eq!(
+            [&*record.image, &*path, cache.folder()].map(mode),
+            [0o600, 0o600, 0o700]
+        );
+    }
+
+    #[test]
+    fn a_torn_record_does_not_count() {
+        let scratch = Scratch::new("torn");
+        let record = Record {
+            image: scratch.0.join("image"),
+            seen: vec![
+                Seen::now(Path::new("/etc")),
+                Seen::now(Path::new("/etc/passwd")),
+            ],
+        };
+        let bytes = print(&record);
+        assert_eq!(parse(&bytes), Some(record));
+        for len in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..len]), None, "{len} bytes of it");
+            let mut zeroes = bytes[..len].to_vec();
+            zeroes.resize(bytes.len(), 0);
+            if zeroes != bytes {
+                assert_eq!(parse(&zeroes), None, "zeroes from {len} on");
+            }
+        }
+        assert_eq!(parse(&[]), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Whatever leads to a file is taken too: folders with their permissions, and symbolic links on the way as links, with what
 //! they lead to. So a path means the same in the guest as on the host.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -23,35 +23,70 @@ const MAX_LINKS: usize = 40;
 pub struct Seen {
     /// Where.
     pub path: PathBuf,
-    /// Inode, size, and times of modification and change in nanoseconds; zeroes for what is not there.
+    /// What was looked at.
+    pub look: Look,
+    /// What was found, see [`Look`]; zeroes for what is not there.
     pub stamp: [u64; 4],
+}
+
+/// What of a file counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Look {
+    /// All: inode, size, and times of modification and change in nanoseconds.
+    All,
+    /// Type and permissions, owner and group, and nothing: what folders on the way hold besides does not matter, nor when
+    /// they changed.
+    Way,
+}
+
+impl Look {
+    /// What is at `path` now; links are not followed.
+    fn at(self, path: &Path) -> [u64; 4] {
+        fs::symlink_metadata(path).map_or([0; 4], |meta| self.of(&meta))
+    }
+
+    fn of(self, meta: &Metadata) -> [u64; 4] {
+        let nanos = |seconds: i64, nanos: i64| {
+            (seconds.cast_unsigned())
+                .wrapping_mul(1_000_000_000)
+                .wrapping_add(nanos.cast_unsigned())
+        };
+        // A folder's size says nothing that its times do not, and differs between file systems.
+        let size = if meta.is_dir() { 0 } else { meta.size() };
+        match self {
+            Self::All => [
+                meta.ino(),
+                size,
+                nanos(meta.mtime(), meta.mtime_nsec()),
+                nanos(meta.ctime(), meta.ctime_nsec()),
+            ],
+            Self::Way => [meta.mode().into(), meta.uid().into(), meta.gid().into(), 0],
+        }
+    }
 }
 
 impl Seen {
     /// What is at `path` now; links are not followed.
     pub fn now(path: &Path) -> Self {
-        let stamp = fs::symlink_metadata(path).map_or([0; 4], |meta| stamp_of(&meta));
         Self {
             path: path.to_owned(),
-            stamp,
+            look: Look::All,
+            stamp: Look::All.at(path),
         }
     }
-}
 
-pub(crate) fn stamp_of(meta: &Metadata) -> [u64; 4] {
-    let nanos = |seconds: i64, nanos: i64| {
-        (seconds.cast_unsigned())
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(nanos.cast_unsigned())
-    };
-    // A folder's size says nothing that its times do not, and differs between file systems.
-    let size = if meta.is_dir() { 0 } else { meta.size() };
-    [
-        meta.ino(),
-        size,
-        nanos(meta.mtime(), meta.mtime_nsec()),
-        nanos(meta.ctime(), meta.ctime_nsec()),
-    ]
+    /// Whether it is still so.
+    pub fn holds(&self) -> bool {
+        self.look.at(&self.path) == self.stamp
+    }
+
+    fn of(path: &Path, look: Look, meta: &Metadata) -> Self {
+        Self {
+            path: path.to_owned(),
+            look,
+            stamp: look.of(meta),
+        }
+    }
 }
 
 /// How a file that is taken is watched for changes afterwards.
@@ -67,8 +102,8 @@ pub(crate) enum Watch {
 pub(crate) struct Collector {
     pub tree: Tree,
     excluded: Excluded,
-    /// What was taken already, by path.
-    taken: HashSet<PathBuf>,
+    /// What was taken already, by path, and whether it is watched by itself.
+    taken: HashMap<PathBuf, bool>,
     /// The first name of files that have several.
     names: HashMap<(u64, u64), PathBuf>,
     /// What has to be looked at to know whether anything changed.
@@ -79,10 +114,8 @@ pub(crate) struct Collector {
     pub objects: Vec<PathBuf>,
     /// Bytes of all regular files.
     pub bytes: u64,
-    /// What everything depends on: the content of the files, not only their names.
+    /// What the content of files depends on, and the times of folders that are taken whole; the tree tells the rest.
     pub identity: Vec<Seen>,
-    /// Files that the host does not have.
-    pub made: Vec<(String, Vec<u8>)>,
     /// What `add_tree` was last called with: how its first folder is known.
     most: usize,
 }
@@ -92,14 +125,13 @@ impl Collector {
         Self {
             tree: Tree::default(),
             excluded,
-            taken: HashSet::new(),
+            taken: HashMap::new(),
             names: HashMap::new(),
             seen: Vec::new(),
             unreadable: Vec::new(),
             objects: Vec::new(),
             bytes: 0,
             identity: Vec::new(),
-            made: Vec::new(),
             most: 0,
         }
     }
@@ -135,22 +167,24 @@ impl Collector {
         if !fs::symlink_metadata(&real)?.is_dir() {
             return Ok(true);
         }
+        let seen = Seen::now(&real);
+        self.identity.push(seen.clone());
+        // A package's modules are added at the top, and whole folders of them would be many to look at.
+        if watch == Watch::File || *left == self.most {
+            self.seen.push(seen);
+        }
         let Ok(entries) = fs::read_dir(&real) else {
             self.unreadable.push(real);
             return Ok(true);
         };
         let mut names: Vec<_> = entries.filter_map(Result::ok).collect();
-        if watch == Watch::Package && *left == self.most {
-            // Modules are added at the top, and whole folders of them would be many to look at.
-            self.seen.push(Seen::now(&real));
-        }
         names.sort_unstable_by_key(fs::DirEntry::file_name);
         for entry in names {
             let path = real.join(entry.file_name());
             let useless = watch == Watch::Package && (is_for_building(&path) || says_again(&path));
             let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            // A folder may be there because of one of its files only.
-            let taken = !folder && self.taken.contains(&path);
+            // A folder may be there because of one of its files only, and a package's file not be watched.
+            let taken = !folder && watch == Watch::Package && self.taken.contains_key(&path);
             if useless || self.excluded.matches(&path) || taken {
                 continue;
             }
@@ -172,10 +206,9 @@ impl Collector {
 
     /// Puts a file that the host does not have.
     pub fn write(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<(), Error> {
-        let content = content.into();
-        self.made.push((path.to_owned(), content.clone()));
+        let source = Source::Bytes(content.into());
         self.tree
-            .file(path.as_bytes(), Meta::new(0o644), Source::Bytes(content))
+            .file(path.as_bytes(), Meta::new(0o644), source)
             .map_err(|error| Error::Misplaced(error.to_string()))
     }
 
@@ -189,20 +222,6 @@ impl Collector {
     /// True if the user does not want it.
     pub fn excludes(&self, path: &Path) -> bool {
         self.excluded.matches(path)
-    }
-
-    /// Watches the folders in `path` and itself: a file that is added there later counts.
-    pub fn watch_folders(&mut self, path: &Path) {
-        self.seen.push(Seen::now(path));
-        for entry in fs::read_dir(path)
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok)
-        {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.watch_folders(&entry.path());
-            }
-        }
     }
 
     fn walk(&mut self, path: &Path, watch: Watch, links: usize) -> io::Result<PathBuf> {
@@ -239,7 +258,15 @@ impl Collector {
         } else {
             None
         };
-        if !self.taken.insert(path.to_owned()) {
+        let watched = is_watched(path, watch);
+        let before = self.taken.get(path).copied();
+        if watched && before != Some(true) {
+            let look = if meta.is_dir() { Look::Way } else { Look::All };
+            self.seen.push(Seen::of(path, look, &meta));
+        }
+        let watched = watched || before == Some(true);
+        self.taken.insert(path.to_owned(), watched);
+        if before.is_some() {
             return Ok(link);
         }
         let own = meta_of(&meta);
@@ -249,49 +276,31 @@ impl Collector {
         } else if meta.is_dir() {
             self.tree.directory(name, own)
         } else if meta.is_file() {
-            return self.regular(path, &meta, own, watch).map(|()| None);
+            return self.regular(path, &meta, own).map(|()| None);
         } else {
             let (kind, numbers) = kind_of(&meta);
             self.tree.special(name, own, kind, numbers)
         };
         put.map_err(io::Error::other)?;
-        let seen = Seen {
-            path: path.to_owned(),
-            stamp: stamp_of(&meta),
-        };
-        // What folders on the way hold besides does not matter, nor when they changed.
-        if !meta.is_dir() && is_watched(path, watch) {
-            self.seen.push(seen.clone());
-        }
-        if !meta.is_dir() {
-            self.identity.push(seen);
-        }
         Ok(link)
     }
 
-    fn regular(&mut self, path: &Path, meta: &Metadata, own: Meta, watch: Watch) -> io::Result<()> {
+    fn regular(&mut self, path: &Path, meta: &Metadata, own: Meta) -> io::Result<()> {
         let name = path.as_os_str().as_bytes();
-        let key = (meta.dev(), meta.ino());
+        if rustix::fs::access(path, rustix::fs::Access::READ_OK).is_err() {
+            self.taken.remove(path);
+            self.unreadable.push(path.to_owned());
+            return Ok(());
+        }
         if meta.nlink() > 1 {
+            let key = (meta.dev(), meta.ino());
             if let Some(first) = self.names.get(&key) {
                 let first = first.as_os_str().as_bytes();
                 return self.tree.hard_link(name, first).map_err(io::Error::other);
             }
             self.names.insert(key, path.to_owned());
         }
-        if rustix::fs::access(path, rustix::fs::Access::READ_OK).is_err() {
-            self.taken.remove(path);
-            self.unreadable.push(path.to_owned());
-            return Ok(());
-        }
-        let seen = Seen {
-            path: path.to_owned(),
-            stamp: stamp_of(meta),
-        };
-        if is_watched(path, watch) {
-            self.seen.push(seen.clone());
-        }
-        self.identity.push(seen);
+        self.identity.push(Seen::of(path, Look::All, meta));
         self.bytes += meta.len();
         self.objects.push(path.to_owned());
         let source = Source::File(path.to_owned(), meta.len());
@@ -351,4 +360,159 @@ fn says_again(path: &Path) -> bool {
 
 const fn libc_eloop() -> i32 {
     rustix::io::Errno::LOOP.raw_os_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::cache::Key;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("kiln-collect-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn collect(take: impl FnOnce(&mut Collector)) -> Collector {
+        let mut to = Collector::new(Excluded::new(&[]));
+        take(&mut to);
+        to
+    }
+
+    fn digest(to: &Collector) -> Key {
+        Key::of(&(&to.tree, &to.identity))
+    }
+
+    fn files(paths: &[&Path]) -> Collector {
+        collect(|to| {
+            for path in paths {
+                to.add(path, Watch::File).unwrap();
+            }
+        })
+    }
+
+    fn folder(path: &Path) -> Collector {
+        collect(|to| assert!(to.add_tree(path, Watch::File, 1000).unwrap()))
+    }
+
+    fn change_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn holds(to: &Collector) -> bool {
+        to.seen.iter().all(Seen::holds)
+    }
+
+    #[test]
+    fn the_digest_depends_on_all_that_is_there() {
+        let scratch = Scratch::new("digest");
+        let top = scratch.path("d");
+        fs::create_dir(&top).unwrap();
+        fs::write(top.join("file"), "content").unwrap();
+        symlink("file", top.join("link")).unwrap();
+        let mut known = vec![digest(&folder(&top))];
+        assert_eq!(digest(&folder(&top)), known[0], "the same twice");
+        let mut changed = |what| {
+            let new = digest(&folder(&top));
+            assert!(!known.contains(&new), "{what}");
+            known.push(new);
+        };
+        fs::create_dir(top.join("sub")).unwrap();
+        changed("an empty folder");
+        change_mode(&top.join("sub"), 0o700);
+        changed("its permissions");
+        change_mode(&top, 0o711);
+        changed("those of the folder itself");
+        fs::hard_link(top.join("file"), top.join("other")).unwrap();
+        changed("another name");
+        fs::rename(top.join("other"), top.join("third")).unwrap();
+        changed("yet another");
+        fs::remove_file(top.join("link")).unwrap();
+        symlink("third", top.join("link")).unwrap();
+        changed("a link's target");
+        fs::remove_file(top.join("link")).unwrap();
+        fs::create_dir(top.join("link")).unwrap();
+        changed("what kind it is");
+    }
+
+    #[test]
+    fn names_without_content_count() {
+        let scratch = Scratch::new("names");
+        let (a, b) = (scratch.path("a"), scratch.path("b"));
+        fs::write(&a, "content").unwrap();
+        fs::hard_link(&a, &b).unwrap();
+        assert_ne!(digest(&files(&[&a])), digest(&files(&[&a, &b])));
+        let (one, two) = (scratch.path("one"), scratch.path("two"));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&two).unwrap();
+        assert_ne!(digest(&files(&[&one])), digest(&files(&[&two])));
+    }
+
+    #[test]
+    fn what_others_do_in_folders_on_the_way_does_not_count() {
+        let scratch = Scratch::new("way");
+        let file = scratch.path("folder/file");
+        fs::create_dir(scratch.path("folder")).unwrap();
+        fs::write(&file, "content").unwrap();
+        let before = files(&[&file]);
+        fs::write(scratch.path("folder/other"), "content").unwrap();
+        assert!(holds(&before));
+        assert_eq!(digest(&files(&[&file])), digest(&before));
+        change_mode(&scratch.path("folder"), 0o700);
+        assert!(!holds(&before), "its permissions do");
+        assert_ne!(digest(&files(&[&file])), digest(&before));
+    }
+
+    #[test]
+    fn folders_that_are_taken_whole_are_watched() {
+        let scratch = Scratch::new("whole");
+        fs::create_dir_all(scratch.path("d/deep")).unwrap();
+        fs::write(scratch.path("d/deep/file"), "content").unwrap();
+        let before = folder(&scratch.path("d"));
+        assert!(holds(&before));
+        fs::write(scratch.path("d/deep/new"), "content").unwrap();
+        assert!(!holds(&before));
+    }
+
+    #[test]
+    fn a_packages_file_is_watched_once_it_is_named() {
+        let scratch = Scratch::new("named");
+        let file = scratch.path("file");
+        for whole in [false, true] {
+            fs::write(&file, "content").unwrap();
+            let to = collect(|to| {
+                to.add(&file, Watch::Package).unwrap();
+                if whole {
+                    to.add_tree(&scratch.0, Watch::File, 1000).unwrap();
+                } else {
+                    to.add(&file, Watch::File).unwrap();
+                }
+            });
+            assert!(holds(&to));
+            assert_eq!(
+                to.identity.iter().filter(|seen| seen.path == file).count(),
+                1
+            );
+            fs::write(&file, "other content").unwrap();
+            assert!(!holds(&to), "whole: {whole}");
+        }
+    }
 }

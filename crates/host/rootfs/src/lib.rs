@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_fs::erofs::Tree;
 
-pub use collect::Seen;
+pub use collect::{Look, Seen};
 pub use error::Error;
 pub use folder::{Folder, folder};
 
@@ -104,20 +104,19 @@ pub struct Gathered {
     pub cwd: Option<String>,
     /// What to look at to know whether gathering again would give the same.
     pub seen: Vec<Seen>,
-    /// All files, with what tells one content from another.
+    /// The files that have a content, with what tells one content from another, and folders that were taken whole.
     pub identity: Vec<Seen>,
     /// Bytes of all files.
     pub bytes: u64,
     /// What the user should know, a line each.
     pub notes: Vec<String>,
-    /// Files that the host does not have.
-    made: Vec<(String, Vec<u8>)>,
 }
 
 impl Gathered {
-    /// A digest of all that the root file system holds.
+    /// A digest of all that the root file system holds: every path with its kind, permissions and owner, other names of
+    /// files, targets of links, and what tells one content from another. No content is read.
     pub fn digest(&self) -> cache::Key {
-        cache::Key::of(&(&self.identity, &self.made))
+        cache::Key::of(&(&self.tree, &self.identity))
     }
 }
 
@@ -194,6 +193,5 @@ pub fn gather(request: &Request) -> Result<Gathered, Error> {
         identity: to.identity,
         bytes: to.bytes,
         notes,
-        made: to.made,
     })
 }

@@ -202,7 +202,9 @@ fn finish(
             config.syscalls = used.calls;
         }
     }
-    program::compose(image, &config, |file| tree.write(file))?;
+    program::compose(image, &config, program::Readers::AsUmask, |file| {
+        tree.write(file)
+    })?;
     if !arguments.quiet {
         let mut bytes = 0;
         tree.files(|_, len| bytes += len);

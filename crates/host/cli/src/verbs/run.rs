@@ -137,8 +137,8 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
         }
         Target::Program(word) => {
             let request = arguments.program.request(word, &spec.args, &spec.env)?;
-            spec.image = program::image(&request, arguments.quiet)?;
-            let config = program::config_of(&spec.image)?.unwrap_or_default();
+            let (image, config) = program::image(&request, arguments.quiet)?;
+            spec.image = image;
             for_program(arguments, &config, &mut spec)?;
         }
     }

@@ -433,12 +433,14 @@ fn composed(name: &str) -> Vec<u8> {
     let path = std::env::temp_dir().join(format!("kiln-{name}-{}.kiln", std::process::id()));
     let mut config = crate::Config::new(["/bin/sh"]);
     config.args = vec!["-c".into(), "true".into()];
-    crate::compose(&path, &sample.bytes(), &config, |file| {
+    crate::compose(&path, &sample.bytes(), &config, 0o600, |file| {
         std::io::Write::write_all(file, &[7; 8192])
     })
     .unwrap();
     let image = Image::open(&path).unwrap();
     assert_eq!(image.config().unwrap(), Some(config));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
     let bytes = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     bytes
@@ -458,6 +460,7 @@ fn a_root_file_system_is_appended() {
             "/nowhere/x".as_ref(),
             &plain,
             &crate::Config::new(["/x"]),
+            0o600,
             |_| Ok(())
         )
         .unwrap_err()

@@ -62,7 +62,9 @@ pub fn run(tree: &Tree, config: &Config, image: &Path, ports: &[String]) -> Resu
     let name = image.file_name().unwrap_or_default().to_string_lossy();
     let whole =
         Temporary(image.with_file_name(format!(".{name}.{}.trace.kiln", std::process::id())));
-    program::compose(&whole.0, config, |file| tree.write(file))?;
+    program::compose(&whole.0, config, program::Readers::Owner, |file| {
+        tree.write(file)
+    })?;
     eprintln!("kiln: running the program; use what it is to be used for, then end it");
     // The program's end by Ctrl-C is not this command's.
     let signals = signals::block()?;
