@@ -65,8 +65,16 @@ impl Interest {
         })
     }
 
+    /// Errors and ends are told whether they are asked for or not.
+    fn with_ends(self) -> Self {
+        Self {
+            events: self.events | (Events::ERR | Events::HUP).bits(),
+            ..self
+        }
+    }
+
     fn wanted(self) -> Events {
-        Events::from_bits_truncate(self.events) | Events::ERR | Events::HUP
+        Events::from_bits_truncate(self.events)
     }
 
     /// After a one-shot event only options are left.
@@ -95,11 +103,16 @@ impl Item {
 
 impl Observer for Item {
     fn notify(&self, events: Events) {
-        if self.listed.get() || !self.wants(events) {
+        if !self.wants(events) {
             return;
         }
         if let (Some(epoll), Some(me)) = (self.epoll.upgrade(), self.me.upgrade()) {
-            epoll.list(me);
+            if self.listed.get() {
+                // An instance above that watches for edges is told of each.
+                epoll.ring();
+            } else {
+                epoll.list(me);
+            }
         }
     }
 
@@ -155,6 +168,10 @@ impl Epoll {
         item.listed.set(true);
         // The list is never borrowed while somebody is told of something.
         self.ready.borrow_mut().push_back(item);
+        self.ring();
+    }
+
+    fn ring(&self) {
         if !self.queue.is_empty() {
             self.queue.wake(Events::READABLE);
         }
@@ -193,7 +210,7 @@ impl Epoll {
             me: me.clone(),
             epoll: self.me.clone(),
             open: Rc::downgrade(open),
-            interest: Cell::new(interest),
+            interest: Cell::new(interest.with_ends()),
             listed: Cell::new(false),
             exclusive,
         });
@@ -258,7 +275,7 @@ impl Epoll {
         if item.exclusive || interest.events & EXCLUSIVE != 0 {
             return Err(Errno::EINVAL);
         }
-        item.interest.set(interest);
+        item.interest.set(interest.with_ends());
         self.look(&item, open);
         Ok(())
     }

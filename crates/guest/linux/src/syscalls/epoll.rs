@@ -223,6 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn the_end_is_told_to_who_asks_for_nothing_but_not_of_a_spent_oneshot() {
+        let machine = Machine::new();
+        let (_reader, writer, fd) = machine.pipe();
+        machine.control(ADD, fd, 0).expect("added");
+        machine.write(&writer);
+        assert_eq!(machine.wait(10), []);
+        machine.control(MODIFY, fd, IN | ONESHOT).expect("changed");
+        assert_eq!(machine.wait(10), [(1, IN)]);
+        drop(writer);
+        assert_eq!(machine.wait(10), []);
+        machine.control(MODIFY, fd, 0).expect("changed");
+        assert_eq!(machine.wait(10), [(1, Events::HUP.bits())]);
+    }
+
+    #[test]
     fn ready_ones_take_turns_when_few_are_asked_for() {
         let machine = Machine::new();
         let pipes = [machine.pipe(), machine.pipe(), machine.pipe()];
@@ -273,6 +288,28 @@ mod tests {
         assert_eq!(outside.wait(10), []);
         machine.write(&writer);
         assert_eq!(outside.wait(10), [(0, IN)]);
+    }
+
+    #[test]
+    fn an_instance_that_watches_another_for_edges_is_told_of_each() {
+        let machine = Machine::new();
+        let outer = sys_epoll_create(&machine.thread, Args([1, 0, 0, 0, 0, 0])).expect("fd");
+        let (reader, writer, fd) = machine.pipe();
+        machine.control(ADD, fd, IN).expect("added");
+        let outside = Machine {
+            thread: machine.thread.clone(),
+            epoll: outer,
+        };
+        outside
+            .control(ADD, machine.epoll, IN | EDGE)
+            .expect("added");
+        for round in 0..3 {
+            machine.write(&writer);
+            assert_eq!(outside.wait(10), [(0, IN)], "round {round}");
+            assert_eq!(outside.wait(10), []);
+            assert_eq!(machine.wait(10), [(2, IN)]);
+            machine.read(&reader, 2);
+        }
     }
 
     #[test]
