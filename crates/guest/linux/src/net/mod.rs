@@ -461,9 +461,9 @@ impl File for Socket {
     }
 }
 
-/// What a program gets that writes to where nobody reads, unless it says otherwise.
+/// What a program gets that writes to where nobody reads, unless it says otherwise: of records only the error tells.
 pub fn raise_pipe(socket: &Socket, thread: &Rc<Thread>) {
-    if matches!(socket.kind, SOCK_STREAM | SOCK_SEQPACKET) {
+    if socket.kind == SOCK_STREAM {
         crate::signal::pipe(thread);
     }
 }

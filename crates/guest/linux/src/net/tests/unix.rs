@@ -413,3 +413,45 @@ fn sockets_sent_over_themselves_do_not_pile_up() {
     program.close(a);
     program.close(b);
 }
+
+#[test]
+fn only_streams_without_a_reader_raise_a_signal() {
+    use crate::signal::{bit, number, set_blocked, waiting_for};
+    for (kind, raised) in [(STREAM, bit(number::PIPE)), (SEQPACKET, 0)] {
+        let program = Program::new();
+        set_blocked(&program.thread, bit(number::PIPE));
+        let (a, b) = pair(&program, kind);
+        program.close(b);
+        assert_eq!(program.send(a, b"x", 0), Err(Errno::EPIPE));
+        assert_eq!(waiting_for(&program.thread), raised, "kind {kind}");
+    }
+}
+
+#[test]
+fn a_writer_learns_of_a_reset_by_a_broken_pipe_and_a_reader_afterwards() {
+    let program = Program::new();
+    let (a, b) = pair(&program, STREAM);
+    program.send(a, b"unread", 0).unwrap();
+    program.close(b);
+    assert_eq!(program.send(a, b"x", 0x4000), Err(Errno::EPIPE));
+    assert_eq!(program.receive(a, 10, 0), Err(Errno::ECONNRESET));
+    assert_eq!(program.receive(a, 10, 0).unwrap(), b"");
+}
+
+#[test]
+fn each_type_of_socket_has_abstract_names_of_its_own() {
+    let program = Program::new();
+    let name = named(b"both");
+    let bind = |kind| {
+        let fd = program.socket(1, kind);
+        program.with_address(BIND, fd, &name).map(|_| fd)
+    };
+    let all = [STREAM, DGRAM, SEQPACKET].map(|kind| bind(kind).unwrap());
+    assert_eq!(bind(DGRAM), Err(Errno::EADDRINUSE));
+    let client = program.socket(1, DGRAM);
+    assert_eq!(program.send_to(client, b"x", &name), Ok(1));
+    program.close(all[1]);
+    let to_stream = program.send_to(client, b"x", &name);
+    assert_eq!(to_stream, Err(Errno::ECONNREFUSED));
+    assert!(bind(DGRAM).is_ok());
+}

@@ -234,7 +234,10 @@ impl Endpoint {
         if !self.connected.get() {
             return Err(Errno::ENOTCONN);
         }
-        if let Some(error) = self.error.take() {
+        // Linux keeps a stream's error for its reader: whoever writes finds the pipe broken first.
+        if self.kind != SOCK_STREAM
+            && let Some(error) = self.error.take()
+        {
             return Err(error);
         }
         if self.write_shut.get() {

@@ -118,10 +118,7 @@ impl Unix {
             return Err(Errno::EISCONN);
         }
         self.name_if_asked(socket)?;
-        let listener = name::find(thread, address)?;
-        if listener.kind != endpoint.kind {
-            return Err(Errno::EPROTOTYPE);
-        }
+        let listener = name::find(thread, address, endpoint.kind)?;
         endpoint.connect_to(&listener, Ucred::of(thread))?;
         Ok(Connect::Done)
     }
@@ -137,10 +134,7 @@ impl Unix {
             return Ok(Connect::Done);
         }
         self.name_if_asked(socket)?;
-        let target = name::find(thread, address)?;
-        if target.kind != SOCK_DGRAM {
-            return Err(Errno::EPROTOTYPE);
-        }
+        let target = name::find(thread, address, SOCK_DGRAM)?;
         if !target.takes_from(&self.endpoint) {
             return Err(Errno::EPERM);
         }
@@ -197,10 +191,7 @@ impl Unix {
         let endpoint = &self.endpoint;
         let target = match &message.to {
             Some(to) if !self.is_connected_kind() => {
-                let target = name::find(thread, to)?;
-                if target.kind != SOCK_DGRAM {
-                    return Err(Errno::EPROTOTYPE);
-                }
+                let target = name::find(thread, to, SOCK_DGRAM)?;
                 if endpoint.is_write_shut() {
                     return Err(Errno::EPIPE);
                 }

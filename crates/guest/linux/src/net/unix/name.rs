@@ -20,10 +20,13 @@ const PATH_LEN: usize = 108;
 /// How many names are tried when one is chosen.
 const CHOICES: u32 = 1 << 20;
 
-/// Abstract names.
+/// A type of socket and a name.
+type Key = (u32, Vec<u8>);
+
+/// Abstract names. Each type of socket has its own.
 #[derive(Debug, Default)]
 pub struct Names {
-    by_name: RefCell<BTreeMap<Vec<u8>, Weak<Endpoint>>>,
+    by_name: RefCell<BTreeMap<Key, Weak<Endpoint>>>,
     next: Cell<u32>,
 }
 
@@ -58,12 +61,13 @@ impl Name {
         if let Self::Abstract(address) = self {
             let kernel = crate::kernel();
             let mut names = kernel.network.unix.by_name.borrow_mut();
-            let key = address.bytes().get(PATH_AT..).unwrap_or_default();
+            let name = address.bytes().get(PATH_AT..).unwrap_or_default();
+            let key = (of.kind, name.to_vec());
             if names
-                .get(key)
+                .get(&key)
                 .is_some_and(|known| core::ptr::eq(known.as_ptr(), Rc::as_ptr(of)))
             {
-                names.remove(key);
+                names.remove(&key);
             }
         }
     }
@@ -100,17 +104,17 @@ fn parse(address: &Address) -> Result<Parsed<'_>> {
     })
 }
 
-/// Finds who has an address.
+/// Finds who has an address: among sockets of a type if it is an abstract one.
 ///
 /// # Errors
-/// `ECONNREFUSED`, `EINVAL`, `EACCES`, those of walking a path.
-pub fn find(thread: &Rc<Thread>, address: &Address) -> Result<Rc<Endpoint>> {
+/// `ECONNREFUSED`, `EPROTOTYPE` for a path that leads to another type, `EINVAL`, `EACCES`, those of walking a path.
+pub fn find(thread: &Rc<Thread>, address: &Address, kind: u32) -> Result<Rc<Endpoint>> {
     let found = match parse(address)? {
         Parsed::Unnamed => return Err(Errno::EINVAL),
         Parsed::Abstract(name) => {
             let kernel = crate::kernel();
             let names = kernel.network.unix.by_name.borrow();
-            names.get(name).and_then(Weak::upgrade)
+            names.get(&(kind, name.to_vec())).and_then(Weak::upgrade)
         }
         Parsed::Path(path) => {
             let place = fs::resolve(thread, AT_FDCWD, path, Walk::FOLLOW)?;
@@ -125,6 +129,9 @@ pub fn find(thread: &Rc<Thread>, address: &Address) -> Result<Rc<Endpoint>> {
     let found = found.ok_or(Errno::ECONNREFUSED)?;
     if found.is_closed() {
         return Err(Errno::ECONNREFUSED);
+    }
+    if found.kind != kind {
+        return Err(Errno::EPROTOTYPE);
     }
     Ok(found)
 }
@@ -182,13 +189,14 @@ pub fn bind(thread: &Rc<Thread>, endpoint: &Rc<Endpoint>, address: &Address) -> 
 fn enter(endpoint: &Rc<Endpoint>, name: &[u8]) -> Result {
     let kernel = crate::kernel();
     let mut names = kernel.network.unix.by_name.borrow_mut();
+    let key = (endpoint.kind, name.to_vec());
     if names
-        .get(name)
+        .get(&key)
         .is_some_and(|known| known.strong_count() > 0)
     {
         return Err(Errno::EADDRINUSE);
     }
-    names.insert(name.to_vec(), Rc::downgrade(endpoint));
+    names.insert(key, Rc::downgrade(endpoint));
     Ok(())
 }
 
