@@ -66,12 +66,21 @@ impl Area {
             self.0.set(at as usize);
             // `mxcsr` is loaded whatever the header says, and an x87 control word of 0 would unmask exceptions.
             // SAFETY: inside of the area.
-            unsafe {
-                at.cast::<u16>().write(0x37f);
-                at.add(MXCSR).cast::<u32>().write(super::entry::MXCSR);
-            }
+            unsafe { write_control_words(at) };
         }
         self.0.get() as *mut u8
+    }
+}
+
+/// What the control words are at first.
+///
+/// # Safety
+/// `area` is one of a thread.
+unsafe fn write_control_words(area: *mut u8) {
+    // SAFETY: inside of the area.
+    unsafe {
+        area.cast::<u16>().write(0x37f);
+        area.add(MXCSR).cast::<u32>().write(super::entry::MXCSR);
     }
 }
 
@@ -276,4 +285,25 @@ pub(crate) fn set_state(thread: &Thread, from: &[u8]) -> Result {
             .copy_from_nonoverlapping(area.add(MXCSR), 4);
     }
     Ok(())
+}
+
+/// Gives a thread that is in a call the state that programs start with.
+pub(crate) fn clear_state(thread: &Thread) {
+    let Some(frame) = frame(&thread.arch) else {
+        return;
+    };
+    let area = thread.arch.fpu.get();
+    forget(thread);
+    // SAFETY: all inside of the area or the frame. Components that the header does not name are loaded as they are at first, whatever the
+    // area has of them.
+    unsafe {
+        area.write_bytes(0, XMM);
+        write_control_words(area);
+        area.add(LEGACY).cast::<u64>().write(0);
+        frame.write_bytes(0, XMM_LEN);
+        frame
+            .add(FRAME_MXCSR as usize)
+            .cast::<u32>()
+            .write(super::entry::MXCSR);
+    }
 }

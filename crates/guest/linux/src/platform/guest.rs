@@ -451,6 +451,10 @@ pub(super) fn set_fpu_state(thread: &Thread, from: &[u8]) -> Result {
     fpu::set_state(thread, from)
 }
 
+pub(super) fn clear_fpu_state(thread: &Thread) {
+    fpu::clear_state(thread);
+}
+
 pub(super) fn turn() {
     let began = super::moment(0);
     // SAFETY: no operations.

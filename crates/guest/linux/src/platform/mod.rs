@@ -320,6 +320,11 @@ pub fn set_fpu_state(thread: &crate::process::Thread, from: &[u8]) -> Result {
     ground::set_fpu_state(thread, from)
 }
 
+/// Gives the thread the FPU state that programs start with.
+pub fn clear_fpu_state(thread: &crate::process::Thread) {
+    ground::clear_fpu_state(thread);
+}
+
 /// Where a call is made again that would come back to `back`: the `syscall` instruction before it.
 pub fn call_site(back: u64) -> u64 {
     back.wrapping_sub(2)

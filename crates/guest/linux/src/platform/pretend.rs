@@ -92,6 +92,9 @@ const MEMORY: u64 = 64 << 20;
 /// What answers for a folder of the host: request in, reply out.
 pub type Answer = Box<dyn FnMut(&[u8], &mut [u8]) -> usize>;
 
+/// Bytes of an FPU state: the legacy part and the header.
+const FPU_LEN: usize = 576;
+
 /// The imitation's state, one for each thread of the test program.
 #[derive(Default)]
 struct Pretended {
@@ -116,6 +119,8 @@ struct Pretended {
     breaths: Cell<u32>,
     /// What others do while a thread is busy with a long call, one at a time.
     while_busy: RefCell<VecDeque<Script>>,
+    /// The FPU state that was set last.
+    fpu: RefCell<Vec<u8>>,
 }
 
 std::thread_local! {
@@ -141,6 +146,7 @@ pub fn reset() {
         p.now.set(1_000_000_000);
         p.sleeps.set(0);
         p.taken.set(0);
+        p.fpu.borrow_mut().clear();
     });
 }
 
@@ -496,13 +502,26 @@ pub(super) fn prepare(_thread: &Rc<Thread>) -> Result {
 }
 
 pub(super) fn fpu_state(_thread: &Thread, to: &mut [u8]) -> usize {
-    let len = to.len().min(576);
+    let len = to.len().min(FPU_LEN);
     to[..len].fill(0);
+    with(|p| {
+        let known = p.fpu.borrow();
+        let len = len.min(known.len());
+        to[..len].copy_from_slice(&known[..len]);
+    });
     len
 }
 
-pub(super) fn set_fpu_state(_thread: &Thread, _from: &[u8]) -> Result {
+pub(super) fn set_fpu_state(_thread: &Thread, from: &[u8]) -> Result {
+    with(|p| *p.fpu.borrow_mut() = from.to_vec());
     Ok(())
+}
+
+pub(super) fn clear_fpu_state(_thread: &Thread) {
+    let mut state = [0; FPU_LEN].to_vec();
+    state[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
+    state[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+    with(|p| *p.fpu.borrow_mut() = state);
 }
 
 pub(super) fn turn() {}

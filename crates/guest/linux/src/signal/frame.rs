@@ -152,6 +152,8 @@ pub(super) fn push(thread: &Rc<Thread>, info: &Info, action: &Action, mask: Set)
         info: *info,
     };
     UserAddr(at).write(frame)?;
+    // The handler's x87 and vector code expects what a program starts with, whatever the program was doing.
+    platform::clear_fpu_state(thread);
     if alternate.auto_disarm {
         thread.signals.alternate.set(AlternateStack::default());
     }

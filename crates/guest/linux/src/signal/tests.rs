@@ -513,3 +513,30 @@ fn a_ruined_frame_is_a_fault() {
     let pending = thread.signals.pending.set();
     assert_eq!(pending, bit(number::SEGV));
 }
+
+#[test]
+fn a_handler_begins_with_the_first_state_of_the_fpu_and_the_program_gets_its_own_back() {
+    let thread = first();
+    handle(&thread, number::USR1, 0, 0);
+    // The eighth word is `mxcsr`, what follows at 32 is the first x87 register.
+    let mut programs = [0; 576];
+    programs[..2].copy_from_slice(&0x27fu16.to_le_bytes());
+    programs[24..28].copy_from_slice(&0x7f80u32.to_le_bytes());
+    programs[32] = 0x55;
+    assert_eq!(crate::platform::set_fpu_state(&thread, &programs), Ok(()));
+    let state = || {
+        let mut state = [0; 576];
+        crate::platform::fpu_state(&thread, &mut state);
+        let mxcsr = u32::from_le_bytes([state[24], state[25], state[26], state[27]]);
+        (u16::from_le_bytes([state[0], state[1]]), mxcsr, state[32])
+    };
+    assert_eq!(call(&thread, KILL, [1, number::USR1.into()]), 0);
+    let at = go_back(&thread);
+    assert_eq!(state(), (0x37f, 0x1f80, 0));
+    thread.registers.set(Registers {
+        rsp: at.rsp + 8,
+        ..at
+    });
+    assert_eq!(call(&thread, RT_SIGRETURN, []), 0);
+    assert_eq!(state(), (0x27f, 0x7f80, 0x55));
+}
