@@ -399,16 +399,14 @@ impl Protocol for Udp {
     }
 
     fn shutdown(&self, socket: &Socket, how: Shutdown) -> Result {
-        if self.peer.get().is_none() {
-            return Err(Errno::ENOTCONN);
-        }
         self.shut_read.set(self.shut_read.get() || how.read);
         self.shut_write.set(self.shut_write.get() || how.write);
         socket
             .bell
             .queue
             .wake(Events::READABLE | Events::WRITABLE | Events::RDHUP);
-        Ok(())
+        // Without a peer it is an error, and those who wait are woken nevertheless.
+        self.peer.get().map(drop).ok_or(Errno::ENOTCONN)
     }
 
     fn poll(&self, _socket: &Socket) -> Events {

@@ -113,3 +113,22 @@ fn ports_may_be_taken_again_if_all_agree() {
         program.with_address(BIND, fd, &any).unwrap();
     }
 }
+
+#[test]
+fn shutdown_without_a_peer_fails_and_ends_what_waits() {
+    let program = Program::new();
+    let fd = program.socket(2, DGRAM);
+    program.with_address(BIND, fd, &address4(LOCAL, 0)).unwrap();
+    let open = program.thread.process.files.get(fd as i32).unwrap();
+    pretend::while_asleep(move || {
+        let socket = open.downcast::<crate::net::Socket>().unwrap();
+        let how = crate::net::Shutdown {
+            read: true,
+            write: false,
+        };
+        let result = socket.protocol.shutdown(socket, how);
+        assert_eq!(result, Err(Errno::ENOTCONN));
+    });
+    assert_eq!(program.receive(fd, 10, 0), Ok(Vec::new()));
+    assert!(program.ready(fd).contains(Events::READABLE));
+}
