@@ -5,7 +5,8 @@ use core::cell::{Cell, RefCell};
 
 use super::{Info, Set, bit, number};
 
-/// A set of pending signals. Standard signals are there once or not at all; real-time signals queue up, each with what it carries.
+/// A set of pending signals. Standard signals are there once or not at all, but for one of each timer; real-time signals queue up, each with
+/// what it carries.
 #[derive(Debug, Default)]
 pub struct Pending {
     set: Cell<Set>,
@@ -27,7 +28,11 @@ impl Pending {
     pub fn add(&self, info: Info) -> bool {
         let number = info.signal();
         let there = self.set.get() & bit(number) != 0;
-        if there && number < number::FIRST_REAL_TIME {
+        let merges = match info.code {
+            super::info::SI_TIMER => self.has_timer(info.pid()),
+            _ => number < number::FIRST_REAL_TIME,
+        };
+        if there && merges {
             return false;
         }
         self.add_bare(number);
@@ -53,8 +58,8 @@ impl Pending {
         let at = queue.iter().position(|info| info.signal() == number);
         let info = at.and_then(|at| queue.remove(at));
         let more = at.is_some_and(|at| {
-            let rest = queue.iter().skip(at);
-            number >= number::FIRST_REAL_TIME && rest.clone().any(|i| i.signal() == number)
+            let mut rest = queue.iter().skip(at);
+            rest.any(|info| info.signal() == number)
         });
         if !more {
             self.set.set(self.set.get() & !bit(number));

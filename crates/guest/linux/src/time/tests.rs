@@ -230,6 +230,36 @@ fn a_timer_sends_its_signal_with_its_value() {
 }
 
 #[test]
+fn the_signals_of_two_timers_and_of_kill_are_three() {
+    let thread = blocking();
+    let usr1 = u64::from(number::USR1);
+    let timers = [7, 8].map(|value| create(&thread, [value, usr1, 0, 0, 0, 0, 0, 0]));
+    let info = Info::user(number::USR1, info::SI_USER, 1, 0);
+    assert!(signal::send_to_process(&thread.process, info).is_ok());
+    for id in timers {
+        assert_eq!(MEMORY.write([0u64, 0, 0, 1_000]), Ok(()));
+        assert_eq!(call(&thread, TIMER_SETTIME, [id, 0, MEMORY.0, 0]), 0);
+    }
+    pass(1_000);
+    // Whoever sends it now sends none: it waits already.
+    assert!(signal::send_to_process(&thread.process, info).is_ok());
+    let wanted = bit(number::USR1);
+    let taken = [7, 8].map(|value| {
+        let first = signal::take(&thread, wanted).expect("there");
+        if first.code == info::SI_USER {
+            assert_eq!(value, 7);
+            return signal::take(&thread, wanted).expect("a timer's");
+        }
+        first
+    });
+    for ((taken, value), id) in taken.into_iter().zip([7, 8]).zip(timers) {
+        assert_eq!(taken, Info::timer(number::USR1, id as u32, 0, value));
+    }
+    assert_eq!(signal::waiting_for(&thread), 0);
+    assert!(signal::take(&thread, wanted).is_none());
+}
+
+#[test]
 fn a_timer_may_tell_one_thread_or_nobody() {
     let thread = blocking();
     let other = kernel().processes.add_thread(2, thread.process.clone());
