@@ -44,7 +44,13 @@ pub fn wait(thread: &Rc<Thread>, all: &mut [Asked], deadline: Deadline) -> Resul
     if deadline == Some(0) {
         // Who sleeps makes the machine look when nobody else can run; who asks again and again does not.
         super::look_outside();
-        return Ok(ask(all));
+        let count = ask(all);
+        // The call may have a mask of its own that lets in what has waited.
+        return if count == 0 && thread.has_signal_to_handle() {
+            Err(Errno::ERESTARTNOHAND)
+        } else {
+            Ok(count)
+        };
     }
     let opens: Vec<_> = all.iter().filter_map(|asked| asked.open.clone()).collect();
     let queues: Vec<&WaitQueue> = opens.iter().filter_map(|open| open.file.queue()).collect();

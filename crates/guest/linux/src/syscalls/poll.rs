@@ -280,6 +280,42 @@ mod tests {
     }
 
     #[test]
+    fn a_look_with_another_mask_ends_with_the_signal_that_it_lets_in() {
+        use crate::signal::{self, Info, bit, number};
+        const USR1: u32 = number::USR1;
+        let thread = testing::thread();
+        let writer = pipe(&thread);
+        thread.process.signals.actions.set(
+            USR1,
+            signal::Action {
+                handler: 0x40_1000,
+                ..signal::Action::default()
+            },
+        );
+        signal::set_blocked(&thread, bit(USR1));
+        let info = Info::user(USR1, signal::info::SI_USER, 1, 0);
+        signal::send_to_process(&thread.process, info).expect("sent");
+        let page = UserAddr(PAGE_AT);
+        page.add(64).write([0_u64, 0, 0]).expect("memory");
+        page.add(96).write([PAGE_AT + 80, 8]).expect("memory");
+        page.write([pollfd(0, Events::IN), 1]).expect("memory");
+        let (now, mask, both) = (PAGE_AT + 64, PAGE_AT + 80, PAGE_AT + 96);
+        let ppoll = || sys_ppoll(&thread, Args([PAGE_AT, 1, now, mask, 8, 0]));
+        let pselect = || sys_pselect6(&thread, Args([1, PAGE_AT + 8, 0, 0, now, both]));
+        for call in [&ppoll as &dyn Fn() -> Result<u64>, &pselect] {
+            assert_eq!(call(), Err(Errno::ERESTARTNOHAND));
+            // Until the handler runs the mask is the call's.
+            assert_eq!(thread.signals.blocked.get(), 0);
+            thread.signals.saved.take();
+            signal::set_blocked(&thread, bit(USR1));
+        }
+        // What is ready comes first.
+        write(&thread, &writer);
+        assert_eq!(ppoll(), Ok(1));
+        assert_eq!(thread.signals.blocked.get(), bit(USR1));
+    }
+
+    #[test]
     fn poll_waits_for_its_timeout() {
         let thread = testing::thread();
         let _writer = pipe(&thread);
