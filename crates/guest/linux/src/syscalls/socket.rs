@@ -11,7 +11,7 @@ use crate::fs::{OpenFile, OpenFlags};
 use crate::io::{IoVec, MAX_TRANSFER, Sink, Source};
 use crate::net::options::SOL_SOCKET;
 use crate::net::{
-    self, AF_UNSPEC, Address, Connect, Incoming, MessageFlags, Outgoing, SOCK_STREAM, Shutdown,
+    self, AF_UNIX, AF_UNSPEC, Address, Connect, Incoming, MessageFlags, Outgoing, SOCK_STREAM, Shutdown,
     Socket,
 };
 use crate::process::Thread;
@@ -380,9 +380,8 @@ pub(super) fn receive(
     };
     // How much must have come before the call returns.
     let room = message.data.remaining();
-    let target = if socket.kind != SOCK_STREAM
-        || flags.intersects(MessageFlags::PEEK | MessageFlags::TRUNC)
-    {
+    let peeks = flags.contains(MessageFlags::PEEK);
+    let target = if socket.kind != SOCK_STREAM || (peeks && socket.family == AF_UNIX) {
         0
     } else if flags.contains(MessageFlags::WAITALL) {
         room
@@ -391,6 +390,21 @@ pub(super) fn receive(
     };
     let mut total = 0;
     let mut patience = Patience::default();
+    if peeks && waits && target > 1 {
+        // What is looked at stays where it is, so that all of it has to be there at once.
+        let ended = Events::RDHUP | Events::HUP | Events::ERR;
+        while socket.protocol.readable(socket)? < target
+            && !socket.protocol.poll(socket).intersects(ended)
+        {
+            match wait(thread, socket, &mut patience, Events::READABLE, deadline) {
+                Ok(()) => {}
+                // What is there by then is better than the error.
+                Err(_) if socket.protocol.readable(socket)? > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let target = if peeks { 0 } else { target };
     loop {
         let mut result = socket.protocol.receive(socket, thread, message);
         if let Ok(count) = result {

@@ -400,6 +400,10 @@ impl Protocol for Tcp {
         match read {
             Ok(Some(0)) if let Some(error) = fault => Err(error),
             Ok(Some(count)) => {
+                if discards {
+                    // What is dropped takes up room as if it had been given.
+                    message.data.hold_back(most - count);
+                }
                 if count > 0 && !peeks && stream.is_local() {
                     has_sent(true);
                 }

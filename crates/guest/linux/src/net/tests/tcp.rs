@@ -255,3 +255,36 @@ fn options_are_told_as_they_were_set() {
     let info = program.get(client, 6, 11, 256).unwrap();
     assert_eq!((info.len(), info[0]), (232, 1));
 }
+
+const PEEK: u64 = 0x2;
+const TRUNC: u64 = 0x20;
+const WAITALL: u64 = 0x100;
+
+#[test]
+fn looking_at_all_and_dropping_all_wait_for_all() {
+    for (flags, left) in [(PEEK | WAITALL, &b"hello!"[..]), (TRUNC | WAITALL, b"!")] {
+        let program = Program::new();
+        let (client, server) = pair(&program);
+        let open = program.thread.process.files.get(server as i32).unwrap();
+        let thread = program.thread.clone();
+        program.set(server, 6, 1, 1).unwrap();
+        program.send(server, b"he", 0).unwrap();
+        pretend::while_asleep(move || {
+            let mut from = crate::io::Source::kernel(b"llo!");
+            open.file.write(&thread, &open, &mut from).unwrap();
+        });
+        assert_eq!(program.call(RECVFROM, &[client, DATA, 5, flags]), Ok(5));
+        let rest = program.receive(client, 10, 0x40).unwrap_or_default();
+        assert_eq!(rest, left);
+    }
+}
+
+#[test]
+fn looking_at_all_ends_with_the_connection() {
+    let program = Program::new();
+    let (client, server) = pair(&program);
+    program.send(server, b"he", 0).unwrap();
+    program.close(server);
+    let seen = program.receive(client, 5, PEEK | WAITALL);
+    assert_eq!(seen.unwrap(), b"he");
+}
