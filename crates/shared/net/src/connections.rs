@@ -448,7 +448,8 @@ impl Core {
             return;
         };
         connection.recount(&mut self.connections.held);
-        let is_held = matches!(connection.phase, Phase::Open);
+        // One that a listener has is told of to whoever accepts it, with what had arrived.
+        let is_held = matches!(connection.phase, Phase::Open | Phase::Queued { .. });
         let state = connection.tcb.state();
         if !connection.stage.fits(state) {
             connection.end_stage(&mut self.connections.established, &mut self.stats);

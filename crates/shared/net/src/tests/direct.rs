@@ -107,6 +107,41 @@ fn a_watch_stays_and_is_told_of_each_change() {
 }
 
 #[test]
+fn a_connection_that_was_reset_before_it_was_accepted_is_accepted_with_what_it_had_sent() {
+    let stack = stack();
+    let binding = Binding::new(&stack, local(0), BindOptions::default()).unwrap();
+    binding.listen(2, Rc::new(Seen::default())).unwrap();
+    let connect = || {
+        let client = Stream::connect(&stack, None, binding.local(), Rc::new(Seen::default()));
+        let client = client.unwrap();
+        poll(&stack);
+        assert_eq!(write(&client, b"hello"), Ok(Some(5)));
+        poll(&stack);
+        client.abort();
+        drop(client);
+        poll(&stack);
+    };
+    connect();
+    assert_eq!(binding.waiting(), 1);
+    let (server, _) = binding.accept().unwrap();
+    assert_eq!(read(&server, 10), Ok(Some(b"hello".to_vec())));
+    assert_eq!(read(&server, 10), Err(Error::ConnectionReset));
+    drop(server);
+    poll(&stack);
+    assert_eq!(stack.stats().connections, 0);
+    // There are never more of them than the backlog has room for, and they go with their listener.
+    connect();
+    connect();
+    let refused = Stream::connect(&stack, None, binding.local(), Rc::new(Seen::default())).unwrap();
+    poll(&stack);
+    assert_eq!(refused.outcome(), Ok(None));
+    assert_eq!(binding.waiting(), 2);
+    drop((binding, refused));
+    poll(&stack);
+    assert_eq!(stack.stats().connections, 0);
+}
+
+#[test]
 fn a_writer_without_room_is_told_when_it_is_worth_while() {
     let stack = stack();
     let [(client, seen), (server, _)] = pair(&stack);
