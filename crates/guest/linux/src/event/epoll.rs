@@ -463,7 +463,7 @@ impl File for Epoll {
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        Ok(super::anonymous_metadata(Kind::default(), 1))
+        Ok(super::anonymous_metadata(Kind::Anonymous, 1))
     }
 
     fn describe(&self) -> Vec<u8> {

@@ -96,7 +96,7 @@ impl File for EventFd {
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        Ok(super::anonymous_metadata(Kind::default(), 1))
+        Ok(super::anonymous_metadata(Kind::Anonymous, 1))
     }
 
     fn describe(&self) -> Vec<u8> {

@@ -15,6 +15,8 @@ use crate::{Errno, Result};
 #[repr(u32)]
 #[allow(missing_docs, reason = "the names are those of inode(7)")]
 pub enum Kind {
+    /// Event descriptors have no type at all.
+    Anonymous = 0,
     Fifo = 0o010_000,
     Character = 0o020_000,
     Directory = 0o040_000,

@@ -161,7 +161,7 @@ fn file_of(thread: &Rc<Thread>, dentry: &Rc<Dentry>, flags: OpenFlags) -> Result
     match dentry.kind {
         Kind::Regular | Kind::Directory => Ok(content(dentry)),
         Kind::Link => Err(Errno::ELOOP),
-        Kind::Socket => Err(Errno::ENXIO),
+        Kind::Socket | Kind::Anonymous => Err(Errno::ENXIO),
         Kind::Fifo => {
             let open = crate::kernel().vfs.open_fifo.get().ok_or(Errno::ENXIO)?;
             open(thread, &dentry.inode, flags)

@@ -365,6 +365,17 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_is_a_file_without_a_type() {
+        const FSTAT: u64 = 5;
+        let machine = Machine::new();
+        let stat = Args([machine.epoll, EVENTS_AT, 0, 0, 0, 0]);
+        assert_eq!(crate::syscalls::perform(&machine.thread, FSTAT, stat), 0);
+        // Behind device, inode and links.
+        let mode: u32 = UserAddr(EVENTS_AT).add(24).read().expect("memory");
+        assert_eq!(mode, 0o600);
+    }
+
+    #[test]
     fn bad_arguments_are_refused() {
         let machine = Machine::new();
         let call = |args| sys_epoll_wait(&machine.thread, Args(args));

@@ -455,7 +455,7 @@ impl File for Uring {
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        Ok(super::anonymous_metadata(Kind::default(), 1))
+        Ok(super::anonymous_metadata(Kind::Anonymous, 1))
     }
 
     fn map(&self, _shared: bool) -> Result<Mapped> {

@@ -255,7 +255,7 @@ impl Node {
                 minor: 0,
                 gid,
             }),
-            Kind::Regular | Kind::Character | Kind::Block => Err(Errno::EPERM),
+            Kind::Anonymous | Kind::Regular | Kind::Character | Kind::Block => Err(Errno::EPERM),
         }
     }
 }
