@@ -11,8 +11,8 @@ use crate::fs::{OpenFile, OpenFlags};
 use crate::io::{IoVec, MAX_TRANSFER, Sink, Source};
 use crate::net::options::SOL_SOCKET;
 use crate::net::{
-    self, AF_UNIX, AF_UNSPEC, Address, Connect, Incoming, MessageFlags, Outgoing, SOCK_STREAM, Shutdown,
-    Socket,
+    self, AF_UNIX, AF_UNSPEC, Address, Connect, Incoming, MessageFlags, Outgoing, SOCK_STREAM,
+    Shutdown, Socket,
 };
 use crate::process::Thread;
 use crate::user::UserAddr;
@@ -257,7 +257,8 @@ pub(super) fn connect_to(
         }
         first = false;
         match wait(thread, socket, &mut patience, Events::WRITABLE, deadline) {
-            Err(Errno::EAGAIN) => return Err(Errno::EINPROGRESS),
+            // A local connection is there or not.
+            Err(Errno::EAGAIN) if socket.family != AF_UNIX => return Err(Errno::EINPROGRESS),
             other => other?,
         }
     }

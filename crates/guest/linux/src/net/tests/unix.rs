@@ -455,3 +455,35 @@ fn each_type_of_socket_has_abstract_names_of_its_own() {
     assert_eq!(to_stream, Err(Errno::ECONNREFUSED));
     assert!(bind(DGRAM).is_ok());
 }
+
+#[test]
+fn a_listener_that_is_shut_down_has_ended() {
+    let program = Program::new();
+    let listener = program.socket(1, STREAM);
+    program.with_address(BIND, listener, &named(b"x")).unwrap();
+    program.call(LISTEN, &[listener, 1]).unwrap();
+    assert_eq!(program.ready(listener), Events::empty());
+    program.call(SHUTDOWN, &[listener, 0]).unwrap();
+    let read = Events::READABLE | Events::RDHUP;
+    assert_eq!(program.ready(listener), read);
+    program.call(SHUTDOWN, &[listener, 1]).unwrap();
+    assert_eq!(program.ready(listener), read | Events::HUP);
+}
+
+#[test]
+fn connecting_to_a_busy_listener_ends_with_the_timeout() {
+    let program = Program::new();
+    let listener = program.socket(1, STREAM);
+    let name = named(b"busy");
+    program.with_address(BIND, listener, &name).unwrap();
+    program.call(LISTEN, &[listener, 0]).unwrap();
+    let [first, second] = [0, 1].map(|_| program.socket(1, STREAM));
+    program.with_address(CONNECT, first, &name).unwrap();
+    // SO_SNDTIMEO: a millisecond.
+    UserAddr(DATA).write([0_u64, 1000]).unwrap();
+    program
+        .call(SETSOCKOPT, &[second, 1, 21, DATA, 16])
+        .unwrap();
+    let late = program.with_address(CONNECT, second, &name);
+    assert_eq!(late, Err(Errno::EAGAIN));
+}

@@ -313,24 +313,26 @@ impl Endpoint {
         self.bell.queue.wake_all(events);
     }
 
+    /// What ended directions make so.
+    fn ends(&self) -> Events {
+        match (self.read_shut.get(), self.write_shut.get()) {
+            (true, true) => Events::READABLE | Events::RDHUP | Events::HUP,
+            (true, false) => Events::READABLE | Events::RDHUP,
+            _ => Events::empty(),
+        }
+    }
+
     /// What it is ready for; `limit` is what may wait with the peer.
     pub fn poll(&self, limit: usize) -> Events {
         let mut events = Events::empty();
         if let Some(pending) = &*self.pending.borrow() {
-            if !pending.queue.is_empty() || self.read_shut.get() {
-                events |= Events::READABLE;
-            }
-            return events;
+            events.set(Events::READABLE, !pending.queue.is_empty());
+            return events | self.ends();
         }
         if !self.inbox.is_empty() {
             events |= Events::READABLE;
         }
-        if self.read_shut.get() {
-            events |= Events::READABLE | Events::RDHUP;
-            if self.write_shut.get() {
-                events |= Events::HUP;
-            }
-        }
+        events |= self.ends();
         if self.error.get().is_some() {
             events |= Events::ERR;
         }
