@@ -1,13 +1,16 @@
-/* What a review found to differ from Linux: seals, inotify, ended connections, pseudo-terminals, files. Says SUCCESS if all is as there. */
+/* What reviews found to differ from Linux: seals, inotify, ended connections, pseudo-terminals, files, epoll, signals, sockets. Says SUCCESS if all is as there. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <asm/ioctls.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -15,6 +18,8 @@
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -172,6 +177,181 @@ static void files(void)
     close(file);
 }
 
+static void nap(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, 0);
+}
+
+static void instances(void)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    struct stat of;
+    char byte[8];
+    int inner = epoll_create1(0), outer = epoll_create1(0), ends[2];
+    CHECK(fstat(inner, &of) == 0 && of.st_mode == 0600);
+    CHECK(pipe2(ends, O_NONBLOCK) == 0);
+    CHECK(epoll_ctl(inner, EPOLL_CTL_ADD, ends[0], &event) == 0);
+    event.events = EPOLLIN | EPOLLET;
+    CHECK(epoll_ctl(outer, EPOLL_CTL_ADD, inner, &event) == 0);
+    for (int round = 0; round < 3; round++) {
+        CHECK(write(ends[1], "x", 1) == 1);
+        CHECK(epoll_wait(outer, &event, 1, 1000) == 1);
+        CHECK(epoll_wait(inner, &event, 1, 0) == 1);
+        CHECK(read(ends[0], byte, sizeof byte) == 1);
+    }
+    event.events = 0;
+    CHECK(epoll_ctl(inner, EPOLL_CTL_MOD, ends[0], &event) == 0);
+    close(ends[1]);
+    CHECK(epoll_wait(inner, &event, 1, 1000) == 1 && event.events == EPOLLHUP);
+    close(ends[0]);
+    close(inner);
+    close(outer);
+}
+
+static volatile long double computed;
+static volatile int handled;
+
+static void compute(int number)
+{
+    volatile long double a = 1.5L, b = 2.0L;
+    (void)number;
+    computed = a * b + 1;
+    handled++;
+}
+
+static void handlers(void)
+{
+    sigset_t usr1, none;
+    struct timespec now = {0};
+    timer_t timers[2];
+    siginfo_t info;
+    unsigned control = 0x7f80, seen = 0;
+    long pid = getpid(), tid = syscall(SYS_gettid), result = SYS_tgkill;
+    signal(SIGUSR1, compute);
+    /* All registers of the x87 in use, and another way of rounding. */
+    __asm__ volatile("ldmxcsr %[control]\n"
+                     "fld1\n fld1\n fld1\n fld1\n fld1\n fld1\n fld1\n fld1\n"
+                     "syscall\n"
+                     "fninit\n"
+                     "stmxcsr %[seen]\n"
+                     : "+a"(result), [seen] "=m"(seen)
+                     : "D"(pid), "S"(tid), "d"((long)SIGUSR1), [control] "m"(control)
+                     : "rcx", "r11", "memory");
+    CHECK(result == 0 && handled == 1 && computed == 4 && seen == 0x7f80);
+    control = 0x1f80;
+    __asm__ volatile("ldmxcsr %0" : : "m"(control));
+
+    sigemptyset(&none);
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &usr1, 0);
+    raise(SIGUSR1);
+    FAILS(ppoll(0, 0, &now, &none), EINTR);
+    CHECK(handled == 2);
+    raise(SIGUSR1);
+    FAILS(pselect(0, 0, 0, 0, &now, &none), EINTR);
+    CHECK(handled == 3);
+
+    for (int i = 0; i < 2; i++) {
+        struct sigevent event = {.sigev_signo = SIGUSR1, .sigev_value.sival_int = i};
+        struct itimerspec soon = {.it_value.tv_nsec = 1000000};
+        CHECK(timer_create(CLOCK_MONOTONIC, &event, &timers[i]) == 0);
+        CHECK(timer_settime(timers[i], 0, &soon, 0) == 0);
+        nap();
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK(sigtimedwait(&usr1, &info, &now) == SIGUSR1 && info.si_value.sival_int == i);
+    FAILS(sigtimedwait(&usr1, &info, &now), EAGAIN);
+    timer_delete(timers[0]);
+    timer_delete(timers[1]);
+    sigprocmask(SIG_UNBLOCK, &usr1, 0);
+    signal(SIGUSR1, SIG_DFL);
+}
+
+static void local_sockets(void)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "\0kiln-differences"};
+    char text[8];
+    int pair[2], types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET}, sockets[3];
+    handled = 0;
+    signal(SIGPIPE, compute);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
+    close(pair[1]);
+    FAILS(write(pair[0], "x", 1), EPIPE);
+    CHECK(handled == 0);
+    close(pair[0]);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    CHECK(write(pair[0], "unread", 6) == 6);
+    close(pair[1]);
+    FAILS(write(pair[0], "x", 1), EPIPE);
+    CHECK(handled == 1);
+    FAILS(read(pair[0], text, sizeof text), ECONNRESET);
+    CHECK(read(pair[0], text, sizeof text) == 0);
+    close(pair[0]);
+    signal(SIGPIPE, SIG_DFL);
+
+    for (int i = 0; i < 3; i++) {
+        sockets[i] = socket(AF_UNIX, types[i], 0);
+        CHECK(bind(sockets[i], (void *)&name, sizeof name) == 0);
+    }
+    struct pollfd asked = {.fd = sockets[0], .events = POLLIN | POLLRDHUP};
+    CHECK(listen(sockets[0], 1) == 0 && poll(&asked, 1, 0) == 0);
+    CHECK(shutdown(sockets[0], SHUT_RDWR) == 0);
+    CHECK(poll(&asked, 1, 0) == 1 && asked.revents == (POLLIN | POLLRDHUP | POLLHUP));
+    for (int i = 0; i < 3; i++)
+        close(sockets[i]);
+}
+
+static void *write_in_pieces(void *to)
+{
+    for (int i = 0; i < 4; i++) {
+        nap();
+        CHECK(write(*(int *)to, "abc", 3) == 3);
+    }
+    return 0;
+}
+
+static void internet_sockets(void)
+{
+    pthread_t writer;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct linger at_once = {1, 0};
+    socklen_t size = sizeof at;
+    char text[8];
+    int udp = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK(bind(udp, (void *)&at, sizeof at) == 0);
+    FAILS(shutdown(udp, SHUT_RD), ENOTCONN);
+    CHECK(recv(udp, text, sizeof text, 0) == 0);
+    close(udp);
+
+    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(bind(listener, (void *)&at, sizeof at) == 0 && listen(listener, 4) == 0);
+    getsockname(listener, (void *)&at, &size);
+    CHECK(connect(client, (void *)&at, sizeof at) == 0 && write(client, "hello", 5) == 5);
+    nap();
+    setsockopt(client, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    close(client);
+    nap();
+    struct pollfd asked = {.fd = listener, .events = POLLIN};
+    CHECK(poll(&asked, 1, 1000) == 1);
+    int server = accept(listener, 0, 0);
+    CHECK(recv(server, text, sizeof text, 0) == 5);
+    FAILS(recv(server, text, sizeof text, 0), ECONNRESET);
+    close(server);
+
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(client, (void *)&at, sizeof at) == 0);
+    server = accept(listener, 0, 0);
+    CHECK(pthread_create(&writer, 0, write_in_pieces, &server) == 0);
+    CHECK(recv(client, text, 6, MSG_WAITALL | MSG_PEEK) == 6);
+    CHECK(recv(client, 0, 8, MSG_WAITALL | MSG_TRUNC) == 8);
+    CHECK(recv(client, text, 4, MSG_WAITALL) == 4 && memcmp(text, "cabc", 4) == 0);
+    pthread_join(writer, 0);
+    close(client);
+    close(server);
+    close(listener);
+}
+
 int main(void)
 {
     seals();
@@ -179,6 +359,10 @@ int main(void)
     connections();
     terminals();
     files();
+    instances();
+    handlers();
+    local_sockets();
+    internet_sockets();
     if (failures == 0)
         puts("SUCCESS");
     return failures != 0;
