@@ -58,6 +58,17 @@ fn a_program_reads_and_writes_the_hosts_files() {
 }
 
 #[test]
+fn a_volumes_path_is_taken_without_its_dots() {
+    let Some(volume) = Volume::new() else { return };
+    let option = format!("{}:/x/.././y//z", volume.folder.display());
+    volume
+        .session
+        .kiln(["run", "--rm", "-q", "-v", &option, "cat", "/y/z/file"])
+        .ends_with(0)
+        .prints("from the host");
+}
+
+#[test]
 fn a_read_only_folder_stays_as_it_is() {
     let Some(volume) = Volume::new() else { return };
     volume

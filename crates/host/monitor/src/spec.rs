@@ -322,7 +322,7 @@ impl FromStr for BlockOption {
 pub struct VolumeOption {
     /// The folder on the host.
     pub folder: PathBuf,
-    /// Where the program finds it.
+    /// Where the program finds it: absolute, without `.`, `..` and needless slashes.
     pub path: String,
     /// The guest may only read.
     pub read_only: bool,
@@ -358,6 +358,11 @@ impl FromStr for VolumeOption {
         if !path.starts_with('/') || path.contains('\0') {
             return bad("where the program finds it must be an absolute path");
         }
+        let path = clean(path);
+        // The program itself lies there.
+        if path == "/" {
+            return bad("a folder cannot take the place of the whole root file system");
+        }
         if folder.is_empty() {
             return bad("the folder is missing: write FOLDER:PATH");
         }
@@ -367,10 +372,25 @@ impl FromStr for VolumeOption {
         }
         Ok(Self {
             folder: folder.into(),
-            path: path.to_owned(),
+            path,
             read_only,
         })
     }
+}
+
+/// An absolute path without `.` and `..`, as its text has it: as with docker, links in the guest do not matter.
+fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]
@@ -403,8 +423,29 @@ mod tests {
             "/srv:",
             "named:/data",
             "/srv:/d:xy",
+            "/srv:./d",
+            "/srv:../d",
+            "/srv::ro",
+            "/srv:/",
+            "/srv:/x/..",
+            "",
         ] {
             assert!(bad.parse::<VolumeOption>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_volumes_path_is_tidied() {
+        for (text, path) in [
+            ("/s:/x/../y", "/y"),
+            ("/s:/./x/./y/.", "/x/y"),
+            ("/s://x///y/", "/x/y"),
+            ("/s:/../../y:ro", "/y"),
+            ("/s:/x/y/../../z", "/z"),
+            ("/s:/...", "/..."),
+        ] {
+            let volume: VolumeOption = text.parse().unwrap();
+            assert_eq!(volume.path, path, "{text}");
         }
     }
 
