@@ -20,6 +20,12 @@ mod stop;
 mod version;
 mod wait;
 
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use kiln_monitor::registry::{Instance, Registry};
 
@@ -74,26 +80,120 @@ fn arguments_of<T: Args + FromArgMatches>(matches: &ArgMatches) -> Result<T, Fai
     crate::arguments(matches)
 }
 
-/// Does something for each of several instances, as docker does: prints the name of each that went well and the message
-/// of each that did not, and fails with 1 if any did not.
+/// So many instances are asked at once.
+const AT_ONCE: usize = 64;
+
+/// Does something for each of several instances, as docker does: for all of them at the same time, so that they need not
+/// wait for each other's end. Prints, in the order of `keys`, the name of each that went well and the message of each that
+/// did not, and fails with 1 if any did not.
 fn for_each(
     keys: &[String],
-    mut action: impl FnMut(&Registry, &Instance) -> Result<String, Failure>,
+    action: impl Fn(&Registry, &Instance) -> Result<String, Failure> + Sync,
 ) -> Result<u8, Failure> {
     let registry = Registry::open()?;
     let mut code = 0;
-    for key in keys {
-        let done = registry
-            .find(key)
-            .map_err(Failure::from)
-            .and_then(|instance| action(&registry, &instance));
-        match done {
-            Ok(text) => crate::style::line(&text)?,
+    in_order(
+        keys,
+        |key| action(&registry, &registry.find(key)?),
+        |done| match done {
+            Ok(text) => crate::style::line(&text),
             Err(failure) => {
                 failure.report();
                 code = 1;
+                Ok(())
+            }
+        },
+    )?;
+    Ok(code)
+}
+
+/// Does `action` with all items at the same time and `then` with what came of each, in their order and as soon as that
+/// allows. An error of `then` is returned when all is done.
+fn in_order<T: Sync, R: Send>(
+    items: &[T],
+    action: impl Fn(&T) -> R + Sync,
+    mut then: impl FnMut(R) -> io::Result<()>,
+) -> io::Result<()> {
+    if let [item] = items {
+        return then(action(item));
+    }
+    let next = AtomicUsize::new(0);
+    let (done, results) = mpsc::channel();
+    thread::scope(|scope| {
+        let mut hands = 0;
+        for _ in 0..items.len().min(AT_ONCE) {
+            let done = done.clone();
+            let work = || {
+                let done = done;
+                while let Some((at, item)) = take(items, &next) {
+                    // Nobody takes it any more after an error.
+                    let _ = done.send((at, action(item)));
+                }
+            };
+            match thread::Builder::new().spawn_scoped(scope, work) {
+                Ok(_) => hands += 1,
+                // Where there are no more threads, those that there are do it.
+                Err(_) => break,
             }
         }
+        if hands == 0 {
+            return items.iter().try_for_each(|item| then(action(item)));
+        }
+        drop(done);
+        let (mut early, mut turn) = (HashMap::new(), 0);
+        for (at, result) in results {
+            early.insert(at, result);
+            while let Some(result) = early.remove(&turn) {
+                turn += 1;
+                then(result)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The next of the items, which nobody else gets.
+fn take<'a, T>(items: &'a [T], next: &AtomicUsize) -> Option<(usize, &'a T)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    items.get(at).map(|item| (at, item))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn all_are_asked_at_once_and_told_in_order() {
+        let items: Vec<usize> = (0..AT_ONCE).collect();
+        let all = Barrier::new(items.len());
+        let mut told = Vec::new();
+        in_order(
+            &items,
+            |&item| {
+                // Nobody gets on before everybody is here.
+                all.wait();
+                item
+            },
+            |item| {
+                told.push(item);
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(told, items);
     }
-    Ok(code)
+
+    #[test]
+    fn more_than_go_at_once_are_all_served_also_after_an_error() {
+        let items: Vec<usize> = (0..3 * AT_ONCE).collect();
+        let served = AtomicUsize::new(0);
+        let result = in_order(
+            &items,
+            |_| served.fetch_add(1, Ordering::Relaxed),
+            |_| Err(io::ErrorKind::BrokenPipe.into()),
+        );
+        assert!(result.is_err());
+        assert_eq!(served.into_inner(), items.len());
+    }
 }
