@@ -18,6 +18,8 @@ extern "C" fn main(_count: libc::c_int, _args: *const *const libc::c_char) -> li
     // SAFETY: neither runs code of ours, and there are no other threads.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        // So is writing more than the user's limit for files allows.
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         // Whoever started us may ignore it, and then nobody could learn how a child has ended.
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         // Buffers of connections from here on are mappings of their own and go back to the host when they are freed;

@@ -3,11 +3,13 @@
 //! Docker's codes: 125 for an error of the command itself, 126 for a target that cannot be run, 127 for one that is not
 //! there, and whatever the guest ended with otherwise.
 
-use std::io;
+use std::io::{self, Write};
 
 use kiln_image::{BuildError, ImageError};
 use kiln_monitor::Error;
 use kiln_monitor::error::{EXIT_CANNOT_RUN, EXIT_KILN, EXIT_NOT_FOUND};
+
+use crate::tell::tell;
 
 /// Why a verb could not do its work.
 #[derive(Debug)]
@@ -63,13 +65,15 @@ impl Failure {
     pub fn report(self) -> u8 {
         match &self {
             Self::Usage(error) if error.use_stderr() && !is_help(error) => {
-                eprintln!("kiln: {}", one_line(error));
+                tell(one_line(error));
             }
             Self::Usage(error) => {
-                // Whoever closed the output does not want the help.
-                let _ = error.print();
+                let printed = error.print().and_then(|()| io::stdout().flush());
+                if let (Err(lost), false) = (printed, error.use_stderr()) {
+                    return Self::from(lost).report();
+                }
             }
-            Self::Message { text, .. } => eprintln!("kiln: {text}"),
+            Self::Message { text, .. } => tell(text),
             Self::Silent(_) => {}
         }
         self.code()

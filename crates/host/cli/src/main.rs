@@ -7,6 +7,8 @@
 //! runs. The whole command exists as one for help, for completions, and for words that are no verb.
 #![cfg_attr(not(test), no_main)]
 #![deny(unsafe_code)]
+// They end the command where nothing can be written: `tell` and `style` do not.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 
 #[cfg(not(test))]
 mod entry;
@@ -16,9 +18,11 @@ mod progress;
 mod style;
 mod table;
 mod target;
+mod tell;
 mod verbs;
 
 use std::ffi::OsString;
+use std::io::Write;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
@@ -31,7 +35,12 @@ use exit::Failure;
 )]
 fn run() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
-    match dispatch(&args) {
+    let done = dispatch(&args).and_then(|code| {
+        // What is still buffered was asked for, too.
+        std::io::stdout().flush()?;
+        Ok(code)
+    });
+    match done {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }

@@ -1,6 +1,7 @@
 //! Linux programs as targets: packed with their files into an image, which is kept for the next time.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,6 +13,7 @@ use kiln_rootfs::cache::{Cache, DEBUG_FILE, DEFAULT_LIMIT, FILE_MODE, Key, Recor
 use kiln_rootfs::{DEFAULT_PATH, Gathered, Request};
 
 use crate::exit::Failure;
+use crate::tell::tell;
 
 /// Memory that a program may use at most if the user does not say. Only what is touched is taken of the host's.
 pub const DEFAULT_MEMORY: Size = Size::from_bytes(1 << 30);
@@ -48,7 +50,7 @@ impl Options {
     /// What to gather for a program with these arguments and that environment.
     ///
     /// # Errors
-    /// If the present folder is gone.
+    /// If the present folder is gone, or what is to be included is not there.
     pub fn request(
         &self,
         program: String,
@@ -57,6 +59,23 @@ impl Options {
     ) -> Result<Request, Failure> {
         let cwd = std::env::current_dir()
             .map_err(|error| Failure::new(format!("cannot find the present folder: {error}")))?;
+        for path in &self.include {
+            if path.as_os_str().is_empty() {
+                return Err(Failure::new("--include \"\": name a file or folder"));
+            }
+            if let Err(error) = path.symlink_metadata() {
+                let problem = match error.kind() {
+                    ErrorKind::NotFound => {
+                        "no such file or folder: name one that is there".to_owned()
+                    }
+                    _ => error.to_string(),
+                };
+                return Err(Failure::new(format!(
+                    "--include {}: {problem}",
+                    path.display()
+                )));
+            }
+        }
         let mut all = environment("/");
         all.extend_from_slice(env);
         // Variables that decide about files; others would only make more images of the same.
@@ -73,6 +92,21 @@ impl Options {
             include: self.include.clone(),
             exclude: self.exclude.clone(),
         })
+    }
+
+    /// Refuses options about files for a target whose files are not gathered.
+    ///
+    /// # Errors
+    /// If there are any.
+    pub fn packs_nothing(&self, target: &str) -> Result<(), Failure> {
+        let option = match (&*self.include, &*self.exclude) {
+            ([], []) => return Ok(()),
+            ([], _) => "--exclude",
+            _ => "--include",
+        };
+        Err(Failure::new(format!(
+            "{option}: {target} is no program of this host whose files are gathered now: leave it out, or give it to `kiln build` with the program"
+        )))
     }
 
     /// The working directory that was asked for.
@@ -134,6 +168,7 @@ pub fn image(request: &Request, quiet: bool) -> Result<(PathBuf, Config), Failur
     let instead = instead();
     let cache = Cache::new(cache_folder()?);
     cache.close();
+    let limit = limit()?;
     let personality = personality_digest(instead.as_deref())?;
     let key = request_key(request, &personality);
     if let Some(image) = cache.find(key)
@@ -159,7 +194,7 @@ pub fn image(request: &Request, quiet: bool) -> Result<(PathBuf, Config), Failur
         compose(&image, &config, Readers::Owner, |file| {
             gathered.tree.write(file)
         })?;
-        cache.tidy(limit(), &image);
+        cache.tidy(limit, &image);
     }
     link_debug_file(cache.folder());
     let record = Record {
@@ -170,11 +205,11 @@ pub fn image(request: &Request, quiet: bool) -> Result<(PathBuf, Config), Failur
     let _ = cache.remember(key, &record);
     let seconds = started.elapsed().as_secs_f64();
     if !quiet && seconds > WORTH_TELLING {
-        eprintln!(
-            "kiln: packed {} with {} of files in {seconds:.1} s; it is kept for the next time",
+        tell(format_args!(
+            "packed {} with {} of files in {seconds:.1} s; it is kept for the next time",
             request.program,
             Size::from_bytes(gathered.bytes).rounded(),
-        );
+        ));
     }
     Ok((image, config))
 }
@@ -205,7 +240,7 @@ pub fn gather(request: &Request, quiet: bool) -> Result<Gathered, Failure> {
     let gathered = kiln_rootfs::gather(request).map_err(failure)?;
     if !quiet {
         for note in &gathered.notes {
-            eprintln!("kiln: {note}");
+            tell(note);
         }
     }
     Ok(gathered)
@@ -353,11 +388,15 @@ fn cache_folder() -> Result<PathBuf, Failure> {
     }
 }
 
-fn limit() -> u64 {
-    std::env::var(LIMIT_VARIABLE)
-        .ok()
-        .and_then(|text| text.parse::<Size>().ok())
-        .map_or(DEFAULT_LIMIT, Size::bytes)
+fn limit() -> Result<u64, Failure> {
+    let Some(text) = std::env::var_os(LIMIT_VARIABLE).filter(|text| !text.is_empty()) else {
+        return Ok(DEFAULT_LIMIT);
+    };
+    let text = text.to_string_lossy();
+    let size: Size = text
+        .parse()
+        .map_err(|error| Failure::new(format!("{LIMIT_VARIABLE} {text:?}: {error}")))?;
+    Ok(size.bytes())
 }
 
 /// Puts the personality's debug file where it is looked for: beside the images.

@@ -36,7 +36,11 @@ pub enum Kind {
 /// # Errors
 /// A target that is not there, or a folder that is no crate or does not build.
 pub fn find(word: &str, bin: Option<&str>, quiet: bool) -> Result<Target, Failure> {
-    match kind(word)? {
+    let kind = kind(word)?;
+    if bin.is_some() && kind != Kind::Folder {
+        return Err(no_crate("--bin", word));
+    }
+    match kind {
         Kind::Image => Ok(Target::Image(word.into())),
         Kind::Program => Ok(Target::Program(word.to_owned())),
         Kind::Folder => {
@@ -51,6 +55,13 @@ pub fn find(word: &str, bin: Option<&str>, quiet: bool) -> Result<Target, Failur
             }
         }
     }
+}
+
+/// An option that only crates have.
+pub fn no_crate(option: &str, word: &str) -> Failure {
+    Failure::new(format!(
+        "{option}: {word} is not the folder of a Rust crate: leave the option out, or name such a folder"
+    ))
 }
 
 /// What `word` is.

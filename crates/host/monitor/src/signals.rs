@@ -62,14 +62,35 @@ pub fn block() -> Result<Signals, Error> {
     })
 }
 
+/// Who sent a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The kernel, for a key that was pressed at the terminal for example.
+    Kernel,
+    /// A process, this one alone or the whole group.
+    Process,
+}
+
 impl Signals {
     /// The next signal that came, if any.
     pub fn next(&self) -> Option<u32> {
-        // `struct signalfd_siginfo` begins with the signal's number, see signalfd(2).
+        Some(self.next_with_sender()?.0)
+    }
+
+    /// The next signal that came, if any, and who sent it.
+    pub fn next_with_sender(&self) -> Option<(u32, Sender)> {
+        // `struct signalfd_siginfo` begins with `ssi_signo`, `ssi_errno` and `ssi_code`, see signalfd(2).
+        const CODE: usize = 8;
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        let word =
+            |info: &[u8], at: usize| info[at..].first_chunk().map(|&b| u32::from_ne_bytes(b));
         match rustix::io::read(&self.fd, &mut info) {
             Ok(len) if len == info.len() => {
-                Some(u32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+                let sender = match word(&info, CODE)?.cast_signed() {
+                    libc::SI_KERNEL => Sender::Kernel,
+                    _ => Sender::Process,
+                };
+                Some((word(&info, 0)?, sender))
             }
             _ => None,
         }

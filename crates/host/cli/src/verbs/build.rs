@@ -1,5 +1,6 @@
 //! `kiln build`: make an image of a crate, of an installed program, or of a root file system.
 
+mod output;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -11,11 +12,12 @@ use kiln_monitor::size::Size;
 use super::run;
 use crate::exit::Failure;
 use crate::target::{self, Kind};
+use crate::tell::tell;
 use crate::{program, progress, style};
 
 /// Arguments of `kiln build`.
 #[allow(clippy::struct_excessive_bools, reason = "they are options")]
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// The image file to write [default: NAME.kiln here, of a crate target/kiln/NAME.kiln]
     #[arg(short = 'o', long, value_name = "FILE")]
@@ -82,6 +84,23 @@ enum For {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let image = match &arguments.output {
+        Some(named) => {
+            let arguments = Arguments {
+                output: Some(output::file(named)?),
+                ..arguments.clone()
+            };
+            build(&arguments)?;
+            named.clone()
+        }
+        None => build(arguments)?,
+    };
+    style::line(&image.display().to_string())?;
+    Ok(0)
+}
+
+/// Builds the image and returns where it is.
+fn build(arguments: &Arguments) -> Result<PathBuf, Failure> {
     let (target, args) = match (&arguments.target, arguments.args.split_first()) {
         (Some(target), _) => (&**target, &*arguments.args),
         (None, Some((target, args))) => (&**target, args),
@@ -92,23 +111,25 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         }
         (None, None) => (".", &[][..]),
     };
-    let image = if let Some(folder) = &arguments.rootfs {
-        of_folder(arguments, folder, target, args)?
-    } else {
-        match target::kind(target)? {
-            Kind::Folder => of_crate(arguments, Path::new(target), args)?,
-            Kind::Image => {
-                return Err(Failure::cannot_run(format!("{target}: an image already")));
-            }
-            Kind::Program => {
-                let name = Path::new(target).file_name().unwrap_or_default();
-                let image = PathBuf::from(name).with_added_extension("kiln");
-                of_program(arguments, target.to_owned(), args, image)?
-            }
+    if let Some(folder) = &arguments.rootfs {
+        only_for_crates(arguments, target)?;
+        if !arguments.program.include.is_empty() {
+            return Err(Failure::new(
+                "--include: with --rootfs nothing else is packed: put it into that folder",
+            ));
         }
-    };
-    style::line(&image.display().to_string())?;
-    Ok(0)
+        return of_folder(arguments, folder, target, args);
+    }
+    match target::kind(target)? {
+        Kind::Folder => of_crate(arguments, Path::new(target), args),
+        Kind::Image => Err(Failure::cannot_run(format!("{target}: an image already"))),
+        Kind::Program => {
+            only_for_crates(arguments, target)?;
+            let name = Path::new(target).file_name().unwrap_or_default();
+            let image = PathBuf::from(name).with_added_extension("kiln");
+            of_program(arguments, target.to_owned(), args, &image)
+        }
+    }
 }
 
 fn of_crate(arguments: &Arguments, folder: &Path, args: &[String]) -> Result<PathBuf, Failure> {
@@ -133,24 +154,41 @@ fn of_crate(arguments: &Arguments, folder: &Path, args: &[String]) -> Result<Pat
         Output::Image(_) if !args.is_empty() => Err(Failure::new(
             "arguments are for Linux programs: give this one's to `kiln run`",
         )),
-        Output::Image(built) => Ok(built.image),
+        Output::Image(built) => {
+            arguments.program.packs_nothing(&built.name)?;
+            Ok(built.image)
+        }
         Output::Program {
             name,
             file,
             target_dir,
         } => {
             let image = target_dir.join("kiln").join(format!("{name}.kiln"));
-            of_program(arguments, target::text(file)?, args, image)
+            of_program(arguments, target::text(file)?, args, &image)
         }
     }
+}
+
+/// Refuses options that mean nothing without a crate.
+fn only_for_crates(arguments: &Arguments, target: &str) -> Result<(), Failure> {
+    let option = match arguments {
+        Arguments { bin: Some(_), .. } => "--bin",
+        Arguments { features, .. } if !features.is_empty() => "--features",
+        _ => return Ok(()),
+    };
+    Err(target::no_crate(option, target))
 }
 
 fn of_program(
     arguments: &Arguments,
     word: String,
     args: &[String],
-    image: PathBuf,
+    image: &Path,
 ) -> Result<PathBuf, Failure> {
+    let image = match &arguments.output {
+        Some(output) => output.clone(),
+        None => output::file(image)?,
+    };
     let env: Vec<String> = arguments
         .env
         .iter()
@@ -160,7 +198,6 @@ fn of_program(
     let gathered = program::gather(&request, arguments.quiet)?;
     let mut config = program::config(&gathered);
     complete(arguments, &mut config, args, env)?;
-    let image = arguments.output.clone().unwrap_or(image);
     finish(arguments, gathered.tree, config, &image)
 }
 
@@ -180,10 +217,10 @@ fn of_folder(
         .collect();
     complete(arguments, &mut config, args, env)?;
     let name = Path::new(&root.program).file_name().unwrap_or_default();
-    let image = arguments
-        .output
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(name).with_added_extension("kiln"));
+    let image = match &arguments.output {
+        Some(output) => output.clone(),
+        None => output::file(&PathBuf::from(name).with_added_extension("kiln"))?,
+    };
     finish(arguments, root.tree, config, &image)
 }
 
@@ -208,11 +245,11 @@ fn finish(
     if !arguments.quiet {
         let mut bytes = 0;
         tree.files(|_, len| bytes += len);
-        eprintln!(
-            "kiln: packed {} of files into {}",
+        tell(format_args!(
+            "packed {} of files into {}",
             Size::from_bytes(bytes).rounded(),
             image.display()
-        );
+        ));
     }
     Ok(image.to_owned())
 }

@@ -19,6 +19,7 @@ use kiln_monitor::signals::{self, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::exit::Failure;
+use crate::tell::tell;
 
 /// The longest frame there is.
 const LONGEST: u32 = kiln_monitor::MAX_FRAME as u32;
@@ -83,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         .map(|link| format!("{} ({})", link.name, link.kind))
         .collect();
     let writer = Writer::new(output, name, &capture.links, snaplen)?;
-    eprintln!("kiln: capturing {name}: {}", on.join(", "));
+    tell(format_args!("capturing {name}: {}", on.join(", ")));
     Session {
         writer,
         signals,
@@ -169,7 +170,7 @@ impl Session {
         }
         match end {
             End::Orderly => {
-                eprintln!("kiln: {summary}");
+                tell(summary);
                 Ok(0)
             }
             End::Lost => Err(Failure::Message {

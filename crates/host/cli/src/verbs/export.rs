@@ -27,6 +27,7 @@ use kiln_monitor::{Error, Spec};
 use super::run;
 use crate::exit::Failure;
 use crate::target::Target;
+use crate::tell::tell;
 use crate::{program, style, target};
 use machine::Machine;
 use tools::Workshop;
@@ -136,10 +137,10 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     };
     shop.deliver(&made, &output)?;
     if let (false, Some(disk)) = (arguments.format.is_monitor(), machine.disks.first()) {
-        eprintln!(
-            "kiln: note: start from it as an IDE, SATA or CD drive: the first virtio disk is the program's {:?}",
+        tell(format_args!(
+            "note: start from it as an IDE, SATA or CD drive: the first virtio disk is the program's {:?}",
             disk.device
-        );
+        ));
     }
     style::line(&output.display().to_string())?;
     Ok(0)

@@ -44,15 +44,19 @@ struct Row {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
-    let folders = if arguments.folders.is_empty() {
-        default_folders()
-    } else {
-        arguments.folders.clone()
-    };
-    let mut rows: Vec<Row> = folders
-        .iter()
-        .flat_map(|folder| images_in(folder))
-        .collect();
+    let mut rows = Vec::new();
+    if arguments.folders.is_empty() {
+        // It may be that none of these can be read: then there are no images.
+        let folders = default_folders().into_iter();
+        rows.extend(
+            folders
+                .filter_map(|folder| images_in(&folder).ok())
+                .flatten(),
+        );
+    }
+    for folder in &arguments.folders {
+        rows.extend(images_in(folder)?);
+    }
     rows.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     rows.dedup_by(|a, b| a.path == b.path);
     if arguments.quiet {
@@ -93,11 +97,14 @@ fn default_folders() -> Vec<PathBuf> {
 }
 
 /// The images in a folder. What is no image, or not of this version, is left out.
-fn images_in(folder: &Path) -> Vec<Row> {
-    let Ok(entries) = folder.read_dir() else {
-        return Vec::new();
-    };
-    entries
+fn images_in(folder: &Path) -> Result<Vec<Row>, Failure> {
+    let entries = folder.read_dir().map_err(|error| {
+        Failure::new(format!(
+            "{}: {error}: name folders with images",
+            folder.display()
+        ))
+    })?;
+    Ok(entries
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .filter(|path| {
@@ -105,7 +112,7 @@ fn images_in(folder: &Path) -> Vec<Row> {
                 .is_some_and(|ending| ending == IMAGE_EXTENSION)
         })
         .filter_map(|path| row(&path))
-        .collect()
+        .collect())
 }
 
 fn row(path: &Path) -> Option<Row> {

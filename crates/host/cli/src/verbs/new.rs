@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use kiln_monitor::Error;
 
 use crate::exit::Failure;
+use crate::tell::tell;
 
 /// Arguments of `kiln new`.
 #[derive(Debug, clap::Args)]
@@ -53,7 +54,10 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     for (file, text) in files(name, library().as_deref()) {
         write(&path.join(file), &text)?;
     }
-    eprintln!("kiln: made {0}: run it with `kiln run {0}`", path.display());
+    tell(format_args!(
+        "made {0}: run it with `kiln run {0}`",
+        path.display()
+    ));
     Ok(0)
 }
 

@@ -130,6 +130,7 @@ fn spec(arguments: &Arguments) -> Result<Spec, Failure> {
     let target = arguments.target.first().map_or("", String::as_str);
     match target::find(target, arguments.bin.as_deref(), arguments.quiet)? {
         Target::Image(image) => {
+            arguments.program.packs_nothing(target)?;
             if let Some(config) = program::config_of(&image)? {
                 for_program(arguments, &config, &mut spec)?;
             }
@@ -317,6 +318,15 @@ mod tests {
             (&["./nothing"], "no such program, image or folder"),
             (&["surely-nothing"], "no such program"),
             (&["--memroy", "2M", "x"], "unknown option --memroy"),
+            (&["--bin", "a", "true"], "--bin: true is not the folder"),
+            (&["--bin", "a", "x.kiln"], "--bin: x.kiln is not the folder"),
+            (&["--include", "/etc", "x.kiln"], "--include: x.kiln"),
+            (&["--exclude", "x", "x.kiln"], "--exclude: x.kiln"),
+            (
+                &["--include", "/kiln-nothing", "true"],
+                "--include /kiln-nothing: no such file",
+            ),
+            (&["--include", "", "true"], "--include \"\": name"),
         ] {
             let Err(Failure::Message { text: message, .. }) = parse(args) else {
                 panic!("{args:?}");

@@ -5,6 +5,7 @@
 //! marked lines on the standard error output (`kiln_linux::report`); everything else there is passed on.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -13,13 +14,14 @@ use std::process::{Child, Command, Stdio};
 
 use kiln_fs::erofs::{self, Kind, Tree};
 use kiln_image::{Config, Image};
-use kiln_monitor::signals::{self, Signals};
+use kiln_monitor::signals::{self, Sender, Signals};
 use kiln_monitor::size::Size;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::Failure;
 use crate::program;
+use crate::tell::tell;
 
 /// What a line of a report begins with.
 const MARK: &[u8] = b"\x1ekiln-report ";
@@ -62,12 +64,17 @@ pub fn run(tree: &Tree, config: &Config, image: &Path, ports: &[String]) -> Resu
     let name = image.file_name().unwrap_or_default().to_string_lossy();
     let whole =
         Temporary(image.with_file_name(format!(".{name}.{}.trace.kiln", std::process::id())));
+    // The program's end by Ctrl-C is not this command's.
+    let signals = signals::block()?;
     program::compose(&whole.0, config, program::Readers::Owner, |file| {
         tree.write(file)
     })?;
-    eprintln!("kiln: running the program; use what it is to be used for, then end it");
-    // The program's end by Ctrl-C is not this command's.
-    let signals = signals::block()?;
+    while let Some(signal) = signals.next() {
+        if asks_for_the_end(signal) {
+            return Err(Failure::Silent(128 | u8::try_from(signal).unwrap_or(0)));
+        }
+    }
+    tell("running the program; use what it is to be used for, then end it");
     let own = std::env::current_exe().map_err(|error| failed("find itself", &error))?;
     let mut command = Command::new(own);
     command.args(["run", "--rm", "--report"]);
@@ -97,6 +104,13 @@ fn failed(what: &str, error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot {what}: {error}"))
 }
 
+/// Whether a signal is a wish for the end, not news of the terminal or for the program.
+fn asks_for_the_end(signal: u32) -> bool {
+    [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM]
+        .iter()
+        .any(|end| end.as_raw().cast_unsigned() == signal)
+}
+
 /// Passes the program's standard error output on, and keeps the lines of the report.
 fn listen(child: &mut Child, signals: &Signals) -> Result<Vec<u8>, Failure> {
     let Some(mut errors) = child.stderr.take() else {
@@ -118,11 +132,13 @@ fn listen(child: &mut Child, signals: &Signals) -> Result<Vec<u8>, Failure> {
             !ready[0].revents().is_empty(),
             !ready[1].revents().is_empty(),
         );
-        if asked && let Some(signal) = signals.next() {
-            // Ctrl-C reaches the program by itself.
-            if signal != Signal::INT.as_raw().cast_unsigned() {
-                let _ = kill_process(Pid::from_child(child), Signal::TERM);
-            }
+        if asked
+            && let Some((signal, sender)) = signals.next_with_sender()
+            && asks_for_the_end(signal)
+            // Ctrl-C reaches the program by itself, and it may handle it.
+            && sender == Sender::Process
+        {
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
         }
         if !said {
             continue;
@@ -245,18 +261,18 @@ impl Used {
         if quiet {
             return;
         }
-        eprintln!(
-            "kiln: {} of {count} files were used; left out are {} of {}:",
+        let mut text = format!(
+            "{} of {count} files were used; left out are {} of {}:",
             count - before.len(),
             Size::from_bytes(gone).rounded(),
             Size::from_bytes(all).rounded(),
         );
         for (folder, files, bytes) in by_folder(&before) {
-            eprintln!(
-                "  {:>9}  {files:6} files  {folder}",
-                Size::from_bytes(bytes).rounded()
-            );
+            let size = Size::from_bytes(bytes).rounded();
+            // Writing to a string does not fail.
+            let _ = write!(text, "\n  {size:>9}  {files:6} files  {folder}");
         }
+        tell(text);
     }
 }
 

@@ -37,11 +37,16 @@ pub struct Workshop {
     signals: Signals,
 }
 
-/// Refuses an output that is there already, whatever it is.
+/// Refuses an output that is there already, whatever it is, and the standard output.
 ///
 /// # Errors
 /// If it is there.
 pub fn is_absent(output: &Path) -> Result<(), Failure> {
+    if output == Path::new("-") {
+        return Err(Failure::new(
+            "--output \"-\": an export is written to a file or folder: name one",
+        ));
+    }
     match output.symlink_metadata() {
         Ok(_) => Err(exists(output)),
         // What else there may be to say is said when it is made.
@@ -244,6 +249,7 @@ mod tests {
             _ => false,
         };
         assert!(there(is_absent(&output)) && there(deliver("second")));
+        assert!(is_absent(Path::new("-")).is_err());
         assert_eq!(fs::read(&output).unwrap(), b"first");
         fs::remove_file(&output).unwrap();
         // Not even a link that leads nowhere, or an empty folder.
