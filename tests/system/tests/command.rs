@@ -1,6 +1,7 @@
 //! The command line: exit codes, one-line errors, docker's verbs and flags, and what scripts read.
 
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use kiln_system_tests::host::{eventually, free_port};
 use kiln_system_tests::{Running, Session, artifacts, guest};
@@ -50,6 +51,92 @@ fn mistakes_end_with_125_and_one_line() {
             .is_one_line_error()
             .tells(text);
     }
+    assert_eq!(session.leftovers(), [""; 0], "left behind");
+}
+
+#[test]
+fn options_that_mean_nothing_are_refused() {
+    let session = Session::new();
+    let image = guest("probe");
+    let image = image.to_str().expect("a path in UTF-8");
+    for (args, text) in [
+        (&["run", "--include", "/etc", image][..], "--include"),
+        (&["run", "--exclude", "x", image], "--exclude"),
+        (&["run", "--bin", "x", image], "--bin"),
+        (&["run", "--bin", "x", "true"], "--bin"),
+        (
+            &["run", "--include", "/kiln-nothing", "true"],
+            "/kiln-nothing",
+        ),
+        (
+            &["build", "--include", "/kiln-nothing", "true"],
+            "/kiln-nothing",
+        ),
+        (&["build", "--bin", "x", "true"], "--bin"),
+        (&["images", "/kiln-nothing"], "/kiln-nothing"),
+    ] {
+        let outcome = session.kiln(args);
+        outcome
+            .ends_with(KILN_ERROR)
+            .is_one_line_error()
+            .tells(text);
+    }
+    let mut command = session.command(["run", "true"]);
+    Running::start(command.env("KILN_CACHE_SIZE", "lots"))
+        .finish()
+        .ends_with(KILN_ERROR)
+        .is_one_line_error()
+        .tells("KILN_CACHE_SIZE");
+}
+
+#[test]
+fn values_may_be_attached_to_short_options() {
+    let session = Session::new();
+    session
+        .run("-dm8M -e=A=1 -eB=2 --name it", "probe", "wait -m1")
+        .ends_with(0);
+    let shown = session.inspect("it");
+    assert_eq!(shown["Config"]["Memory"], 8 << 20);
+    assert_eq!(shown["Config"]["Env"][0], "A=1");
+    assert_eq!(shown["Args"][1], "-m1");
+    session.kiln(["rm", "-f", "it"]).ends_with(0);
+    let image = guest("probe").display().to_string();
+    let output = session.file("machine").display().to_string();
+    session
+        .kiln(["export", "-fqemu", "-m16M", "-o", &output, &image])
+        .ends_with(0);
+    assert!(session.file("machine").is_dir());
+}
+
+#[test]
+fn instances_are_stopped_at_the_same_time() {
+    let session = Session::new();
+    let names = ["a", "b", "c", "d"];
+    let start = || {
+        for name in names {
+            session.detach(
+                &format!("--name {name} --stop-timeout 2"),
+                "probe",
+                "stubborn",
+            );
+        }
+        eventually("they are ready", || {
+            let ready = |name| session.kiln(["logs", name]).text().contains("ready");
+            names.into_iter().all(ready)
+        });
+    };
+    start();
+    let started = Instant::now();
+    let outcome = session.kiln(["stop", "d", "nobody", "a", "c", "b"]);
+    assert!(started.elapsed().as_secs() < 6, "{:?}", started.elapsed());
+    outcome.ends_with(1).tells("nobody");
+    assert_eq!(outcome.text(), "d\na\nc\nb\n");
+    let waited = session.kiln(["wait", "a", "b", "c", "d"]);
+    assert_eq!(waited.ends_with(0).text(), "137\n".repeat(4));
+    session.kiln(["rm", "a", "b", "c", "d"]).ends_with(0);
+    start();
+    let removed = session.kiln(["rm", "-f", "d", "c", "b", "a"]);
+    assert_eq!(removed.ends_with(0).text(), "d\nc\nb\na\n");
     assert_eq!(session.leftovers(), [""; 0], "left behind");
 }
 

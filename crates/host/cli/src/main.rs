@@ -20,6 +20,7 @@ mod table;
 mod target;
 mod tell;
 mod verbs;
+mod words;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -52,7 +53,8 @@ fn dispatch(args: &[OsString]) -> Result<u8, Failure> {
     if let Some(verb) = verb.and_then(verbs::find) {
         let command =
             (verb.describe)(Command::new(verb.name)).bin_name(format!("kiln {}", verb.name));
-        let matches = parse(command, &args[1..])?;
+        let words = words::separate(&command, &args[1..]);
+        let matches = parse(command, &words)?;
         return (verb.run)(&matches);
     }
     // Help, an unknown word, or nothing: clap has the words for all of them.
