@@ -60,9 +60,6 @@ impl Options {
         let cwd = std::env::current_dir()
             .map_err(|error| Failure::new(format!("cannot find the present folder: {error}")))?;
         for path in &self.include {
-            if path.as_os_str().is_empty() {
-                return Err(Failure::new("--include \"\": name a file or folder"));
-            }
             if let Err(error) = path.symlink_metadata() {
                 let problem = match error.kind() {
                     ErrorKind::NotFound => {

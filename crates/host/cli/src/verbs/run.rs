@@ -326,7 +326,6 @@ mod tests {
                 &["--include", "/kiln-nothing", "true"],
                 "--include /kiln-nothing: no such file",
             ),
-            (&["--include", "", "true"], "--include \"\": name"),
         ] {
             let Err(Failure::Message { text: message, .. }) = parse(args) else {
                 panic!("{args:?}");
