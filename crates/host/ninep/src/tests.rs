@@ -480,7 +480,7 @@ fn attributes_of_users_are_kept_where_the_host_has_them() {
 #[test]
 fn attributes_in_memory_are_few() {
     let folder = Folder::new();
-    let export = folder.export(false);
+    let export = Export::open(&folder.served(), false, 1000).unwrap();
     let mut session = Session::new(&export);
     begin(&mut session);
     let create = |fid| Request::XattrCreate {
