@@ -130,7 +130,7 @@ static int more(const char *what, long n) {
         return failed;
     }
     if (!strcmp(what, "tables")) {
-        // Reading brings no memory of its own, but a page table for each 2 MiB: 4 GiB of them for 1 TiB.
+        // Reading brings no memory of its own, but a page table for each 2 MiB: 2 GiB of them for 1 TiB.
         static volatile char *far;
         if (!far) {
             far = mmap(NULL, 1ul << 40, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -532,3 +532,33 @@ fn a_folder_inside_another_is_seen_whatever_the_order() {
         assert!(!volume.folder.join(format!("sub/deep/new{number}")).exists());
     }
 }
+
+#[test]
+fn folders_on_the_way_to_a_mounted_one_are_as_they_are() {
+    let Some(volume) = Volume::new() else { return };
+    if program::installed("python3").is_none() {
+        return;
+    }
+    let inner = volume.session.file("inner");
+    fs::create_dir(&inner).expect("a folder");
+    fs::write(inner.join("mine"), "of the inner one").expect("a file");
+    fs::create_dir_all(volume.folder.join("sub/deep")).expect("folders");
+    let script = "import os
+os.chmod('/data/sub', 0o711)
+print(oct(os.stat('/data/sub').st_mode & 0o777))
+os.rename('/data/sub', '/data/moved')
+print(os.listdir('/data'), open('/data/moved/deep/mine').read())
+os.rename('/data/moved', '/data/sub')
+print(os.listdir('/data/sub/deep'), os.path.exists('/data/moved'))";
+    let outer = format!("{}:/data", volume.folder.display());
+    let inside = format!("{}:/data/sub/deep", inner.display());
+    let outcome = volume.session.kiln([
+        "run", "--rm", "-q", "-v", &outer, "-v", &inside, "python3", "-c", script,
+    ]);
+    outcome
+        .ends_with(0)
+        .prints("0o711")
+        .prints("of the inner one");
+    outcome.prints("['mine'] False");
+    assert!(volume.folder.join("sub/deep").exists());
+}

@@ -252,3 +252,39 @@ fn control_c_on_a_terminal_ends_the_guest() {
     assert_eq!(child.wait().expect("our child").code(), Some(6), "{shown}");
     assert!(shown.contains("signal 2"), "{shown}");
 }
+
+#[test]
+fn signals_that_mean_nothing_to_a_guest_of_ones_own_are_refused() {
+    let session = Session::new();
+    session.detach("--name it", "probe", "wait");
+    eventually("it is ready", || {
+        session.kiln(["logs", "it"]).text().contains("ready")
+    });
+    session
+        .kiln(["kill", "-s", "CONT", "it"])
+        .ends_with(1)
+        .tells("it is no Linux program");
+    session.kiln(["kill", "-s", "TERM", "it"]).ends_with(0);
+}
+
+/// A window that gets another size, or a signal that a program might have wanted, is no wish for the end.
+#[test]
+fn other_signals_cut_nothing_short() {
+    let session = Session::new();
+    let mut command = session.command(Session::words("--rm", "probe", "lines 20000"));
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("kiln starts");
+    let process = rustix::process::Pid::from_child(&child);
+    // The guest has ended by then, or waits for room.
+    for signal in [Signal::WINCH, Signal::USR1, Signal::USR2] {
+        std::thread::sleep(Duration::from_millis(300));
+        rustix::process::kill_process(process, signal).expect("a process of ours");
+    }
+    let mut text = String::new();
+    let mut stdout = child.stdout.take().expect("a pipe was asked for");
+    std::io::Read::read_to_string(&mut stdout, &mut text).expect("text");
+    assert!(child.wait().expect("our child").success());
+    assert_eq!(text.lines().count(), 20_001);
+}

@@ -72,7 +72,7 @@ pub(crate) fn turn() {
 /// What a [`turn_until`] has found.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Found {
-    /// The signal by which the owner asks the guest to end; 0 if he does not.
+    /// What the owner asks for ([`Call::event`]), 0 for nothing.
     pub event: u32,
     /// Of those that were waited for, what has something to receive: devices and [`CONSOLE`](kiln_abi::call::CONSOLE).
     pub ready: u64,

@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use addr2line::Context;
 use gimli::{self, EndianArcSlice, LittleEndian};
+use object::elf;
 use object::read::ReadCache;
+use object::read::elf::{FileHeader, SectionHeader};
 use object::{Object, ObjectSection};
 
 use crate::image::{Image, MAX_SPAN};
@@ -30,11 +32,14 @@ const MAX_FILE: u64 = 1 << 30;
 /// Greatest length in bytes of an image's own table.
 const MAX_TABLE: u64 = 64 << 20;
 
+/// The most sections of an image with such a table.
+const MAX_SECTIONS: u32 = 1024;
+
 /// The most functions that are reported for one address.
 const MAX_INLINED: usize = 64;
 
 type Reader = EndianArcSlice<LittleEndian>;
-type ElfFile<'a, R = &'a [u8]> = object::read::elf::ElfFile64<'a, object::LittleEndian, R>;
+type ElfFile<'a> = object::read::elf::ElfFile64<'a, object::LittleEndian>;
 
 /// What is known about one address: a function, or one that was inlined there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +83,21 @@ impl fmt::Debug for Symbols {
     }
 }
 
+/// An image's own table. Of the file, which may be anybody's, only bounded parts are read.
+fn own_table(file: &ReadCache<&fs::File>) -> Option<Table> {
+    let header = elf::FileHeader64::<object::LittleEndian>::parse(file).ok()?;
+    let endian = header.endian().ok()?;
+    if header.shnum(endian, file).ok()? > MAX_SECTIONS {
+        return None;
+    }
+    let sections = header.sections(endian, file).ok()?;
+    let (_, section) = sections.section_by_name(endian, compact::SECTION.as_bytes())?;
+    if section.sh_size(endian) > MAX_TABLE {
+        return None;
+    }
+    Some(compact::decode(section.data(endian, file).ok()?))
+}
+
 impl Symbols {
     /// Reads the symbols of `image`. Its debug file is looked for beside it and in `folders`.
     ///
@@ -93,13 +113,7 @@ impl Symbols {
         }
         // An image may be much larger than what is of use here.
         let file = ReadCache::new(image.file());
-        let table = ElfFile::<&ReadCache<_>>::parse(&file)
-            .ok()
-            .and_then(|file| {
-                let section = file.section_by_name(compact::SECTION)?;
-                let fits = section.size() <= MAX_TABLE;
-                Some(compact::decode(section.data().ok().filter(|_| fits)?))
-            });
+        let table = own_table(&file);
         // Line information that a stranger put into the image itself is none of ours.
         Self {
             lines: None,

@@ -144,7 +144,7 @@ impl<'a> Instance<'a> {
         let (errors, errors_end) = standard.errors.unzip();
         let named = spec.name.as_ref();
         let mut claim = named.map(|name| registry.claim(&id, name)).transpose()?;
-        let signals = signals::block()?;
+        let signals = signals::block_for_guest()?;
         let raw = standard.terminal.then(Raw::begin).transpose()?;
         let created = WallTime::now();
         let launch = Launch {
@@ -192,7 +192,7 @@ impl<'a> Instance<'a> {
             remove: spec.remove,
             strict: spec.strict,
             stop_timeout_ms: u64::try_from(spec.stop_timeout.as_millis()).unwrap_or(u64::MAX),
-            core_folder: core.as_ref().map(CoreFile::folder),
+            core_folder: core.as_ref().and_then(CoreFile::folder),
         };
         let log = publish(registry, &mut claim, &record);
         let (claim, log) = match log {
@@ -318,7 +318,9 @@ impl<'a> Instance<'a> {
         // Before the rest is written, which may take as long as the terminal likes: Ctrl-C is a signal again.
         drop(raw);
         for mut output in outputs {
-            output.finish(signals.as_fd());
+            if !output.finish(signals.as_fd(), || signals.ask_for_the_end()) {
+                break;
+            }
         }
         if let Some(text) = text {
             tell(text.trim_end_matches('\n'));

@@ -9,16 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::Error;
 
-/// What asks a supervisor to end, what is for its program, and what tells it that its terminal has another size.
-const ASKED: [libc::c_int; 7] = [
-    libc::SIGINT,
-    libc::SIGTERM,
-    libc::SIGHUP,
-    libc::SIGQUIT,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGWINCH,
-];
+/// What asks this process to end.
+const ENDS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// What is for the program of a guest: two that mean what it likes, and that its terminal has another size.
+const OTHERS: [libc::c_int; 3] = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH];
 
 /// The blocked signals, readable.
 #[derive(Debug)]
@@ -26,7 +21,7 @@ pub struct Signals {
     fd: OwnedFd,
 }
 
-/// Blocks SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH for this process and makes them readable. Call it before a guest
+/// Blocks SIGINT, SIGTERM, SIGHUP and SIGQUIT for this process and makes them readable. Call it before a guest
 /// starts, so that none is missed and a guest's process is not ended by one meant for the supervisor. Those that
 /// whoever started this process had it ignore, as nohup(1) and shells do for jobs in the background, stay ignored,
 /// SIGTERM apart: a blocked signal would come all the same (signal(7)).
@@ -34,13 +29,25 @@ pub struct Signals {
 /// # Errors
 /// [`Error::Host`] if there is no descriptor left.
 pub fn block() -> Result<Signals, Error> {
+    block_these(&ENDS)
+}
+
+/// The same, and SIGUSR1, SIGUSR2 and SIGWINCH with them, for a supervisor.
+///
+/// # Errors
+/// As [`block`].
+pub fn block_for_guest() -> Result<Signals, Error> {
+    block_these(&[&ENDS[..], &OTHERS].concat())
+}
+
+fn block_these(signals: &[libc::c_int]) -> Result<Signals, Error> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initialises the set, which the other calls then read; they keep no pointer to it. An action of zeroes
     // is a valid one. The
     // mask is this thread's, the only one of the process. `signalfd` returns a new descriptor that is ours alone.
     let fd = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for signal in ASKED {
+        for &signal in signals {
             let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
             libc::sigaction(signal, std::ptr::null(), &raw mut action);
             if signal == libc::SIGTERM || action.sa_sigaction != libc::SIG_IGN {
@@ -94,6 +101,14 @@ impl Signals {
             }
             _ => None,
         }
+    }
+}
+
+impl Signals {
+    /// Whether a signal has come that asks for the end. Others that came before it are dropped.
+    pub fn ask_for_the_end(&self) -> bool {
+        let ends = |signal: u32| ENDS.contains(&signal.cast_signed());
+        std::iter::from_fn(|| self.next()).any(ends)
     }
 }
 

@@ -494,7 +494,7 @@ impl Supervisor<'_> {
                 return;
             };
             let over = limit.is_some_and(|limit| limit <= now);
-            if !usernet.drain(now) || over || self.signals.next().is_some() {
+            if !usernet.drain(now) || over || self.signals.ask_for_the_end() {
                 return;
             }
             let server = self.control.as_ref();

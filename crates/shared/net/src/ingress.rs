@@ -217,7 +217,7 @@ impl Core {
             };
             match way {
                 _ if !is_there => {
-                    let nobody = !matches!(connection.phase, Phase::Open);
+                    let nobody = !matches!(connection.phase, Phase::Open | Phase::Queued { .. });
                     connection.tcb.abort(crate::Error::ConnectionAborted);
                     self.apply(key, Changed::CLOSED);
                     if nobody {

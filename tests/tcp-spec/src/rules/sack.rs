@@ -122,27 +122,33 @@ impl Sack {
             }
             told.insert(*start, *end);
         }
-        let Some(first) = blocks
-            .first()
-            .filter(|_| !duplicate && ack == input.acked())
-        else {
+        let above = |one: &&Recent| one.start > ack && one.end > one.start;
+        // With one more segment received, not yet processed: the one before it is the last.
+        let mut newest_settled = true;
+        let mut candidates = input.recent.iter().rev().filter(above).take_while(|one| {
+            let lately = one.time >= view.settled();
+            lately || std::mem::take(&mut newest_settled)
+        });
+        let Some(first) = blocks.first().filter(|_| !duplicate) else {
             return;
         };
-        // What was captured may wait for the host, and an acknowledgment for its capture, for any time. But a block says that
-        // the segment which brought it was processed, and so everything before it: none of these is the last.
         let within =
             |block: &(Place, Place), one: &Recent| block.0 <= one.start && one.end <= block.1;
-        let above = |one: &&Recent| one.start > ack && one.end > one.start;
-        let mut holds = false;
         let mut any = false;
-        for one in input.recent.iter().rev().filter(above) {
-            holds |= within(first, one);
-            if one.news && blocks.iter().any(|block| within(block, one)) {
-                any = true;
-                break;
-            }
-        }
-        if any && !holds {
+        let lately = candidates.any(|one| {
+            any = true;
+            within(first, one)
+        });
+        // What was captured may wait for the host, and an acknowledgment for its capture, for longer than that. But a block says that
+        // the segment which brought it was processed, and so everything before it: none of these is the last.
+        let processed = |one: &&Recent| one.news && blocks.iter().any(|block| within(block, one));
+        let newest = input.recent.iter().rev().filter(above).find(processed);
+        let mut waited = input.recent.iter().rev().filter(above);
+        let excused = newest.is_none_or(|newest| {
+            let mut since = waited.by_ref().take_while(|one| one.time >= newest.time);
+            since.any(|one| within(first, one))
+        });
+        if any && !lately && !excused {
             findings.add(&FIRST, "it holds none of those received lately");
         }
     }

@@ -113,11 +113,10 @@ impl File for Side {
                         rest = &rest[taken..];
                         done += taken;
                     }
-                    // As with a pipe: what went counts, and the next call finds it broken.
-                    Err(_) if done > 0 => return Ok(done),
+                    // As with a pipe: what went counts all the same.
                     Err(error) => {
                         crate::signal::pipe(thread);
-                        return Err(error);
+                        return if done > 0 { Ok(done) } else { Err(error) };
                     }
                 }
             }

@@ -200,18 +200,28 @@ pub fn unmount(place: &Place) -> Result {
     if let Some(top) = top {
         forget_all(top);
     }
-    let parent = at.parent.borrow().clone();
-    if let Some(parent) = parent.filter(|parent| !parent.inode.steady()) {
-        let name = at.name.borrow().clone();
-        let old = parent.children.borrow_mut().remove(&name);
-        drop(old);
-    }
+    unkeep(&at);
     kernel
         .vfs
         .mounts
         .borrow_mut()
         .retain(|other| !Rc::ptr_eq(other, &mount));
     Ok(())
+}
+
+/// Lets go of a name that was kept for what was mounted at it or below, where names are not kept else.
+fn unkeep(at: &Rc<Dentry>) {
+    let mut kept = at.clone();
+    while !kept.leads_to_mounts() {
+        let parent = kept.parent.borrow().clone();
+        let Some(parent) = parent.filter(|parent| !parent.inode.steady()) else {
+            return;
+        };
+        let name = kept.name.borrow().clone();
+        let old = parent.children.borrow_mut().remove(&name);
+        drop(old);
+        kept = parent;
+    }
 }
 
 /// Parents and children know each other: lets go of all names of a file system.

@@ -160,7 +160,7 @@ impl Dentry {
         let known = self.children.borrow_mut().remove(&old);
         *child.name.borrow_mut() = name.into();
         let above = child.parent.borrow_mut().replace(folder.clone());
-        if folder.inode.steady() {
+        if folder.inode.steady() || child.leads_to_mounts() {
             let replaced = folder
                 .children
                 .borrow_mut()
@@ -168,6 +168,11 @@ impl Dentry {
             drop(replaced);
         }
         drop((known, above));
+    }
+
+    /// In a folder whose names are not kept: whether this one is, for a file system is mounted here or below.
+    pub(super) fn leads_to_mounts(&self) -> bool {
+        self.covered.borrow().is_some() || !self.children.borrow().is_empty()
     }
 
     /// True if this is `other` or lies below it.

@@ -264,11 +264,27 @@ impl Walker<'_> {
 
     /// The name in this folder, with which `path` begins. Folders that are far away are asked for the names behind it, too.
     fn child(&mut self, here: &Rc<Dentry>, name: &[u8], path: &[u8]) -> Result<Rc<Dentry>> {
-        // Where names are not kept, those that lead to a file system mounted below are.
-        let is_kept = || here.children.borrow().contains_key(name);
-        if here.inode.steady() || here.gone.get() || is_kept() {
+        if here.inode.steady() || here.gone.get() {
             return here.child(name);
         }
+        // Where names are not kept, those are that lead to what is mounted there or below.
+        let kept = here.children.borrow().get(name).cloned();
+        let Some(kept) = kept else {
+            return self.distant_child(here, name, path);
+        };
+        if kept.covered.borrow().is_none() {
+            let now = self.distant_child(here, name, path)?;
+            let of_kept = kept.inode.metadata().map(|known| known.inode);
+            if of_kept != now.metadata().map(|found| found.inode) {
+                // Somebody has put another in its place.
+                return Ok(now);
+            }
+        }
+        kept.ask_again();
+        Ok(kept)
+    }
+
+    fn distant_child(&mut self, here: &Rc<Dentry>, name: &[u8], path: &[u8]) -> Result<Rc<Dentry>> {
         if let Some(found) = self.ahead.in_folder(&here.inode) {
             return Ok(here.found(found?, name));
         }

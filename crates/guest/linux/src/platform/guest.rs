@@ -60,9 +60,6 @@ fn state() -> &'static State {
     unsafe { &*STATE.get() }
 }
 
-/// Requests that are kept.
-const MAX_EVENTS: usize = 64;
-
 /// How old the offset of the wall clock may be, in nanoseconds.
 const WALL_AGE: u64 = 1_000_000_000;
 
@@ -418,8 +415,11 @@ pub(super) fn stand_still_for(device: u32) {
     if call.event != 0 {
         // Who waits so may have borrowed what a signal needs.
         let mut kept = state().events_kept.borrow_mut();
-        if kept.len() < MAX_EVENTS {
-            kept.push(call.event);
+        let signal = call.event & 0xff;
+        // As with pending signals; of sizes the last one counts.
+        match kept.iter_mut().find(|event| **event & 0xff == signal) {
+            Some(same) => *same = call.event,
+            None => kept.push(call.event),
         }
     }
 }

@@ -10,7 +10,21 @@ use super::{Info, Set, bit, number};
 #[derive(Debug, Default)]
 pub struct Pending {
     set: Cell<Set>,
-    queue: RefCell<VecDeque<Info>>,
+    queue: RefCell<VecDeque<Waiting>>,
+}
+
+/// One that carries something.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    info: Info,
+    /// The timer that has sent it: what `info` says of that, programs can say too (`rt_sigqueueinfo(2)`).
+    timer: Option<u32>,
+}
+
+impl Waiting {
+    fn signal(&self) -> u32 {
+        self.info.signal()
+    }
 }
 
 impl Pending {
@@ -27,17 +41,25 @@ impl Pending {
     /// Adds a signal. `false` if it is a standard signal that is there already.
     pub fn add(&self, info: Info) -> bool {
         let number = info.signal();
-        let there = self.set.get() & bit(number) != 0;
-        let merges = match info.code {
-            super::info::SI_TIMER => self.has_timer(info.pid()),
-            _ => number < number::FIRST_REAL_TIME,
-        };
-        if there && merges {
+        if number < number::FIRST_REAL_TIME && self.set.get() & bit(number) != 0 {
             return false;
         }
-        self.add_bare(number);
-        self.queue.borrow_mut().push_back(info);
+        self.push(info, None);
         true
+    }
+
+    /// Adds the signal of a timer. `false` if one of the same timer is there already.
+    pub fn add_timer(&self, info: Info, id: u32) -> bool {
+        if self.has_timer(id) {
+            return false;
+        }
+        self.push(info, Some(id));
+        true
+    }
+
+    fn push(&self, info: Info, timer: Option<u32>) {
+        self.add_bare(info.signal());
+        self.queue.borrow_mut().push_back(Waiting { info, timer });
     }
 
     /// Adds a signal without what it carries: there was no room for that.
@@ -55,11 +77,11 @@ impl Pending {
         let first = if synchronous == 0 { there } else { synchronous };
         let number = first.trailing_zeros() + 1;
         let mut queue = self.queue.borrow_mut();
-        let at = queue.iter().position(|info| info.signal() == number);
-        let info = at.and_then(|at| queue.remove(at));
+        let at = queue.iter().position(|one| one.signal() == number);
+        let info = at.and_then(|at| queue.remove(at)).map(|one| one.info);
         let more = at.is_some_and(|at| {
             let mut rest = queue.iter().skip(at);
-            rest.any(|info| info.signal() == number)
+            rest.any(|one| one.signal() == number)
         });
         if !more {
             self.set.set(self.set.get() & !bit(number));
@@ -70,34 +92,33 @@ impl Pending {
     /// True if a timer's signal is still there.
     pub fn has_timer(&self, id: u32) -> bool {
         let queue = self.queue.borrow();
-        let mut timers = queue.iter().filter(|i| i.code == super::info::SI_TIMER);
-        timers.any(|info| info.pid() == id)
+        queue.iter().any(|one| one.timer == Some(id))
     }
 
     /// Forgets a timer's signal.
     pub fn remove_timer(&self, id: u32) {
-        self.retain(|info| info.code != super::info::SI_TIMER || info.pid() != id);
+        self.retain(|one| one.timer != Some(id));
     }
 
     /// Forgets signals.
     pub fn remove(&self, gone: Set) {
         if self.set.get() & gone != 0 {
             self.set.set(self.set.get() & !gone);
-            self.retain(|info| bit(info.signal()) & gone == 0);
+            self.retain(|one| bit(one.signal()) & gone == 0);
         }
     }
 
-    fn retain(&self, keep: impl Fn(&Info) -> bool) {
+    fn retain(&self, keep: impl Fn(&Waiting) -> bool) {
         let mut queue = self.queue.borrow_mut();
         let mut gone = 0;
-        queue.retain(|info| {
-            let kept = keep(info);
+        queue.retain(|one| {
+            let kept = keep(one);
             if !kept {
-                gone |= bit(info.signal());
+                gone |= bit(one.signal());
             }
             kept
         });
-        let left = queue.iter().fold(0, |set, info| set | bit(info.signal()));
+        let left = queue.iter().fold(0, |set, one| set | bit(one.signal()));
         self.set.set(self.set.get() & !(gone & !left));
     }
 }

@@ -25,6 +25,18 @@ pub enum Sent {
 /// # Errors
 /// `EAGAIN` if it carries something and too many signals wait (`RLIMIT_SIGPENDING`).
 pub fn send_to_process(process: &Rc<Process>, info: Info) -> Result<Sent> {
+    to_process(process, info, None)
+}
+
+/// The same for the signal of a timer, of which there is one for each at a time.
+///
+/// # Errors
+/// `EAGAIN` as [`send_to_process`].
+pub fn timer_to_process(process: &Rc<Process>, info: Info, id: u32) -> Result<Sent> {
+    to_process(process, info, Some(id))
+}
+
+fn to_process(process: &Rc<Process>, info: Info, timer: Option<u32>) -> Result<Sent> {
     let number = info.signal();
     if bit(number) == 0 || process.status.get().is_some() {
         return Ok(Sent::Ignored);
@@ -41,7 +53,7 @@ pub fn send_to_process(process: &Rc<Process>, info: Info) -> Result<Sent> {
             return Ok(Sent::Ignored);
         }
     }
-    let sent = queue(process, &process.signals.pending, info)?;
+    let sent = queue(process, &process.signals.pending, info, timer)?;
     if let Some(thread) = waiting {
         alert(&thread);
     }
@@ -54,6 +66,18 @@ pub fn send_to_process(process: &Rc<Process>, info: Info) -> Result<Sent> {
 /// # Errors
 /// `EAGAIN` as [`send_to_process`].
 pub fn send_to_thread(thread: &Rc<Thread>, info: Info) -> Result<Sent> {
+    to_thread(thread, info, None)
+}
+
+/// The same for the signal of a timer.
+///
+/// # Errors
+/// `EAGAIN` as [`send_to_process`].
+pub fn timer_to_thread(thread: &Rc<Thread>, info: Info, id: u32) -> Result<Sent> {
+    to_thread(thread, info, Some(id))
+}
+
+fn to_thread(thread: &Rc<Thread>, info: Info, timer: Option<u32>) -> Result<Sent> {
     let number = info.signal();
     let process = &thread.process;
     if bit(number) == 0 || process.status.get().is_some() {
@@ -65,7 +89,7 @@ pub fn send_to_thread(thread: &Rc<Thread>, info: Info) -> Result<Sent> {
     if !awaited && is_dropped(process, number, blocked) {
         return Ok(Sent::Ignored);
     }
-    let sent = queue(process, &thread.signals.pending, info)?;
+    let sent = queue(process, &thread.signals.pending, info, timer)?;
     if !blocked || awaited {
         alert(thread);
     }
@@ -159,7 +183,12 @@ fn is_dropped(process: &Process, number: u32, blocked: bool) -> bool {
     !blocked && process.signals.actions.get(number).ignores(number)
 }
 
-fn queue(process: &Process, pending: &super::Pending, info: Info) -> Result<Sent> {
+fn queue(
+    process: &Process,
+    pending: &super::Pending,
+    info: Info,
+    timer: Option<u32>,
+) -> Result<Sent> {
     let number = info.signal();
     let room = process.limit(Resource::SignalsPending).0;
     let queued = pending.queued() as u64;
@@ -172,11 +201,11 @@ fn queue(process: &Process, pending: &super::Pending, info: Info) -> Result<Sent
         }
         return Err(Errno::EAGAIN);
     }
-    Ok(if pending.add(info) {
-        Sent::Queued
-    } else {
-        Sent::Merged
-    })
+    let added = match timer {
+        Some(id) => pending.add_timer(info, id),
+        None => pending.add(info),
+    };
+    Ok(if added { Sent::Queued } else { Sent::Merged })
 }
 
 /// Sets what is done with a signal (`sigaction(2)`). If it is now ignored, those that wait are forgotten.

@@ -100,14 +100,14 @@ impl ProcessTimers {
         let info = Info::timer(signal, id, 0, value);
         let sent = match notify {
             Notify::Nobody => Ok(Sent::Ignored),
-            Notify::Process => send::send_to_process(process, info),
+            Notify::Process => send::timer_to_process(process, info, id),
             Notify::Thread(thread) => match thread.upgrade() {
-                Some(thread) => send::send_to_thread(&thread, info),
+                Some(thread) => send::timer_to_thread(&thread, info, id),
                 None => Ok(Sent::Ignored),
             },
         };
-        // A standard signal that another has sent stands for this one too, and whoever takes it does not know of the timer.
-        if !matches!(sent, Ok(Sent::Queued)) {
+        // Whoever takes its signal, this one or one that was pending already, learns how often it has expired since.
+        if !matches!(sent, Ok(Sent::Queued | Sent::Merged)) {
             timer.interval.skip(REST);
         }
     }

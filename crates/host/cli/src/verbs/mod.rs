@@ -20,7 +20,7 @@ mod stop;
 mod version;
 mod wait;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -92,8 +92,16 @@ fn for_each(
 ) -> Result<u8, Failure> {
     let registry = Registry::open()?;
     let mut code = 0;
+    // What is named twice is done twice, and how the second time goes must not be chance.
+    let mut seen = HashSet::new();
+    let at_once = if keys.iter().all(|key| seen.insert(key)) {
+        AT_ONCE
+    } else {
+        1
+    };
     in_order(
         keys,
+        at_once,
         |key| action(&registry, &registry.find(key)?),
         |done| match done {
             Ok(text) => crate::style::line(&text),
@@ -107,10 +115,11 @@ fn for_each(
     Ok(code)
 }
 
-/// Does `action` with all items at the same time and `then` with what came of each, in their order and as soon as that
+/// Does `action` with all items at the same time, so many of them at the most, and `then` with what came of each, in their order and as soon as that
 /// allows. An error of `then` is returned when all is done.
 fn in_order<T: Sync, R: Send>(
     items: &[T],
+    at_once: usize,
     action: impl Fn(&T) -> R + Sync,
     mut then: impl FnMut(R) -> io::Result<()>,
 ) -> io::Result<()> {
@@ -121,7 +130,7 @@ fn in_order<T: Sync, R: Send>(
     let (done, results) = mpsc::channel();
     thread::scope(|scope| {
         let mut hands = 0;
-        for _ in 0..items.len().min(AT_ONCE) {
+        for _ in 0..items.len().min(at_once) {
             let done = done.clone();
             let work = || {
                 let done = done;
@@ -170,6 +179,7 @@ mod tests {
         let mut told = Vec::new();
         in_order(
             &items,
+            AT_ONCE,
             |&item| {
                 // Nobody gets on before everybody is here.
                 all.wait();
@@ -190,6 +200,7 @@ mod tests {
         let served = AtomicUsize::new(0);
         let result = in_order(
             &items,
+            AT_ONCE,
             |_| served.fetch_add(1, Ordering::Relaxed),
             |_| Err(io::ErrorKind::BrokenPipe.into()),
         );

@@ -25,7 +25,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let signal = signals::parse(&arguments.signal).ok_or_else(|| {
         Failure::new(format!(
-            "unknown signal {:?}: use TERM or INT",
+            "unknown signal {:?}: use a name or number of signal(7), as TERM or INT",
             arguments.signal
         ))
     })?;

@@ -22,10 +22,6 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         }
         let lost = match client::request(instance, &Request::Wait) {
             Ok(Response::Ended { exit_code }) => return Ok(exit_code.to_string()),
-            Ok(Response::Refused { problem }) => Error::Refused {
-                name: instance.record.name.clone(),
-                problem,
-            },
             Ok(_) => Error::NotRunning(instance.record.name.clone()),
             Err(error) => error,
         };

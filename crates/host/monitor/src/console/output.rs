@@ -145,21 +145,24 @@ impl Output {
         }
     }
 
-    /// Writes what waits, until everything is taken or `signals` has something to read: a user who presses Ctrl-C when
-    /// the guest has ended does not want to see the rest. Blocks.
-    pub fn finish(&mut self, signals: BorrowedFd<'_>) {
+    /// Writes what waits, until everything is taken or `signals` has something to read that asks for the end: a user who presses
+    /// Ctrl-C when the guest has ended does not want to see the rest. False if it was like that. Blocks.
+    pub fn finish(&mut self, signals: BorrowedFd<'_>, asks: impl Fn() -> bool) -> bool {
         loop {
             self.flush();
             let Some(fd) = self.waits_for() else {
-                return;
+                return true;
             };
             let mut fds = [
                 PollFd::from_borrowed_fd(fd, PollFlags::OUT),
                 PollFd::from_borrowed_fd(signals, PollFlags::IN),
             ];
             let result = poll(&mut fds, None);
-            if !fds[1].revents().is_empty() || result.is_err_and(|error| error != Errno::INTR) {
-                return;
+            if result.is_err_and(|error| error != Errno::INTR) {
+                return true;
+            }
+            if !fds[1].revents().is_empty() && asks() {
+                return false;
             }
         }
     }
@@ -186,7 +189,7 @@ impl Output {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(count) => taken += count,
                 Err(Errno::INTR) => {}
-                // The reader is gone, or the disk that output goes to is full. The log has it all.
+                // The reader is gone, or the disk that output goes to is full. The log has it all the same.
                 Err(error) => {
                     if matches!(self.target, Target::Plain) && self.stream == Stream::Out {
                         let _ = STDOUT_FAILURE.set(error);
@@ -298,9 +301,8 @@ mod tests {
             output.write(&[b'x'; 4096]);
         }
         rustix::io::write(&ask, b"!").unwrap();
-        output.finish(signals.as_fd());
+        assert!(!output.finish(signals.as_fd(), || true));
         assert!(output.waits_for().is_some(), "the user wants no more");
-        rustix::io::read(&signals, &mut [0; 8]).unwrap();
         let reader = std::thread::spawn(move || {
             let mut total = 0;
             loop {
@@ -311,7 +313,13 @@ mod tests {
                 }
             }
         });
-        output.finish(signals.as_fd());
+        // Another signal, say that the window has another size, changes nothing.
+        let read = || rustix::io::read(&signals, &mut [0; 8]).unwrap();
+        let ignored = || {
+            read();
+            false
+        };
+        assert!(output.finish(signals.as_fd(), ignored));
         drop(output);
         assert!(reader.join().unwrap() >= MAX_WAITING);
     }

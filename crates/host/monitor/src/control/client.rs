@@ -27,7 +27,8 @@ const GOES: Duration = Duration::from_secs(2);
 /// one that waits for its end. A supervisor that does not answer when its guest is to be killed is killed, and the guest with it.
 ///
 /// # Errors
-/// [`Error::NotRunning`] if its supervisor is gone or goes meanwhile, [`Error::Control`] if it does not answer as it should.
+/// [`Error::NotRunning`] if its supervisor is gone or goes meanwhile, [`Error::Refused`] if it does not do it, [`Error::Control`] if it
+/// does not answer as it should.
 pub fn request(instance: &Instance, request: &Request) -> Result<Response, Error> {
     let mut stream = reach(instance)?;
     let (patience, kills) = match request {
@@ -45,7 +46,14 @@ pub fn request(instance: &Instance, request: &Request) -> Result<Response, Error
         } => (Duration::from_millis(*ms).checked_add(PATIENCE), *ms == 0),
         _ => (Some(PATIENCE), false),
     };
-    exchange(&mut stream, request, patience).or_else(|error| match error.kind() {
+    let answer = exchange(&mut stream, request, patience);
+    if let Ok(Response::Refused { problem }) = answer {
+        return Err(Error::Refused {
+            name: instance.record.name.clone(),
+            problem,
+        });
+    }
+    answer.or_else(|error| match error.kind() {
         // Its guest has ended, and nobody answers any more.
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe

@@ -349,7 +349,7 @@ fn lost(dir: &OwnedFd) -> End {
 /// Takes away the folder that a supervisor which was killed has left for a core file.
 fn forget_core(record: &Record) {
     let name = format!(".kiln-core-{}", record.id);
-    if let Some(folder) = &record.core_folder
+    if let Some(folder) = record.core_folder.as_deref().map(Path::new)
         && folder.file_name().is_some_and(|last| last == name.as_str())
     {
         // What cannot be removed is the user's to see.

@@ -6,7 +6,6 @@
 //! guest), and recording the end works on a full disk, since it fits into the block that the first line lies in.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -59,7 +58,7 @@ pub struct Record {
     pub stop_timeout_ms: u64,
     /// The folder in which its core file is written while it runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub core_folder: Option<PathBuf>,
+    pub core_folder: Option<String>,
 }
 
 /// Of records that do not say.

@@ -76,7 +76,7 @@ fn the_folder_of_a_lost_supervisors_core_file_goes() {
         let record = Record {
             id: A.to_owned(),
             name: "web".to_owned(),
-            core_folder: Some(folder.clone()),
+            core_folder: Some(folder.display().to_string()),
             ..Record::default()
         };
         claim.record(&record).unwrap();

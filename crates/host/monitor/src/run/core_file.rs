@@ -71,9 +71,9 @@ impl CoreFile {
         Ok((device, folder.limited(spec.memory.bytes() + BESIDE)))
     }
 
-    /// The folder, for whoever cleans up if this process is killed.
-    pub fn folder(&self) -> PathBuf {
-        self.folder.clone()
+    /// The folder, for whoever cleans up if this process is killed; `None` if its path is no text.
+    pub fn folder(&self) -> Option<String> {
+        self.folder.to_str().map(str::to_owned)
     }
 
     /// What the library OS is told of it.

@@ -53,7 +53,7 @@ pub(super) fn stat(_: &Rc<Thread>, subject: Subject, text: &mut Text) -> Result 
     let nice = thread.nice.get();
     put!(
         text,
-        // All have started when the machine did.
+        // Most have started when the machine did; the few others are taken for as old.
         "{} {nice} {threads} 0 0 {} {} 18446744073709551615 ",
         20 + i32::from(nice),
         sizes.size,
